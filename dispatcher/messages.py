@@ -1,0 +1,249 @@
+"""What peers tell each other.
+
+Every message that carries work carries a list of it: a batch costs one wake-up, one system
+call and one encryption, whatever its length.  A task's payload and an outcome's payload are
+opaque here and everywhere else in ``dispatcher``.
+
+    client ──▶ dispatcher    Hello  Submit  Cancel  Ask
+    client ◀── dispatcher    Welcome  Refused  Results  Report
+    daemon ──▶ dispatcher    Hello  Done  Returned
+    daemon ◀── dispatcher    Welcome  Refused  Run  Recall  Interrupt  Stop
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+VERSION = 1
+"""The protocol's version; peers of another version are refused at their Hello."""
+
+
+class ProtocolError(Exception):
+    """A peer sent what it may not send.  Nothing has changed because of it."""
+
+
+class Blob:
+    """A large piece of a payload, which travels as a frame of its own and is never copied."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+        self.data = data
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Blob) and bytes(self.data) == bytes(other.data)
+
+    def __hash__(self) -> int:
+        return hash(bytes(self.data))
+
+    def __repr__(self) -> str:
+        return f"Blob({memoryview(self.data).nbytes} bytes)"
+
+
+class _Part(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A thing inside a message."""
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
+    """A thing on the wire; its class name is its tag."""
+
+
+# ── parts ────────────────────────────────────────────────────────────────────────────────
+
+
+class Function(_Part, frozen=True):
+    """What a task calls.  Sent once on each connection, and afterwards known by its number."""
+
+    number: int
+    name: str
+    payload: bytes
+    blobs: tuple[Blob, ...] = ()
+
+
+class Task(_Part, frozen=True):
+    """One call.  ``id`` is the sender's own number for it, larger than those it used before.
+
+    An empty ``payload`` means that the first blob is the payload.
+    """
+
+    id: int
+    function: int
+    payload: bytes
+    blobs: tuple[Blob, ...] = ()
+    priority: int = 0
+
+
+class Kind(IntEnum):
+    """How a task ended."""
+
+    VALUE = 0
+    ERROR = 1
+    CANCELLED = 2
+    CRASHED = 3
+
+
+class Crash(_Part, frozen=True):
+    """Why a task's daemon did not answer."""
+
+    reason: str
+    exit: int | None = None
+    """The exit code, or minus the number of the signal; None where it is not known."""
+    host: str = ""
+    pid: int = 0
+    attempt: int = 1
+    tail: str = ""
+    """The last lines that the daemon printed."""
+
+
+class Outcome(_Part, frozen=True):
+    """How the task ``id`` ended.  Only the dispatcher itself says ``CRASHED``."""
+
+    id: int
+    kind: Kind
+    payload: bytes = b""
+    blobs: tuple[Blob, ...] = ()
+    seconds: float = 0.0
+    """How long the call itself took, in seconds."""
+    crash: Crash | None = None
+
+
+class DaemonReport(_Part, frozen=True):
+    """One daemon, as the dispatcher sees it."""
+
+    id: int
+    host: str
+    pid: int
+    state: str
+    """``"idle"`` or ``"busy"``."""
+    tasks: int
+    """How many tasks it has in hand."""
+    done: int
+    """How many it has answered."""
+    since: float
+    """Seconds since it joined."""
+
+
+class PoolReport(_Part, frozen=True):
+    """The pool at one moment."""
+
+    connections: int
+    cumulative: int
+    awaiting: int
+    executing: int
+    completed: int
+    rejected: int
+    daemons: tuple[DaemonReport, ...] = ()
+
+
+# ── messages ─────────────────────────────────────────────────────────────────────────────
+
+
+class Hello(_Message, frozen=True):
+    """A peer's first message.  Its role is not in here: that comes from its key."""
+
+    version: int
+    host: str = ""
+    pid: int = 0
+
+
+class Welcome(_Message, frozen=True):
+    """The dispatcher knows the peer now."""
+
+
+class Refused(_Message, frozen=True):
+    """The dispatcher will not listen to this peer any more."""
+
+    reason: str
+
+
+class Submit(_Message, frozen=True):
+    """New tasks, the functions that they are the first to need, and numbers not needed again."""
+
+    tasks: tuple[Task, ...]
+    functions: tuple[Function, ...] = ()
+    forget: tuple[int, ...] = ()
+
+
+class Cancel(_Message, frozen=True):
+    """The client no longer wants these tasks, wherever they are."""
+
+    ids: tuple[int, ...]
+
+
+class Ask(_Message, frozen=True):
+    """What does the pool look like?  The Report bears the same number."""
+
+    number: int
+
+
+class Results(_Message, frozen=True):
+    """How tasks of this client ended."""
+
+    outcomes: tuple[Outcome, ...]
+
+
+class Report(_Message, frozen=True):
+    """The answer to Ask."""
+
+    number: int
+    pool: PoolReport
+
+
+class Run(_Message, frozen=True):
+    """Tasks for a daemon to evaluate in this order; what it must know and may forget first."""
+
+    tasks: tuple[Task, ...]
+    functions: tuple[Function, ...] = ()
+    forget: tuple[int, ...] = ()
+
+
+class Recall(_Message, frozen=True):
+    """Hand back those of these tasks that have not started."""
+
+    ids: tuple[int, ...]
+
+
+class Interrupt(_Message, frozen=True):
+    """Drop those of these tasks that have not started, and stop the one that has."""
+
+    ids: tuple[int, ...]
+
+
+class Stop(_Message, frozen=True):
+    """Leave now."""
+
+
+class Done(_Message, frozen=True):
+    """How tasks ended on this daemon."""
+
+    outcomes: tuple[Outcome, ...]
+
+
+class Returned(_Message, frozen=True):
+    """Tasks that were recalled and surely did not start."""
+
+    ids: tuple[int, ...]
+
+
+FromClient = Hello | Submit | Cancel | Ask
+FromDaemon = Hello | Done | Returned
+ToClient = Welcome | Refused | Results | Report
+ToDaemon = Welcome | Refused | Run | Recall | Interrupt | Stop
+Message = (
+    Hello
+    | Welcome
+    | Refused
+    | Submit
+    | Cancel
+    | Ask
+    | Results
+    | Report
+    | Run
+    | Recall
+    | Interrupt
+    | Stop
+    | Done
+    | Returned
+)

@@ -1,0 +1,87 @@
+"""Messages to frames and back.
+
+The first frame is the message in MessagePack.  A blob stands there as its number, and its bytes
+are the frame with that number, passed on as they are.  Whatever does not decode to exactly one
+of the expected messages is a ``ProtocolError``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import UnionType
+from typing import Any, TypeVar, cast
+
+import msgspec
+
+from dispatcher.messages import Blob, Message, Outcome, ProtocolError, Task
+
+MAX_FRAMES = 65_536
+MAX_HEADER = 256 << 20
+"""Limits on one message: how many frames, and how many bytes in the first of them."""
+
+BATCH_TASKS = 1_000
+BATCH_BYTES = 1 << 20
+"""How much a sender puts into one message at most, unless a single task is larger."""
+
+_Part = TypeVar("_Part", Task, Outcome)
+
+Frame = bytes | bytearray | memoryview
+
+
+def encode(message: Message) -> list[Frame]:
+    """Return the frames of ``message``: the header, then its blobs in order."""
+    frames: list[Frame] = [b""]
+
+    def number(blob: Any) -> int:
+        if not isinstance(blob, Blob):
+            raise TypeError(f"{type(blob).__name__} has no place in a message")
+        frames.append(blob.data)
+        return len(frames) - 1
+
+    frames[0] = msgspec.msgpack.encode(message, enc_hook=number)
+    return frames
+
+
+def decode(frames: Sequence[Frame], expected: UnionType) -> Message:
+    """Return the message in ``frames``, which must be one of ``expected``.
+
+    Raises ProtocolError if it is not, if a limit is passed, or if a blob is missing, left over
+    or used twice.
+    """
+    if not 1 <= len(frames) <= MAX_FRAMES:
+        raise ProtocolError(f"a message of {len(frames)} frames")
+    if len(frames[0]) > MAX_HEADER:
+        raise ProtocolError(f"a header of {len(frames[0])} bytes")
+    used = 0
+
+    def blob(kind: type, number: Any) -> Blob:
+        nonlocal used
+        used += 1
+        if kind is not Blob or number != used or used >= len(frames):
+            raise ValueError(f"blob {number!r} is not where it should be")
+        return Blob(frames[used])
+
+    try:
+        message = msgspec.msgpack.decode(frames[0], type=expected, dec_hook=blob)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ProtocolError(f"not a message: {error}") from None
+    if used != len(frames) - 1:
+        raise ProtocolError(f"{len(frames) - 1 - used} blobs that belong to nothing")
+    return cast(Message, message)
+
+
+def batches(parts: Sequence[_Part]) -> Iterator[tuple[_Part, ...]]:
+    """Split ``parts`` into runs that each fit into one message."""
+    if len(parts) <= BATCH_TASKS and sum(len(part.payload) for part in parts) <= BATCH_BYTES:
+        if parts:
+            yield tuple(parts)
+        return
+    batch: list[_Part] = []
+    size = 0
+    for part in parts:
+        if batch and (len(batch) == BATCH_TASKS or size + len(part.payload) > BATCH_BYTES):
+            yield tuple(batch)
+            batch, size = [], 0
+        batch.append(part)
+        size += len(part.payload)
+    yield tuple(batch)
