@@ -42,7 +42,7 @@ def encode(message: Message) -> list[Frame]:
     return frames
 
 
-def decode(frames: Sequence[Frame], expected: UnionType) -> Message:
+def decode(frames: Sequence[Frame], expected: UnionType | type[Any]) -> Message:
     """Return the message in ``frames``, which must be one of ``expected``.
 
     Raises ProtocolError if it is not, if a limit is passed, or if a blob is missing, left over

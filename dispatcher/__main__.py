@@ -1,0 +1,34 @@
+"""``python -m dispatcher``: read the configuration from standard input, and serve.
+
+The first line of standard input is a ``Config`` in JSON, with the keys; the answer on standard
+output is one line of JSON with the URL, once the socket listens, or with the error.  The end of
+standard input ends the dispatcher, so that it never outlives the process that holds the pipe.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+
+def main() -> None:
+    """Serve until standard input ends or a signal comes."""
+    line = sys.stdin.buffer.readline()
+    plan = json.loads(line)["plan"]
+    # The daemons are started before anything slow is imported: they have imports of their own.
+    from dispatcher.processes import Process
+
+    started, error = [], None
+    try:
+        for _ in range(plan["count"] if plan else 0):
+            started.append(Process(plan["argv"], os.fsencode(plan["lead"])))
+    except OSError as failure:
+        error = failure
+    from dispatcher.server import serve
+
+    serve(line, started, error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""The local daemons' processes: started, watched, named when they die, replaced.
+
+A daemon is a fresh interpreter in a session of its own.  It is given its keys on its standard
+input; its output comes through a pipe, of which the last lines are kept; and it says in eight
+bytes of memory shared with us which task it has begun, so that after its death we know which
+tasks surely had not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+TAIL_BYTES = 8_192
+"""How much of a daemon's output is kept."""
+TAIL_LINES = 20
+"""How many of its last lines an error shows."""
+MAX_FAILURES = 5
+"""How many daemons in a row may die before they have joined until no more are started."""
+POSIX = os.name == "posix"
+
+
+class Watermark:
+    """The key of the task that a daemon began last, in memory that survives it."""
+
+    def __init__(self, fd: int) -> None:
+        self._map = mmap.mmap(fd, 8)
+        self._view = memoryview(self._map).cast("Q")
+
+    def get(self) -> int:
+        return self._view[0]
+
+    def set(self, key: int) -> None:
+        self._view[0] = key
+
+    def close(self) -> None:
+        self._view.release()
+        self._map.close()
+
+    @staticmethod
+    def create() -> int:
+        """Return a descriptor of eight zero bytes that have no name in any file system."""
+        if hasattr(os, "memfd_create"):
+            fd = os.memfd_create("mirai-watermark")
+        else:
+            import tempfile  # slow, and rarely needed
+
+            with tempfile.TemporaryFile() as file:
+                fd = os.dup(file.fileno())
+        os.ftruncate(fd, 8)
+        return fd
+
+
+class Process:
+    """One local daemon, from its start until it is reaped."""
+
+    def __init__(self, argv: Sequence[str], lead: bytes) -> None:
+        """Start it and write ``lead``, which is no secret, to its standard input."""
+        self.joined = False  # it has said Hello once
+        self.connected = False  # its connection has not ended yet
+        self.key = ""  # its public key
+        self._tail = bytearray()
+        self.fd = Watermark.create() if POSIX else -1
+        try:
+            self._watermark = Watermark(self.fd) if POSIX else None
+            self._popen = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE if POSIX else subprocess.DEVNULL,
+                stderr=subprocess.STDOUT,
+                pass_fds=[self.fd] if POSIX else [],
+                start_new_session=POSIX,
+            )
+        finally:
+            if POSIX:
+                os.close(self.fd)
+        self.pid = self._popen.pid
+        self.output = -1
+        if self._popen.stdout is not None:
+            self.output = self._popen.stdout.fileno()
+            os.set_blocking(self.output, False)
+        self._write(lead)
+
+    def configure(self, line: bytes) -> None:
+        """Give it its keys and options, and close its standard input."""
+        self._write(line)
+        with contextlib.suppress(OSError):
+            assert self._popen.stdin is not None
+            self._popen.stdin.close()
+
+    def _write(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):  # it is dead already: its exit will be noticed
+            assert self._popen.stdin is not None
+            self._popen.stdin.write(data)
+            self._popen.stdin.flush()
+
+    def started(self) -> int | None:
+        """Return the key of the last task that it began, 0 for none, None if unknown."""
+        return None if self._watermark is None else self._watermark.get()
+
+    def read_output(self) -> bool:
+        """Keep what it has printed; return False once there will be no more."""
+        try:
+            data = os.read(self.output, 65_536)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        self._tail += data
+        del self._tail[:-TAIL_BYTES]
+        return bool(data)
+
+    def tail(self) -> str:
+        """Return its last lines."""
+        lines = self._tail.decode(errors="replace").splitlines()
+        return "\n".join(lines[-TAIL_LINES:])
+
+    def reap(self) -> int | None:
+        """Return its exit code, or minus its signal, once it has ended; and end its children."""
+        if self._popen.returncode is None:
+            if not self._has_ended():
+                return None
+            self.kill()  # its process group; before the wait, while the number is still its own
+            self._popen.wait()
+            for _ in range(TAIL_BYTES // 1_024):
+                if self.output < 0 or not self.read_output():
+                    break
+        return self._popen.returncode
+
+    def _has_ended(self) -> bool:
+        if not hasattr(os, "waitid"):
+            return self._popen.poll() is not None
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        try:
+            return os.waitid(os.P_PID, self.pid, flags) is not None
+        except ChildProcessError:
+            return True
+
+    def wait(self) -> None:
+        """Wait for its end, which must be certain."""
+        self._popen.wait()
+
+    def kill(self) -> None:
+        """End it and the processes that it started, at once."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if POSIX:
+                os.killpg(self.pid, signal.SIGKILL)
+            else:
+                self._popen.kill()
+
+    def kill_if_busy_with(self, key: int) -> None:
+        """End it, unless it has left the task ``key`` in the meantime.
+
+        It is stopped while we look, so that the blow never falls on the next task.
+        """
+        if self._popen.returncode is not None:
+            return
+        if not POSIX:
+            self.kill()
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGSTOP)
+            self._wait_until_stopped()
+            if self.started() == key:
+                self.kill()
+            else:
+                os.kill(self.pid, signal.SIGCONT)
+
+    def _wait_until_stopped(self) -> None:
+        for _ in range(50):
+            if hasattr(os, "waitid"):
+                flags = os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT
+                if os.waitid(os.P_PID, self.pid, flags) is not None:
+                    return
+            time.sleep(0.001)
+
+    @property
+    def exit_code(self) -> int | None:
+        """Its exit code, or minus the number of its signal; None until it is reaped."""
+        return self._popen.returncode
+
+    def close(self) -> None:
+        """Give back what we hold of it, once it is reaped."""
+        for pipe in (self._popen.stdin, self._popen.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self.output = -1
+        if self._watermark is not None:
+            self._watermark.close()
+            self._watermark = None
+
+
+@dataclass(slots=True)
+class Replacement:
+    """Whether a daemon that ended is replaced.  Pure, so that it can be tested alone."""
+
+    failures: int = 0
+
+    def joined(self) -> None:
+        """A daemon has joined: starting them works."""
+        self.failures = 0
+
+    def ended(self, joined: bool) -> bool:
+        """A daemon has ended; return whether to start another."""
+        self.failures = 0 if joined else self.failures + 1
+        return self.failures < MAX_FAILURES

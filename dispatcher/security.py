@@ -1,0 +1,110 @@
+"""Keys, who may connect, and sockets that cannot forget CURVE.
+
+A peer's role is the role of its public key: ``Gate`` answers libzmq's ZAP requests with it, and
+libzmq binds the answer to the connection, so that a peer cannot claim to be another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import zmq
+from zmq.utils import z85
+
+DOMAIN = b"mirai"
+ZAP_ENDPOINT = "inproc://zeromq.zap.01"
+HANDSHAKE_MS = 3_000
+"""How long a peer may take to prove its key, in milliseconds."""
+MAX_FRAME_BYTES = 8 << 30
+"""The largest frame that a socket takes from an authenticated peer, in bytes."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A CURVE key pair, each half as 40 characters of Z85.  The secret is not in the repr."""
+
+    public: str
+    secret: str = field(repr=False)
+
+    @classmethod
+    def new(cls) -> KeyPair:
+        """Draw a fresh pair from the system's source of randomness."""
+        public, secret = zmq.curve_keypair()
+        return cls(public.decode(), secret.decode())
+
+
+class Gate(Generic[T]):
+    """Who may connect: public key -> what the server knows about its owner."""
+
+    def __init__(self) -> None:
+        self._owners: dict[str, T] = {}
+
+    def admit(self, public: str, owner: T) -> None:
+        """Let connections with this key in from now on."""
+        self._owners[public] = owner
+
+    def revoke(self, public: str) -> None:
+        """Let no further connection with this key in."""
+        self._owners.pop(public, None)
+
+    def owner(self, public: str) -> T | None:
+        """Return whose key this is; None if it may not connect."""
+        return self._owners.get(public)
+
+    def answer(self, request: Sequence[bytes]) -> list[bytes]:
+        """Return the reply to a ZAP request (RFC 27): 200 with the key as User-Id, or 400.
+
+        The first frames, up to and with the empty one, are the way back.
+        """
+        split = list(request).index(b"") + 1
+        way, body = list(request[:split]), list(request[split:])
+        version, number = (*body, b"", b"")[:2]
+        public = self._known_key(body)
+        verdict = [b"200", b"OK", public] if public else [b"400", b"refused", b""]
+        return [*way, version, number, *verdict, b""]
+
+    def _known_key(self, body: list[bytes]) -> bytes:
+        if len(body) != 7 or body[0] != b"1.0" or body[2] != DOMAIN or body[5] != b"CURVE":
+            return b""
+        public = z85.encode(body[6])
+        return public if public.decode() in self._owners else b""
+
+
+def listen(context: zmq.Context[zmq.Socket[bytes]], pair: KeyPair) -> zmq.Socket[bytes]:
+    """Return a ROUTER that admits only peers whom the context's ZAP handler admits."""
+    socket = context.socket(zmq.ROUTER)
+    socket.curve_server = True
+    socket.curve_secretkey = pair.secret.encode()
+    socket.curve_publickey = pair.public.encode()
+    socket.zap_domain = DOMAIN
+    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+    _bound(socket)
+    return socket
+
+
+def dial(context: zmq.Context[zmq.Socket[bytes]], pair: KeyPair, server: str) -> zmq.Socket[bytes]:
+    """Return a DEALER that talks only to the owner of the public key ``server``.
+
+    It makes one connection and never another: a peer that reconnects is a new peer.
+    """
+    socket = context.socket(zmq.DEALER)
+    socket.curve_serverkey = server.encode()
+    socket.curve_publickey = pair.public.encode()
+    socket.curve_secretkey = pair.secret.encode()
+    socket.setsockopt(zmq.RECONNECT_IVL, -1)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+    _bound(socket)
+    return socket
+
+
+def _bound(socket: zmq.Socket[bytes]) -> None:
+    """Set what both sides share.  Credit bounds the queues, so the high-water marks are off."""
+    socket.linger = 500
+    socket.sndhwm = socket.rcvhwm = 0
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)

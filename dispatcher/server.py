@@ -1,0 +1,497 @@
+"""The shell around the core: sockets, processes and the clock.
+
+One thread, one loop.  Each turn gathers what has happened since the last, lets the core decide
+once, and obeys.  A peer is declared lost only when its connection has ended *and* everything
+that it sent before has been read, so that no finished work is lost with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import selectors
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import msgspec
+import zmq
+import zmq.utils.monitor
+from msgspec import structs
+
+from dispatcher import wire
+from dispatcher.core import Barren, Command, CutOff, Dispatcher, Event, Joined, Kill, Lost, Role
+from dispatcher.core import Send as SendCommand
+from dispatcher.messages import (
+    Crash,
+    FromClient,
+    FromDaemon,
+    Hello,
+    Message,
+    ProtocolError,
+    Refused,
+    Stop,
+)
+from dispatcher.processes import MAX_FAILURES, POSIX, Process, Replacement
+from dispatcher.security import ZAP_ENDPOINT, Gate, KeyPair, listen
+
+MESSAGES_A_TURN = 256
+_HOST = socket.gethostname()
+PATIENCE = 0.5
+"""Seconds between the two signs of a local daemon's end (exit and hang-up) before we insist."""
+FAREWELL = 1.0
+"""Seconds that daemons have to leave when the pool is torn down."""
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """The local daemons that a dispatcher keeps."""
+
+    count: int
+    argv: list[str]
+    lead: str
+    """What a daemon must read before it can import anything."""
+    options: dict[str, Any]
+    """Passed on to each daemon, unread."""
+
+
+class Config(msgspec.Struct, frozen=True):
+    """All that a dispatcher must know, secrets too; it arrives on standard input."""
+
+    url: str
+    public: str
+    secret: str
+    client: str
+    """The client's public key."""
+    host_pid: int = 0
+    grace: float = 5.0
+    plan: Plan | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    """Whose key it is."""
+
+    role: Role
+    process: Process | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Peer:
+    number: int
+    route: bytes
+    owner: _Owner
+    connection: int  # which accepted connection, by serial number
+
+
+class _Connections:
+    """Which connection a descriptor belongs to: descriptors are used again, serials are not."""
+
+    def __init__(self) -> None:
+        self._serials: dict[int, int] = {}
+        self._last = 0
+
+    def accepted(self, fd: int) -> None:
+        self._last += 1
+        self._serials[fd] = self._last
+
+    def closed(self, fd: int) -> int:
+        """Return the serial of the connection that has ended; 0 if it is unknown."""
+        return self._serials.pop(fd, 0)
+
+    def serial(self, fd: int) -> int:
+        return self._serials.get(fd, 0)
+
+
+class Server:
+    """A dispatcher at work."""
+
+    def __init__(self, config: Config) -> None:
+        """Listen.  Raises zmq.ZMQError where the address cannot be bound."""
+        self._config = config
+        self._core = Dispatcher(grace=config.grace)
+        self._gate: Gate[_Owner] = Gate()
+        self._gate.admit(config.client, _Owner(Role.CLIENT))
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._zap = self._context.socket(zmq.ROUTER)
+        self._zap.linger = 0
+        self._zap.bind(ZAP_ENDPOINT)
+        self._router = listen(self._context, KeyPair(config.public, config.secret))
+        watched = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+        self._monitor = self._router.get_monitor_socket(watched)
+        self._directory = ""
+        self.url = self._bind(config.url)
+        self._connections = _Connections()
+        self._peers: dict[bytes, _Peer] = {}
+        self._numbers: dict[int, _Peer] = {}
+        self._last_number = 0
+        self._hung_up: set[_Peer] = set()
+        self._processes: list[Process] = []
+        self._ending: dict[Process, float] = {}  # died or hung up; when to insist on the other
+        self._replacement = Replacement()
+        self._events: list[tuple[int, Event]] = []
+        self._stopping = False
+        # Descriptors besides the sockets: one entry in the poll, however many there are.
+        self._selector = selectors.DefaultSelector()
+        self._wake_out, self._wake_in = socket.socketpair()
+        for end in (self._wake_out, self._wake_in):
+            end.setblocking(False)
+        self._poller = zmq.Poller()
+        for source in (self._router, self._zap, self._monitor):
+            self._poller.register(source, zmq.POLLIN)
+        if POSIX:
+            self._poller.register(self._selector.fileno(), zmq.POLLIN)
+
+    def _bind(self, url: str) -> str:
+        if url == "ipc":
+            if sys.platform == "linux":  # the abstract name space: no file to leave behind
+                url = f"ipc://@mirai-{os.getpid()}-{os.urandom(12).hex()}"
+            elif POSIX:
+                self._directory = tempfile.mkdtemp(prefix="mirai-", dir="/tmp")
+                url = f"ipc://{self._directory}/socket"
+            else:
+                url = "tcp://127.0.0.1:0"
+        self._router.bind(url)
+        return url if url.startswith("ipc://@") else _endpoint(self._router)
+
+    # ── the loop ─────────────────────────────────────────────────────────────────────────
+
+    def watch(self, fd: int) -> None:
+        """Stop when this descriptor becomes readable or reaches its end."""
+        if POSIX:
+            self._selector.register(fd, selectors.EVENT_READ, self.stop)
+
+    def stop(self) -> None:
+        """Leave the loop after this turn."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Serve until told to stop; then end the daemons, and leave nothing behind."""
+        self._catch_signals()
+        try:
+            while not self._stopping:
+                self._turn()
+        finally:
+            self._close()
+
+    def _turn(self) -> None:
+        ready = dict(self._poller.poll(self._timeout()))
+        if self._monitor in ready:
+            self._read_monitor()
+        if self._zap in ready:
+            self._answer_zap()
+        if not POSIX:
+            self._look_for_dead()
+        elif self._selector.fileno() in ready:
+            self._read_others()
+        if self._receive():
+            self._declare_lost(time.monotonic())
+        events, self._events = self._events, []
+        for command in self._core.handle(events, time.monotonic()):
+            self._obey(command)
+
+    def _timeout(self) -> int | None:
+        """Return how long to wait for something to happen, in milliseconds; None: for ever."""
+        if self._hung_up:
+            return 0
+        deadlines = list(self._ending.values())
+        if (deadline := self._core.next_deadline()) is not None:
+            deadlines.append(deadline)
+        if not POSIX:
+            deadlines.append(time.monotonic() + 0.25)
+        if not deadlines:
+            return None
+        return max(0, int((min(deadlines) - time.monotonic()) * 1_000) + 1)
+
+    def _catch_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.stop())
+        if POSIX:
+            signal.signal(signal.SIGCHLD, lambda *_: None)
+            self._selector.register(self._wake_out, selectors.EVENT_READ, self._drain_wakes)
+        signal.set_wakeup_fd(self._wake_in.fileno(), warn_on_full_buffer=False)
+        self._wake_in.send(b"\0")  # whatever happened before the handlers were there
+
+    def _drain_wakes(self) -> None:
+        """A signal has come, and it may have been SIGCHLD."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._wake_out.recv(4_096)
+        self._look_for_dead()
+
+    def _read_others(self) -> None:
+        for key, _ in self._selector.select(0):
+            key.data()
+
+    # ── peers ────────────────────────────────────────────────────────────────────────────
+
+    def _answer_zap(self) -> None:
+        for request in _received(self._zap):
+            self._zap.send_multipart(self._gate.answer(request))
+
+    def _read_monitor(self) -> None:
+        for frames in _received(self._monitor):
+            event = zmq.utils.monitor.parse_monitor_message(frames)
+            if event["event"] == zmq.EVENT_ACCEPTED:
+                self._connections.accepted(event["value"])
+            elif event["event"] == zmq.EVENT_DISCONNECTED:
+                self._hang_up(self._connections.closed(event["value"]))
+
+    def _hang_up(self, connection: int) -> None:
+        for peer in self._peers.values():
+            if connection and peer.connection == connection:
+                self._hung_up.add(peer)
+
+    def _receive(self) -> bool:
+        """Read what peers have sent; return whether that was all."""
+        for _ in range(MESSAGES_A_TURN):
+            try:
+                route = self._router.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return True
+            peer = self._peers.get(route)
+            header = self._router.recv(copy=peer is not None)
+            frames: list[wire.Frame] = [header if isinstance(header, bytes) else header.bytes]
+            while self._router.getsockopt(zmq.RCVMORE):
+                frames.append(self._router.recv(copy=False).buffer)
+            if peer is None:
+                assert isinstance(header, zmq.Frame)
+                self._greet(route, header, frames)
+            else:
+                self._take(peer, frames)
+        return False
+
+    def _take(self, peer: _Peer, frames: list[wire.Frame]) -> None:
+        try:
+            expected = FromClient if peer.owner.role is Role.CLIENT else FromDaemon
+            self._events.append((peer.number, wire.decode(frames, expected)))
+        except ProtocolError as error:
+            self._send(peer.route, Refused(str(error)))
+            self._expel(peer)
+
+    def _greet(self, route: bytes, header: zmq.Frame, frames: list[wire.Frame]) -> None:
+        """Let a peer in that says Hello first; its key says what it is."""
+        owner = self._gate.owner(str(header.get("User-Id")))
+        try:
+            if owner is None:
+                raise ProtocolError("this key is not valid any more")
+            hello = wire.decode(frames, Hello | Refused)
+            if not isinstance(hello, Hello):
+                raise ProtocolError("the first message must be Hello")
+        except ProtocolError as error:
+            self._send(route, Refused(str(error)))
+            return
+        self._read_monitor()  # its connection was accepted before it could speak
+        serial = self._connections.serial(int(header.get(zmq.SRCFD)))
+        self._hang_up(serial)  # the descriptor's former owner, if we have not noticed yet
+        self._last_number += 1
+        peer = _Peer(self._last_number, route, owner, serial)
+        self._peers[route] = self._numbers[peer.number] = peer
+        if not serial:
+            self._hung_up.add(peer)  # its connection has ended already
+        if owner.process is not None:
+            owner.process.joined = owner.process.connected = True
+            self._replacement.joined()
+        self._events.append((peer.number, Joined(owner.role, hello)))
+
+    def _expel(self, peer: _Peer) -> None:
+        """Listen no more to a peer that broke the protocol."""
+        self._hung_up.add(peer)
+        if peer.owner.process is not None:
+            peer.owner.process.kill()
+
+    def _declare_lost(self, now: float) -> None:
+        """Bury whoever is gone, now that all it sent has been read."""
+        for peer in self._hung_up:
+            process = peer.owner.process
+            if process is None:
+                self._lose(peer, Lost(Crash("its connection was lost")))
+            else:
+                process.connected = False
+                self._ending.setdefault(process, now + PATIENCE)
+        self._hung_up.clear()
+        for process, deadline in list(self._ending.items()):
+            if process.reap() is None:
+                if now >= deadline:
+                    process.kill()
+                    self._ending[process] = now + PATIENCE
+            elif now >= deadline or not process.connected:
+                self._bury(process)
+
+    def _lose(self, peer: _Peer, lost: Lost) -> None:
+        del self._peers[peer.route], self._numbers[peer.number]
+        self._events.append((peer.number, lost))
+
+    # ── commands ─────────────────────────────────────────────────────────────────────────
+
+    def _obey(self, command: Command) -> None:
+        peer = self._numbers.get(command.peer)
+        if peer is None:
+            return
+        match command:
+            case SendCommand(_, message):
+                if not self._send(peer.route, message):
+                    self._hung_up.add(peer)
+            case CutOff():
+                self._expel(peer)
+            case Kill(_, key):
+                if peer.owner.process is not None:
+                    peer.owner.process.kill_if_busy_with(key)
+                else:
+                    self._send(peer.route, Stop())
+                    self._hung_up.add(peer)
+
+    def _send(self, route: bytes, message: Message) -> bool:
+        """Send without waiting; return False if the peer is not there."""
+        try:
+            frames = wire.encode(message)
+            self._router.send_multipart([route, *frames], zmq.NOBLOCK, copy=False)
+        except (zmq.Again, zmq.ZMQError):
+            return False
+        return True
+
+    # ── local daemons ────────────────────────────────────────────────────────────────────
+
+    def adopt(self, process: Process) -> None:
+        """Take on a daemon that was started: give it a key, and tell it where we are."""
+        assert self._config.plan is not None
+        pair = KeyPair.new()
+        process.key = pair.public
+        self._gate.admit(pair.public, _Owner(Role.DAEMON, process))
+        self._processes.append(process)
+        if process.output >= 0:
+            read = partial(self._read_output, process)
+            self._selector.register(process.output, selectors.EVENT_READ, read)
+        introduction = {
+            "url": self.url,
+            "server": self._config.public,
+            "public": pair.public,
+            "secret": pair.secret,
+            "watermark": process.fd,
+            "options": self._config.plan.options,
+        }
+        process.configure(msgspec.json.encode(introduction) + b"\n")
+
+    def _read_output(self, process: Process) -> None:
+        if not process.read_output():
+            self._unwatch(process)
+
+    def _unwatch(self, process: Process) -> None:
+        if process.output in self._selector.get_map():
+            self._selector.unregister(process.output)
+
+    def _look_for_dead(self) -> None:
+        for process in self._processes:
+            if process not in self._ending and process.reap() is not None:
+                self._ending[process] = time.monotonic() + PATIENCE
+
+    def _bury(self, process: Process) -> None:
+        """A daemon has ended: tell the core what it began, and start another."""
+        del self._ending[process]
+        self._processes.remove(process)
+        self._gate.revoke(process.key)
+        crash = Crash("the daemon died", process.exit_code, _HOST, process.pid, tail=process.tail())
+        for peer in [peer for peer in self._peers.values() if peer.owner.process is process]:
+            self._lose(peer, Lost(crash, process.started()))
+        self._discard(process)
+        if self._replacement.ended(process.joined):
+            self._start_another()
+        else:
+            reason = f"{MAX_FAILURES} daemons in a row died before they could join"
+            self._events.append((0, Barren(structs.replace(crash, reason=reason))))
+
+    def _discard(self, process: Process) -> None:
+        self._unwatch(process)
+        process.close()
+
+    def _start_another(self) -> None:
+        plan = self._config.plan
+        assert plan is not None
+        try:
+            process = Process(plan.argv, os.fsencode(plan.lead))
+        except OSError as error:
+            self._events.append((0, Barren(Crash(f"no daemon can be started: {error}"))))
+        else:
+            self.adopt(process)
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────
+
+    def _close(self) -> None:
+        for peer in self._peers.values():
+            self._send(peer.route, Stop() if peer.owner.role is Role.DAEMON else Refused("closed"))
+        for process in self._processes:
+            if not process.connected:
+                process.kill()
+        until = time.monotonic() + FAREWELL
+        while any(process.reap() is None for process in self._processes):
+            left = until - time.monotonic()
+            if left <= 0:
+                break
+            select.select([self._wake_out], [], [], left if POSIX else 0.01)
+            with contextlib.suppress(BlockingIOError):
+                self._wake_out.recv(4_096)
+        for process in self._processes:
+            process.kill()
+            process.wait()
+            self._discard(process)
+        self._context.destroy(linger=200)
+        self._selector.close()
+        if self._directory:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _endpoint(socket: zmq.Socket[bytes]) -> str:
+    """Return the address that it listens on, with the port that was chosen."""
+    name = socket.getsockopt(zmq.LAST_ENDPOINT)
+    assert isinstance(name, bytes)
+    return name.rstrip(b"\0").decode()
+
+
+def _received(source: zmq.Socket[bytes]) -> Iterator[list[bytes]]:
+    """Yield the messages that wait on a socket."""
+    while True:
+        try:
+            yield source.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return
+
+
+def serve(line: bytes, started: list[Process], error: OSError | None) -> None:
+    """Be a dispatcher process: configured by ``line``, with daemons that were started already."""
+    config = msgspec.json.decode(line, type=Config)
+    try:
+        if error is not None:
+            raise error
+        server = Server(config)
+    except (OSError, zmq.ZMQError) as failure:
+        _answer({"error": str(failure)})
+        for process in started:
+            process.kill()
+            process.wait()
+        return
+    for process in started:
+        server.adopt(process)
+    server.watch(sys.stdin.fileno())
+    if config.host_pid and hasattr(os, "pidfd_open"):
+        try:
+            server.watch(os.pidfd_open(config.host_pid))
+        except ProcessLookupError:
+            server.stop()
+    _answer({"url": server.url})
+    server.run()
+
+
+def _answer(reply: dict[str, str]) -> None:
+    """Write one line to standard output, and leave it to nobody else."""
+    with contextlib.suppress(OSError):
+        os.write(1, msgspec.json.encode(reply) + b"\n")
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
