@@ -1,0 +1,45 @@
+"""Awaitable futures, evaluated by persistent processes over ZeroMQ.
+
+    from mirai import mirai, daemons
+
+    with daemons(4):
+        m = mirai(fit, data, depth=3)
+        model = m.result()                # or: await m
+"""
+
+from dispatcher import __version__ as __version__
+from mirai._errors import (
+    AuthenticationError,
+    DaemonCrashed,
+    DispatcherLost,
+    MiraiError,
+    ProtocolError,
+    QueueFull,
+    RemoteError,
+    SerializationError,
+    TaskCancelled,
+    TaskTimeout,
+)
+from mirai._future import Mirai
+from mirai._mirai import mirai
+from mirai._profiles import Daemons, daemons, status
+from mirai._status import Status
+
+__all__ = [
+    "AuthenticationError",
+    "DaemonCrashed",
+    "Daemons",
+    "DispatcherLost",
+    "Mirai",
+    "MiraiError",
+    "ProtocolError",
+    "QueueFull",
+    "RemoteError",
+    "SerializationError",
+    "Status",
+    "TaskCancelled",
+    "TaskTimeout",
+    "daemons",
+    "mirai",
+    "status",
+]

@@ -1,0 +1,355 @@
+"""The host's link to one dispatcher: one thread that owns the socket and what is pending.
+
+Callers leave tasks in an outbox and wake the thread only if it sleeps; it sends whatever has
+gathered as one message.  A channel ends once, with an error that says why, and that error
+settles whatever was not answered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import zmq
+import zmq.utils.monitor
+
+from dispatcher import wire
+from dispatcher.messages import (
+    VERSION,
+    Ask,
+    Cancel,
+    Function,
+    Hello,
+    Message,
+    Refused,
+    Report,
+    Results,
+    Submit,
+    Task,
+    ToClient,
+    Welcome,
+)
+from dispatcher.messages import ProtocolError as WireError
+from dispatcher.security import KeyPair, dial
+from mirai._errors import (
+    AuthenticationError,
+    DispatcherLost,
+    MiraiError,
+    ProtocolError,
+)
+from mirai._future import Failure, Mirai, Value
+from mirai._pending import Pending
+from mirai._serialize import FunctionPickles, Packed, function_name, pack
+
+KNOWN_FUNCTIONS = 512
+"""How many functions the dispatcher keeps for us; those used longest ago are forgotten."""
+FAREWELL_MS = 500
+MESSAGES_A_TURN = 64
+
+Explain = Callable[[], MiraiError | None]
+
+
+@dataclass(slots=True)
+class _Outbox:
+    """What callers want sent."""
+
+    tasks: list[tuple[Mirai[Any], Task]] = field(default_factory=list)
+    functions: list[Function] = field(default_factory=list)
+    forget: list[int] = field(default_factory=list)
+    cancels: list[int] = field(default_factory=list)
+    asks: list[Mirai[Any]] = field(default_factory=list)
+    drains: list[Mirai[None]] = field(default_factory=list)
+
+
+class _Functions:
+    """The numbers of the functions that the dispatcher knows; a function is its pickle."""
+
+    def __init__(self) -> None:
+        self._numbers: OrderedDict[Packed, int] = OrderedDict()
+        self._last = 0
+
+    def number(self, packed: Packed, name: str, outbox: _Outbox) -> int:
+        """Return the function's number; put it into the outbox if it is new."""
+        number = self._numbers.get(packed)
+        if number is not None:
+            self._numbers.move_to_end(packed)
+            return number
+        self._last += 1
+        self._numbers[packed] = self._last
+        outbox.functions.append(Function(self._last, name, *packed))
+        if len(self._numbers) > KNOWN_FUNCTIONS:
+            outbox.forget.append(self._numbers.popitem(last=False)[1])
+        return self._last
+
+
+class Channel:
+    """Moves messages for the mirais of one profile."""
+
+    def __init__(
+        self, url: str, pair: KeyPair, server: str, *, profile: str, explain: Explain
+    ) -> None:
+        """Connect, without waiting for it.
+
+        ``server`` is the dispatcher's public key; ``explain`` is asked for the error when the
+        connection is lost.
+        """
+        self._url = url
+        self._profile = profile
+        self._explain = explain
+        self._pickles = FunctionPickles()
+        self._functions = _Functions()
+        self._lock = threading.Lock()  # guards what follows, up to the blank line
+        self._outbox = _Outbox()
+        self._last_id = 0
+        self._end: tuple[MiraiError, bool] | None = None  # why it ended; as a cancellation?
+
+        self._pending = Pending()
+        self._asked: dict[int, Mirai[Any]] = {}
+        self._drains: list[Mirai[None]] = []
+        self._welcome = self._refused = False
+        self._asleep = False
+        self._wake_out, self._wake_in = socket.socketpair()
+        self._wake_out.setblocking(False)
+        self._wake_in.setblocking(False)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = dial(self._context, pair, server)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_ALL)
+        self._socket.connect(url)
+        self._thread = threading.Thread(target=self._run, name=f"mirai-{profile}", daemon=True)
+        self._thread.start()
+
+    # ── for callers, in any thread ───────────────────────────────────────────────────────
+
+    def submit(self, fn: Callable[..., Any], args: Any, kwargs: Any, name: str | None) -> Mirai[Any]:
+        """Send one task.
+
+        Raises SerializationError if it cannot be pickled, and why the channel has ended if it
+        has.
+        """
+        packed = self._pickles.pack(fn)
+        payload, blobs = pack((args, kwargs))
+        label = function_name(fn)
+        mirai: Mirai[Any] = Mirai(0, name or label.partition(":")[0], self._profile)
+        mirai._cancel_hook = self._cancel
+        with self._lock:
+            self._check_open()
+            number = self._functions.number(packed, label, self._outbox)
+            mirai.id = self._last_id = self._last_id + 1
+            self._outbox.tasks.append((mirai, Task(mirai.id, number, payload, blobs)))
+            self._wake()
+        return mirai
+
+    def ask(self) -> Mirai[Any]:
+        """Ask for the dispatcher's PoolReport."""
+        return self._request("status", lambda outbox: outbox.asks)
+
+    def drained(self) -> Mirai[None]:
+        """Return a mirai that is settled once no task is pending."""
+        return self._request("drained", lambda outbox: outbox.drains)
+
+    def close(self, error: MiraiError) -> None:
+        """End the channel: settle what is pending as cancelled, with ``error``.  Idempotent."""
+        self._finish(error, cancelled=True)
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def forsake(self, error: MiraiError) -> None:
+        """Fail everything without touching thread, lock or socket: for a forked child."""
+        self._lock = threading.Lock()
+        self._end = (error, False)
+        for mirai, _ in self._outbox.tasks:
+            self._pending.add(mirai)
+        self._pending.lose(error)
+
+    def _request(self, name: str, box: Callable[[_Outbox], list[Mirai[Any]]]) -> Mirai[Any]:
+        request: Mirai[Any] = Mirai(0, name, self._profile)
+        with self._lock:
+            self._check_open()
+            request.id = self._last_id = self._last_id + 1
+            box(self._outbox).append(request)
+            self._wake()
+        return request
+
+    def _cancel(self, mirai: Mirai[Any]) -> None:
+        with self._lock:
+            if self._end is None:
+                self._outbox.cancels.append(mirai.id)
+                self._wake()
+
+    def _check_open(self) -> None:
+        if self._end is not None:
+            error = self._end[0]
+            raise type(error)(*error.args) from error
+
+    def _wake(self) -> None:
+        """Wake the thread if it sleeps.  Call with the lock held."""
+        if self._asleep:
+            with contextlib.suppress(OSError):  # full: it has been woken; closed: it is gone
+                self._wake_in.send(b"\0")
+            self._asleep = False  # after the byte: Ctrl-C in between costs no more than another
+
+    def _finish(self, error: MiraiError, *, cancelled: bool = False) -> None:
+        with self._lock:
+            if self._end is None:
+                self._end = (error, cancelled)
+                self._wake()
+
+    # ── the thread ───────────────────────────────────────────────────────────────────────
+
+    def _run(self) -> None:
+        try:
+            self._send(Hello(VERSION, socket.gethostname(), os.getpid()))
+            self._loop()
+        except BaseException as error:  # a bug of ours; nobody may wait for ever because of it
+            self._finish(MiraiError(f"the channel failed: {type(error).__name__}: {error}"))
+            raise
+        finally:
+            self._settle_all()
+            self._context.destroy(linger=0)
+            self._wake_in.close()
+            self._wake_out.close()
+
+    def _loop(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._monitor, zmq.POLLIN)
+        poller.register(self._wake_out.fileno(), zmq.POLLIN)
+        while self._end is None:
+            with self._lock:
+                self._asleep = not self._has_mail()
+            ready = dict(poller.poll(None if self._asleep else 0))
+            self._asleep = False
+            if self._wake_out.fileno() in ready:
+                self._drain_wakes()
+            lost = self._monitor in ready and self._read_monitor()
+            if self._socket in ready or lost:
+                self._receive(everything=lost)
+            if lost:
+                self._finish(self._why_lost())
+            self._flush()
+
+    def _drain_wakes(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake_out.recv(4_096)
+
+    def _has_mail(self) -> bool:
+        box = self._outbox
+        return bool(box.tasks or box.cancels or box.asks or box.drains or self._end)
+
+    def _flush(self) -> None:
+        """Send what has gathered: tasks before the cancels that may be about them."""
+        with self._lock:
+            if not self._has_mail():
+                self._answer_drains()
+                return
+            outbox, self._outbox = self._outbox, _Outbox()
+        functions, forget = tuple(outbox.functions), tuple(outbox.forget)
+        tasks = []
+        for mirai, task in outbox.tasks:
+            if not mirai.done():
+                self._pending.add(mirai)
+                tasks.append(task)
+        batches = list(wire.batches(tasks)) or [()] * bool(functions or forget)
+        for index, batch in enumerate(batches):
+            last = index == len(batches) - 1
+            self._send(Submit(batch, functions, forget if last else ()))
+            functions = ()
+        if ids := tuple(id for id in outbox.cancels if self._pending.remove(id)):
+            self._send(Cancel(ids))
+        for request in outbox.asks:
+            self._asked[request.id] = request
+            self._send(Ask(request.id))
+        self._drains += outbox.drains
+        self._answer_drains()
+
+    def _answer_drains(self) -> None:
+        if self._drains and not self._pending and not self._outbox.tasks:
+            drains, self._drains = self._drains, []
+            for request in drains:
+                request.settle(Value(None))
+
+    def _send(self, message: Message) -> None:
+        self._socket.send_multipart(wire.encode(message), zmq.NOBLOCK, copy=False)
+
+    def _receive(self, *, everything: bool) -> None:
+        left = MESSAGES_A_TURN
+        while left and self._end is None:
+            try:
+                header = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            frames: list[wire.Frame] = [header]
+            while self._socket.getsockopt(zmq.RCVMORE):
+                frames.append(self._socket.recv(copy=False).buffer)
+            self._take(frames)
+            left -= not everything
+
+    def _take(self, frames: list[wire.Frame]) -> None:
+        try:
+            message = wire.decode(frames, ToClient)
+        except WireError as error:
+            self._finish(ProtocolError(f"the dispatcher sent nonsense: {error}"))
+            return
+        match message:
+            case Results(outcomes):
+                self._pending.settle(outcomes)
+            case Report(number, pool):
+                if (request := self._asked.pop(number, None)) is not None:
+                    request.settle(Value(pool))
+            case Welcome():
+                self._welcome = True
+            case Refused("closed"):
+                self._finish(DispatcherLost("the dispatcher has shut down"))
+            case Refused(reason):
+                self._finish(ProtocolError(f"the dispatcher refused us: {reason}"))
+
+    def _read_monitor(self) -> bool:
+        """Return whether the connection has ended."""
+        lost = False
+        while True:
+            try:
+                frames = self._monitor.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return lost
+            event = zmq.utils.monitor.parse_monitor_message(frames)["event"]
+            if event in _REFUSED:
+                self._refused = True
+            lost = lost or event in _ENDED or event in _REFUSED
+
+    def _why_lost(self) -> MiraiError:
+        error = self._explain()
+        if error is not None:
+            return error
+        if self._refused or not self._welcome:
+            return AuthenticationError(
+                f"the dispatcher at {self._url} does not accept this key, or is not the owner"
+                " of the key that was expected"
+            )
+        return DispatcherLost(f"the connection to the dispatcher at {self._url} was lost")
+
+    def _settle_all(self) -> None:
+        with self._lock:
+            assert self._end is not None
+            error, cancelled = self._end
+            outbox, self._outbox = self._outbox, _Outbox()
+        for mirai, _ in outbox.tasks:
+            self._pending.add(mirai)
+        self._pending.lose(error, cancelled=cancelled)
+        for request in (*self._asked.values(), *outbox.asks):
+            request.settle(Failure(error))
+        for drain in (*self._drains, *outbox.drains):
+            drain.settle(Value(None))
+
+
+_REFUSED = {
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH,
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+}
+_ENDED = {zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED, zmq.EVENT_CONNECT_RETRIED}

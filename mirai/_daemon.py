@@ -1,0 +1,278 @@
+"""A daemon: its I/O thread owns the socket, and its main thread evaluates.
+
+The I/O thread answers the dispatcher at any time, also in the middle of a long task: it takes
+what arrives, hands back what has not started, interrupts what has, and sends what has ended.
+The main thread does nothing but evaluate, since it is the one that signals interrupt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterable
+from types import FrameType
+from typing import Any
+
+import zmq
+import zmq.utils.monitor
+
+from dispatcher import wire
+from dispatcher.messages import (
+    VERSION,
+    Done,
+    Hello,
+    Interrupt,
+    Kind,
+    Message,
+    Outcome,
+    Recall,
+    Refused,
+    Returned,
+    Run,
+    Stop,
+    Task,
+    ToDaemon,
+    Welcome,
+)
+from dispatcher.processes import Watermark
+from dispatcher.security import KeyPair, dial
+from mirai._evaluate import Evaluator
+
+SWITCH_INTERVAL = 0.0005
+"""How long the main thread may keep the I/O thread from running, in seconds."""
+FAREWELL = 1.0
+"""How long the main thread may take to leave a task when the daemon must stop, in seconds."""
+
+
+class Hand:
+    """The tasks that a daemon has, between the thread that receives and the one that evaluates.
+
+    A task leaves ``waiting`` once: it starts, is handed back, or is dropped.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[Task] = deque()
+        self._change = threading.Condition()
+        self._stopped = False
+        self.current = 0
+        """The id of the task that has started and not ended; 0 for none."""
+
+    def add(self, tasks: Iterable[Task]) -> None:
+        """Evaluate these after all others."""
+        with self._change:
+            self._waiting.extend(tasks)
+            self._change.notify()
+
+    def take(self) -> Task | None:
+        """Start the next task, waiting for one if need be; None once stopped."""
+        with self._change:
+            while not self._waiting and not self._stopped:
+                self._change.wait()
+            return None if self._stopped else self._waiting.popleft()
+
+    def withdraw(self, ids: Iterable[int]) -> list[int]:
+        """Remove those of these tasks that have not started, and return their ids."""
+        wanted = set(ids)
+        with self._change:
+            gone = [task.id for task in self._waiting if task.id in wanted]
+            if gone:
+                self._waiting = deque(task for task in self._waiting if task.id not in wanted)
+        return gone
+
+    def stop(self) -> None:
+        """Start no more."""
+        with self._change:
+            self._stopped = True
+            self._change.notify()
+
+
+class Daemon:
+    """One daemon process."""
+
+    def __init__(self, url: str, pair: KeyPair, server: str, watermark: Watermark | None) -> None:
+        self._hand = Hand()
+        self._evaluator = Evaluator()
+        self._watermark = watermark
+        self._outbox: list[Outcome] = []
+        self._asleep = False
+        self._target = 0  # the task that an interrupt is meant for
+        self._left = threading.Event()
+        self._wake_out, self._wake_in = socket.socketpair()
+        self._wake_out.setblocking(False)
+        self._wake_in.setblocking(False)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = dial(self._context, pair, server)
+        self._monitor = self._socket.get_monitor_socket(
+            zmq.EVENT_DISCONNECTED
+            | zmq.EVENT_CLOSED
+            | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+            | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+        )
+        self._socket.connect(url)
+
+    # ── the main thread ──────────────────────────────────────────────────────────────────
+
+    def run(self) -> None:
+        """Evaluate until told to stop, or until the dispatcher is gone."""
+        signal.signal(signal.SIGINT, self._on_interrupt)
+        thread = threading.Thread(target=self._serve, name="mirai-daemon", daemon=True)
+        thread.start()
+        while (task := self._hand.take()) is not None:
+            self._answer(self._evaluate(task))
+        self._evaluator.close()
+
+    def _evaluate(self, task: Task) -> Outcome:
+        """Evaluate one task.  An interrupt strikes between the two lines that set ``current``."""
+        if self._watermark is not None:
+            self._watermark.set(task.id)
+        try:
+            self._hand.current = task.id
+            outcome = self._evaluator.evaluate(task)
+            self._hand.current = 0
+        except KeyboardInterrupt:
+            self._hand.current = 0
+            outcome = Outcome(task.id, Kind.CANCELLED)
+        return outcome
+
+    def _on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        """Stop the task that the interrupt is meant for; if it has ended already, do nothing."""
+        if self._target and self._target == self._hand.current:
+            self._target = 0
+            raise KeyboardInterrupt
+
+    def _answer(self, outcome: Outcome) -> None:
+        self._outbox.append(outcome)
+        if self._asleep:
+            self._asleep = False
+            self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake_in.send(b"\0")
+
+    # ── the I/O thread ───────────────────────────────────────────────────────────────────
+
+    def _serve(self) -> None:
+        self._send(Hello(VERSION, socket.gethostname(), os.getpid()))
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._monitor, zmq.POLLIN)
+        poller.register(self._wake_out.fileno(), zmq.POLLIN)
+        going = True
+        while going:
+            self._asleep = True
+            ready = dict(poller.poll(0 if self._outbox else None))
+            self._asleep = False
+            if self._wake_out.fileno() in ready:
+                self._wake_out.recv(4_096)
+            if self._socket in ready:
+                going = self._receive()
+            if self._monitor in ready:
+                going = False
+            self._flush()
+        self._leave()
+
+    def _receive(self) -> bool:
+        """Act on what has arrived; return False when it is time to leave."""
+        while True:
+            try:
+                header = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return True
+            frames: list[wire.Frame] = [header]
+            while self._socket.getsockopt(zmq.RCVMORE):
+                frames.append(self._socket.recv(copy=False).buffer)
+            if not self._obey(wire.decode(frames, ToDaemon)):
+                return False
+
+    def _obey(self, message: Message) -> bool:
+        match message:
+            case Run(tasks, functions, forget):
+                self._evaluator.learn(functions, forget)
+                self._hand.add(tasks)
+            case Recall(ids):
+                self._send(Returned(tuple(self._hand.withdraw(ids))))
+            case Interrupt(ids):
+                dropped = self._hand.withdraw(ids)
+                self._outbox += [Outcome(id, Kind.CANCELLED) for id in dropped]
+                if self._hand.current in ids:
+                    self._interrupt(self._hand.current)
+            case Welcome():
+                pass
+            case Stop() | Refused():
+                return False
+        return True
+
+    def _interrupt(self, id: int) -> None:
+        """Send the signal.  Its handler looks again whether it is still this task that runs."""
+        self._target = id
+        main = threading.main_thread().ident
+        if hasattr(signal, "pthread_kill") and main is not None:
+            signal.pthread_kill(main, signal.SIGINT)
+        else:
+            signal.raise_signal(signal.SIGINT)
+
+    def _flush(self) -> None:
+        outcomes, self._outbox = self._outbox, []
+        for batch in wire.batches(outcomes):
+            self._send(Done(batch))
+
+    def _send(self, message: Message) -> None:
+        self._socket.send_multipart(wire.encode(message), zmq.NOBLOCK, copy=False)
+
+    def _leave(self) -> None:
+        """End the process: politely if the main thread can be stopped, at once if not."""
+        self._hand.stop()
+        if self._hand.current:
+            self._interrupt(self._hand.current)
+        self._context.destroy(linger=0)
+        threading.Event().wait(FAREWELL)
+        os._exit(1)
+
+
+def _die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when the dispatcher dies (Linux only)."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)  # it died before we could ask
+
+
+def main() -> None:
+    """Be a local daemon: what it must know arrives on standard input, as one line of JSON."""
+    if hasattr(os, "getppid"):
+        _die_with_parent(os.getppid())
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return  # the dispatcher has died
+    config: dict[str, Any] = json.loads(line)
+    _close_standard_input()
+    import faulthandler
+
+    faulthandler.enable()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    watermark = None
+    if config["watermark"] >= 0:
+        watermark = Watermark(config["watermark"])
+        os.close(config["watermark"])
+    pair = KeyPair(config["public"], config["secret"])
+    Daemon(config["url"], pair, config["server"], watermark).run()
+
+
+def _close_standard_input() -> None:
+    """Tasks read nothing from it, and must not see the pipe that brought the keys."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)

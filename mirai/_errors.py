@@ -1,0 +1,129 @@
+"""The tree of errors.
+
+    MiraiError
+     ├─ TaskTimeout          the task did not end in time       (also TimeoutError)
+     ├─ TaskCancelled        the task was cancelled             (also futures.CancelledError)
+     ├─ DaemonCrashed        the task's process died
+     ├─ RemoteError          the task's exception, where it cannot be pickled
+     ├─ DispatcherLost       the pool is gone
+     │   └─ AuthenticationError   the pool does not accept our key, or is not whom we expect
+     ├─ SerializationError   an argument, a function or a result cannot be pickled
+     ├─ QueueFull            the memory budget is used up
+     └─ ProtocolError        the other side speaks another language
+"""
+
+from __future__ import annotations
+
+import signal
+from concurrent.futures import CancelledError
+from typing import Any
+
+
+class MiraiError(Exception):
+    """Whatever goes wrong in mirai itself rather than in a task."""
+
+
+class TaskTimeout(MiraiError, TimeoutError):
+    """The task did not end within its timeout, and was stopped."""
+
+
+class TaskCancelled(MiraiError, CancelledError):
+    """The task was cancelled, or its pool was shut down before it had ended."""
+
+
+class DaemonCrashed(MiraiError):
+    """The process that ran the task died, so that it is not known how far the task came.
+
+    ``exit_code`` is the process's exit code, and ``signal`` the name of the signal that ended it
+    (the other is None; both are where the process is on another machine).  ``host`` and ``pid``
+    say which process it was, ``attempt`` which run of the task, and ``output`` holds the last
+    lines that the process printed.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        exit_status: int | None = None,
+        host: str = "",
+        pid: int = 0,
+        attempt: int = 1,
+        output: str = "",
+    ) -> None:
+        self.reason = reason
+        self.exit_code = exit_status if exit_status is None or exit_status >= 0 else None
+        self.signal = _signal_name(exit_status)
+        self.host = host
+        self.pid = pid
+        self.attempt = attempt
+        self.output = output
+        super().__init__(self._text())
+
+    def _text(self) -> str:
+        text = self.reason
+        if self.signal is not None:
+            text += f" of {self.signal}"
+        elif self.exit_code is not None:
+            text += f" with exit code {self.exit_code}"
+        if self.pid:
+            text += f" (process {self.pid} on {self.host}, attempt {self.attempt})"
+        if self.output:
+            text += f"; the last it printed:\n{self.output}"
+        return text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), str(self), self.__dict__)
+
+
+class RemoteError(MiraiError):
+    """An exception in a task, told in words.
+
+    It stands in for an exception that cannot be pickled, and for ``SystemExit``,
+    ``KeyboardInterrupt`` and their like, which would end the wrong process here.  It is also the
+    ``__cause__`` of any exception that comes from a task, to show where on the daemon it arose.
+    """
+
+    def __init__(self, type_name: str, message: str, traceback: str) -> None:
+        self.type_name = type_name
+        self.message = message
+        self.traceback = traceback
+        super().__init__(f"{type_name}: {message}\n\n{traceback}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.type_name, self.message, self.traceback)
+
+
+class DispatcherLost(MiraiError):
+    """The dispatcher is gone, and with it whatever it had not answered."""
+
+
+class AuthenticationError(DispatcherLost):
+    """The dispatcher does not accept our key, or cannot prove that it is whom we expect."""
+
+
+class SerializationError(MiraiError):
+    """Something cannot be pickled; the message says what it is, and where in the object."""
+
+
+class QueueFull(MiraiError):
+    """The pool's memory budget is used up."""
+
+
+class ProtocolError(MiraiError):
+    """The other side sent what it may not send, or speaks another version."""
+
+
+def _signal_name(exit_status: int | None) -> str | None:
+    if exit_status is None or exit_status >= 0:
+        return None
+    try:
+        return signal.Signals(-exit_status).name
+    except ValueError:
+        return f"signal {-exit_status}"
+
+
+def _restore(kind: type[DaemonCrashed], text: str, state: dict[str, Any]) -> DaemonCrashed:
+    error = kind.__new__(kind, text)
+    error.args = (text,)
+    error.__dict__.update(state)
+    return error

@@ -1,0 +1,122 @@
+"""Run one task; whatever it does, the answer is an outcome.  No sockets here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any
+
+from dispatcher.messages import Function, Kind, Outcome, Task
+from mirai._serialize import dumps, pack, unpack
+
+if TYPE_CHECKING:
+    import asyncio
+    from types import TracebackType
+
+
+class Evaluator:
+    """Runs tasks one after the other, and keeps the functions and the event loop between them."""
+
+    def __init__(self) -> None:
+        self._definitions: dict[int, Function] = {}
+        self._functions: dict[int, Callable[..., Any]] = {}
+        self._runner: asyncio.Runner | None = None
+
+    def learn(self, functions: tuple[Function, ...], forget: tuple[int, ...]) -> None:
+        """Know these functions, which are unpickled when they are first called."""
+        for function in functions:
+            self._definitions[function.number] = function
+        for number in forget:
+            self._definitions.pop(number, None)
+            self._functions.pop(number, None)
+
+    def evaluate(self, task: Task) -> Outcome:
+        """Call what the task says.  The outcome is a value, or an error of whatever kind."""
+        seconds = 0.0
+        try:
+            fn = self._function(task.function)
+            args, kwargs = unpack(task.payload, task.blobs)
+            begun = time.perf_counter()
+            try:
+                value = fn(*args, **kwargs)
+                if type(value) is CoroutineType:
+                    value = self._await(value)
+            finally:
+                seconds = time.perf_counter() - begun
+            payload, blobs = pack(value)
+        except BaseException as error:
+            return Outcome(task.id, Kind.ERROR, *pack(_tell(error)), seconds)
+        return Outcome(task.id, Kind.VALUE, payload, blobs, seconds)
+
+    def close(self) -> None:
+        """Close the event loop, which cancels what a task has left running on it."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            runner.close()
+
+    def _function(self, number: int) -> Callable[..., Any]:
+        fn = self._functions.get(number)
+        if fn is None:
+            definition = self._definitions[number]
+            fn = self._functions[number] = unpack(definition.payload, definition.blobs)
+        return fn
+
+    def _await(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine on a loop that lives as long as the daemon, unless it is stopped."""
+        import asyncio
+
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        try:
+            return self._runner.run(coroutine)
+        except (KeyboardInterrupt, SystemExit):  # these leave a loop in the middle of things
+            self.close()
+            raise
+
+
+def _tell(error: BaseException) -> tuple[str, str, str, bytes | None]:
+    """Return an exception's type, message and traceback in words, and its pickle if it has one."""
+    kind = type(error)
+    name = kind.__qualname__
+    if kind.__module__ not in ("builtins", "__main__"):
+        name = f"{kind.__module__}.{name}"
+    return name, _text(error), _traceback(error), _pickled(error)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException as second:
+        return f"<its message cannot be had: {type(second).__name__}>"
+
+
+def _traceback(error: BaseException) -> str:
+    """Return the traceback as text, without the frames of this file."""
+    import traceback
+
+    try:
+        lines = traceback.format_exception(type(error), error, _own(error.__traceback__))
+    except BaseException as second:
+        return f"<its traceback cannot be had: {type(second).__name__}>"
+    return "".join(lines).rstrip()
+
+
+def _own(trace: TracebackType | None) -> TracebackType | None:
+    """Skip the frames of ours with which every traceback begins."""
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return trace
+
+
+def _pickled(error: BaseException) -> bytes | None:
+    """Return its pickle, if what comes out of that is the same exception again."""
+    if not isinstance(error, Exception):
+        return None
+    try:
+        pickled = dumps(error)
+        same = unpack(pickled, ())
+        alike = type(same).__qualname__ == type(error).__qualname__ and str(same) == str(error)
+    except Exception:
+        return None
+    return pickled if alike else None

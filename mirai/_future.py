@@ -1,0 +1,268 @@
+"""``Mirai``: a ``concurrent.futures.Future`` that can be awaited.
+
+Most futures are made, settled and read without anybody waiting on a lock, so the Condition that
+the standard library's functions need is only made when one of them asks for it.  Until then a
+future is settled under one lock that all of them share.  What a task returned is unpickled by
+whoever asks for it first, in that thread, and not by the thread that moves messages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from mirai._errors import TaskCancelled
+
+if TYPE_CHECKING:
+    import asyncio
+
+T = TypeVar("T")
+
+_lock = threading.Lock()  # guards the step from "no Condition" to "Condition" of every Mirai
+
+
+class Answer(Protocol):
+    """How a task ended, not yet unpickled."""
+
+    @property
+    def is_error(self) -> bool:
+        """Whether ``read`` raises."""
+
+    def read(self) -> Any:
+        """Return the value, or raise the error."""
+
+
+class Value:
+    """The answer of a mirai that is settled with an object of this process."""
+
+    is_error = False
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def read(self) -> Any:
+        return self.value
+
+
+class Failure:
+    """The answer of a mirai that fails for a reason found in this process."""
+
+    is_error = True
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def read(self) -> Any:
+        raise self.error
+
+
+class Mirai(Future[T], Generic[T]):
+    """A value that will be there later: the result of one task.
+
+    It does all that a ``concurrent.futures.Future`` does, and ``await`` works on it too, on
+    asyncio and on trio.  As with ``asyncio.wrap_future``, cancelling the coroutine that awaits
+    it cancels it.
+
+    ``id`` is the task's number on its connection, ``name`` the function's name, and ``profile``
+    the pool that it was sent to.
+    """
+
+    # Not Future.__init__: see the module's docstring.
+    _lazy: threading.Condition | None = None
+    _state: str = PENDING
+    _waiters: Any = ()
+    _done_callbacks: Any = ()
+    _answer: Answer | None = None  # until it is read
+    _result: Any = None
+    _exception: BaseException | None = None
+    _cancel_hook: Callable[[Mirai[Any]], None] | None = None
+
+    def __init__(self, id: int = 0, name: str = "", profile: str = "") -> None:
+        self.id = id
+        self.name = name
+        self.profile = profile
+
+    @property
+    def _condition(self) -> threading.Condition:
+        if self._lazy is None:
+            with _lock:
+                if self._lazy is None:
+                    self._waiters = []
+                    self._done_callbacks = []
+                    self._lazy = threading.Condition()
+        return self._lazy
+
+    def __repr__(self) -> str:
+        state = {PENDING: "pending", CANCELLED_AND_NOTIFIED: "cancelled"}.get(self._state, "done")
+        if state == "done" and self._failed():
+            state = "failed"
+        where = f" on {self.profile!r}" if self.profile not in ("", "default") else ""
+        return f"<Mirai {self.id} {self.name}{where}: {state}>"
+
+    def _failed(self) -> bool:
+        return self._exception is not None or (self._answer is not None and self._answer.is_error)
+
+    # ── settling ─────────────────────────────────────────────────────────────────────────
+
+    def settle(self, answer: Answer, *, cancelled: bool = False) -> bool:
+        """Resolve it, once: return False, and change nothing, if it is resolved already.
+
+        For mirai's own use; called in any thread.  Callbacks run in this thread.
+        """
+        state = CANCELLED_AND_NOTIFIED if cancelled else FINISHED
+        with _lock:
+            condition = self._lazy
+            if condition is None:
+                if self._state != PENDING:
+                    return False
+                self._answer, self._state = answer, state
+                return True
+        with condition:
+            if self._state != PENDING:
+                return False
+            self._answer, self._state = answer, state
+            for waiter in self._waiters:
+                if cancelled:
+                    waiter.add_cancelled(self)
+                elif answer.is_error:
+                    waiter.add_exception(self)
+                else:
+                    waiter.add_result(self)
+            condition.notify_all()
+        self._invoke_callbacks()
+        return True
+
+    def _invoke_callbacks(self) -> None:
+        callbacks, self._done_callbacks = self._done_callbacks, []
+        for callback in callbacks:
+            try:
+                callback(self)
+            except Exception:
+                LOGGER.exception("exception calling callback for %r", self)
+
+    def cancel(self) -> bool:
+        """Cancel it: drop the task if it waits, stop it if it runs.
+
+        Returns True unless the task had ended already.  The mirai is cancelled at once.  A
+        running task is interrupted on its daemon by a KeyboardInterrupt; if it has not left
+        within the pool's grace time, its daemon is killed and replaced.
+        """
+        error = TaskCancelled(f"task {self.id} ({self.name}) was cancelled")
+        if not self.settle(Failure(error), cancelled=True):
+            return self.cancelled()
+        if self._cancel_hook is not None:
+            self._cancel_hook(self)
+        return True
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────
+
+    def result(self, timeout: float | None = None) -> T:
+        """Return what the task returned, waiting for it if need be.
+
+        ``timeout`` is in seconds.  Raises TimeoutError if the task has not ended by then (it
+        goes on), the task's own exception, or a MiraiError that says why there is no answer.
+        """
+        error = self.exception(timeout)
+        if error is None:
+            return self._result  # type: ignore[no-any-return]
+        try:
+            raise error
+        finally:
+            del error  # it holds this frame
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return the exception that ``result`` would raise, or None; wait like ``result``.
+
+        (Unlike in the standard library, the exception of a cancelled task is returned.)
+        """
+        if self._state == PENDING:
+            with self._condition as condition:
+                if not self._condition.wait_for(self.done, timeout):
+                    raise TimeoutError(f"{self!r} has not ended within {timeout} s")
+                del condition
+        if self._answer is not None:
+            self._read(self._answer)
+        return self._exception
+
+    def _read(self, answer: Answer) -> None:
+        """Unpickle the answer.  If two threads do so at once, the first object is everyone's."""
+        value, failure = None, None
+        try:
+            value = answer.read()
+        except BaseException as error:
+            failure = error
+        with _lock:
+            if self._answer is not None:
+                self._result, self._exception = value, failure
+                self._answer = None
+
+    def __await__(self) -> Generator[Any, None, T]:
+        if not self.done():
+            if _running_loop() is not None:
+                yield from _wait_on_asyncio(self)
+            elif "trio" not in sys.modules:
+                raise RuntimeError("to await a mirai, run in asyncio or in trio")
+            else:
+                from mirai._trio import wait
+
+                yield from wait(self)
+        return self.result()
+
+
+# ── asyncio ──────────────────────────────────────────────────────────────────────────────
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    events = sys.modules.get("asyncio.events")
+    return None if events is None else events._get_running_loop()
+
+
+class _Landing:
+    """Where other threads leave finished futures for one event loop: one wake-up for many."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._landed: list[asyncio.Future[None]] = []
+        self._guard = threading.Lock()
+
+    def add(self, future: asyncio.Future[None]) -> None:
+        with self._guard:
+            self._landed.append(future)
+            if len(self._landed) > 1:
+                return  # the loop has been called already
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._clear)
+
+    def _clear(self) -> None:
+        with self._guard:
+            landed, self._landed = self._landed, []
+        for future in landed:
+            if not future.done():
+                future.set_result(None)
+
+
+def _landing(loop: asyncio.AbstractEventLoop) -> _Landing:
+    landing: _Landing | None = getattr(loop, "_mirai_landing", None)
+    if landing is None:
+        landing = _Landing(loop)
+        loop._mirai_landing = landing  # type: ignore[attr-defined]
+    return landing
+
+
+def _wait_on_asyncio(mirai: Mirai[Any]) -> Generator[Any, None, None]:
+    loop = _running_loop()
+    assert loop is not None
+    future: asyncio.Future[None] = loop.create_future()
+    landing = _landing(loop)
+    mirai.add_done_callback(lambda _: landing.add(future))
+    try:
+        yield from future
+    except BaseException:
+        if future.cancelled():
+            mirai.cancel()
+        raise

@@ -1,0 +1,99 @@
+"""The mirais that have been sent and not answered, by task id.
+
+One thread owns an instance.  A mirai leaves it exactly once: with its outcome, because it was
+cancelled, or because the connection is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from dispatcher.messages import Crash, Kind, Outcome
+from mirai._errors import DaemonCrashed, MiraiError, RemoteError, SerializationError, TaskCancelled
+from mirai._future import Failure, Mirai
+from mirai._serialize import unpack
+
+
+class Pending:
+    """Task id -> mirai."""
+
+    def __init__(self) -> None:
+        self._mirais: dict[int, Mirai[Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self._mirais)
+
+    def add(self, mirai: Mirai[Any]) -> None:
+        """Wait for this mirai's outcome."""
+        self._mirais[mirai.id] = mirai
+
+    def remove(self, id: int) -> bool:
+        """Wait for it no longer; return whether it was waited for."""
+        return self._mirais.pop(id, None) is not None
+
+    def settle(self, outcomes: Iterable[Outcome]) -> None:
+        """Settle the mirais of these outcomes.  Unknown ids are late answers, and dropped."""
+        for outcome in outcomes:
+            mirai = self._mirais.pop(outcome.id, None)
+            if mirai is None:
+                continue
+            if outcome.kind is Kind.VALUE or outcome.kind is Kind.ERROR:
+                mirai.settle(Pickled(outcome))
+            elif outcome.kind is Kind.CANCELLED:
+                mirai.settle(Failure(TaskCancelled(f"{mirai!r} was cancelled")), cancelled=True)
+            else:
+                mirai.settle(Failure(_crashed(outcome.crash or Crash("the daemon died"))))
+
+    def lose(self, error: MiraiError, *, cancelled: bool = False) -> None:
+        """Settle all of them with ``error``."""
+        mirais, self._mirais = self._mirais, {}
+        for mirai in mirais.values():
+            mirai.settle(Failure(error), cancelled=cancelled)
+
+
+class Pickled:
+    """The answer of a task, as the daemon sent it."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.is_error = outcome.kind is Kind.ERROR
+        self._outcome = outcome
+
+    def read(self) -> Any:
+        """Unpickle it: return the value, or raise the error."""
+        try:
+            answer = unpack(self._outcome.payload, self._outcome.blobs)
+        except Exception as error:
+            what = "error" if self.is_error else "result"
+            raise SerializationError(
+                f"the task's {what} cannot be unpickled here: {type(error).__name__}: {error}"
+            ) from error
+        if not self.is_error:
+            return answer
+        raise _remote(*answer)
+
+
+def _remote(type_name: str, message: str, traceback: str, pickled: bytes | None) -> BaseException:
+    """Return the task's own exception, with where it arose as its cause."""
+    told = RemoteError(type_name, message, traceback)
+    if pickled is None:
+        return told
+    try:
+        error = unpack(pickled, ())
+    except Exception:
+        return told  # its class cannot be found here
+    if not isinstance(error, Exception):
+        return told
+    error.__cause__ = told
+    return error
+
+
+def _crashed(crash: Crash) -> DaemonCrashed:
+    return DaemonCrashed(
+        crash.reason,
+        exit_status=crash.exit,
+        host=crash.host,
+        pid=crash.pid,
+        attempt=crash.attempt,
+        output=crash.tail,
+    )

@@ -1,0 +1,251 @@
+"""Objects to payloads and back.
+
+Plain C pickle where it is surely right, cloudpickle otherwise; both with protocol 5, so that
+large buffers travel beside the pickle instead of inside it.  Buffers are copied once, at the
+call: what the caller does to its array afterwards does not reach the task.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from operator import is_
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from typing import Any
+
+import cloudpickle
+
+from dispatcher.messages import Blob
+from mirai._errors import SerializationError
+
+LARGE = 64 * 1024
+"""From this size on, in bytes, a payload or a buffer travels as a frame of its own."""
+
+Packed = tuple[bytes, tuple[Blob, ...]]
+
+_SCALARS = frozenset({int, float, complex, bool, str, bytes, type(None), type(...)})
+_PLAIN_ITEMS = 256  # containers up to this size are looked through
+
+
+def pack(value: object) -> Packed:
+    """Pickle ``value``.  Raises SerializationError, which says what cannot be pickled."""
+    try:
+        if _is_plain(value, 3):
+            return _parcel(pickle.dumps(value, 5), ())
+        blobs: list[Blob] = []
+        with io.BytesIO() as file:
+            pickler = cloudpickle.Pickler(file, protocol=5, buffer_callback=_collector(blobs))
+            pickler.dump(value)
+            return _parcel(file.getvalue(), tuple(blobs))
+    except Exception as error:
+        raise SerializationError(_explain(value, error)) from error
+
+
+def dumps(value: object) -> bytes:
+    """Pickle ``value`` into one piece.  Raises whatever its pickling raises."""
+    return bytes(cloudpickle.dumps(value, 5))
+
+
+def unpack(payload: bytes, blobs: tuple[Blob, ...]) -> Any:
+    """Return the object that ``pack`` was given.  Raises whatever its unpickling raises."""
+    buffers = [blob.data for blob in blobs]
+    data = payload or buffers.pop(0)
+    return pickle.loads(data, buffers=buffers)
+
+
+def _parcel(data: bytes, blobs: tuple[Blob, ...]) -> Packed:
+    return (data, blobs) if len(data) < LARGE else (b"", (Blob(data), *blobs))
+
+
+def _collector(blobs: list[Blob]) -> Callable[[pickle.PickleBuffer], bool]:
+    def in_band(buffer: pickle.PickleBuffer) -> bool:
+        """Keep a large buffer beside the pickle; return True for one that may go into it."""
+        with buffer.raw() as view:
+            if view.nbytes < LARGE:
+                return True
+            blobs.append(Blob(bytearray(view)))
+        return False
+
+    return in_band
+
+
+def _is_plain(value: object, depth: int) -> bool:
+    """Whether C pickle does the right thing: nothing in there comes from ``__main__``."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return True
+    if depth == 0 or kind not in (tuple, list, dict, set, frozenset):
+        return False
+    if len(value) > _PLAIN_ITEMS:  # type: ignore[arg-type]
+        return False
+    if kind is dict:
+        return all(
+            _is_plain(key, depth - 1) and _is_plain(item, depth - 1)
+            for key, item in value.items()  # type: ignore[attr-defined]
+        )
+    for item in value:  # type: ignore[attr-defined]
+        if type(item) not in _SCALARS and not _is_plain(item, depth - 1):
+            return False
+    return True
+
+
+# ── what cannot be pickled ───────────────────────────────────────────────────────────────
+
+
+def _explain(value: object, error: Exception) -> str:
+    path, culprit = _locate(value, "", 5)
+    where = f" at {path}" if path else ""
+    return f"cannot pickle {type(culprit).__module__}.{type(culprit).__qualname__}{where}: {error}"
+
+
+def _locate(value: object, path: str, depth: int) -> tuple[str, object]:
+    """Return the innermost part that cannot be pickled, and the way to it."""
+    if depth:
+        for step, part in _parts(value):
+            if not _picklable(part):
+                return _locate(part, path + step, depth - 1)
+    return path, value
+
+
+def _parts(value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        for key, item in list(value.items())[:1_000]:
+            yield f"[{key!r}]", item
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for index, item in enumerate(list(value)[:1_000]):
+            yield f"[{index}]", item
+    elif isinstance(value, FunctionType):
+        for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=False):
+            yield f"<variable {name}>", cell.cell_contents
+        for name in _global_names(value.__code__):
+            if name in value.__globals__:
+                yield f"<global {name}>", value.__globals__[name]
+    elif not isinstance(value, (type, ModuleType)):
+        for name, item in list(getattr(value, "__dict__", {}).items()):
+            yield f".{name}", item
+
+
+def _picklable(value: object) -> bool:
+    try:
+        cloudpickle.dumps(value, 5)
+    except Exception:
+        return False
+    return True
+
+
+# ── functions ────────────────────────────────────────────────────────────────────────────
+
+
+def function_name(fn: object) -> str:
+    """Return a name under which calls of the same code are known to cost alike."""
+    inner = getattr(fn, "func", fn)  # a partial's function
+    inner = getattr(inner, "__func__", inner)  # a method's function
+    module = getattr(inner, "__module__", None) or type(inner).__module__
+    name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
+    code = getattr(inner, "__code__", None)
+    return f"{module}.{name}:{code.co_firstlineno}" if code is not None else f"{module}.{name}"
+
+
+class FunctionPickles:
+    """The pickles of functions that are used again and again.
+
+    A function that is pickled by value is only taken from here if everything that its pickle
+    depends on (code, defaults, closure, the globals that it names) is still the same objects,
+    and all of them are of a kind that cannot change in place.  Otherwise it is pickled again.
+    """
+
+    def __init__(self, size: int = 256) -> None:
+        self._size = size
+        self._known: OrderedDict[int, tuple[object, list[object], Packed]] = OrderedDict()
+
+    def pack(self, fn: object) -> Packed:
+        """Pickle ``fn``, or return its pickle.  Raises SerializationError."""
+        fingerprint = _fingerprint(fn)
+        if fingerprint is None:
+            return pack(fn)
+        known = self._known.get(id(fn))
+        if known is not None:
+            function, before, packed = known
+            if function is fn and len(before) == len(fingerprint):
+                if all(map(is_, before, fingerprint)):
+                    return packed
+        packed = pack(fn)
+        self._known[id(fn)] = (fn, fingerprint, packed)
+        if len(self._known) > self._size:
+            self._known.popitem(last=False)
+        return packed
+
+
+def _fingerprint(fn: object) -> list[object] | None:
+    """Return all that the pickle of ``fn`` depends on; None if some may change in place."""
+    by_value = cloudpickle.list_registry_pickle_by_value()
+    found: list[object] = []
+    todo, seen = [fn], set()
+    while todo:
+        part = todo.pop()
+        found.append(part)
+        kind = type(part)
+        if kind in _SCALARS or kind is CodeType or id(part) in seen:
+            continue
+        seen.add(id(part))
+        if kind is tuple:
+            todo += part  # type: ignore[arg-type]
+        elif kind is ModuleType:
+            if part.__name__ in by_value or not _is_importable_module(part):  # type: ignore[attr-defined]
+                return None
+        elif _is_importable(part, by_value):
+            continue
+        elif kind is FunctionType:
+            _depend(part, todo)  # type: ignore[arg-type]
+        else:
+            return None
+    return found
+
+
+def _depend(fn: FunctionType, todo: list[object]) -> None:
+    """Add what the pickle of a function by value holds."""
+    todo += (fn.__code__.co_name, fn.__defaults__)
+    found: list[object] = [fn.__code__]
+    for mapping in (fn.__kwdefaults__, fn.__dict__):
+        if mapping:
+            found += mapping.keys()
+            found += mapping.values()
+    for cell in fn.__closure__ or ():
+        try:
+            found.append(cell.cell_contents)
+        except ValueError:  # not assigned yet
+            found.append(None)
+    missing = ...
+    found += (fn.__globals__.get(name, missing) for name in _global_names(fn.__code__))
+    todo += found
+
+
+@lru_cache(maxsize=1024)
+def _global_names(code: CodeType) -> tuple[str, ...]:
+    """Return the names that ``code`` and the functions inside it may look up globally."""
+    names = dict.fromkeys(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names.update(dict.fromkeys(_global_names(constant)))
+    return tuple(names)
+
+
+def _is_importable_module(module: Any) -> bool:
+    return sys.modules.get(module.__name__) is module and module.__name__ != "__main__"
+
+
+def _is_importable(part: Any, by_value: set[str]) -> bool:
+    """Whether a function or a class is pickled as its name."""
+    if not isinstance(part, (FunctionType, BuiltinFunctionType, type)):
+        return False
+    name = part.__module__
+    if name is None or name == "__main__" or name.partition(".")[0] in by_value or name in by_value:
+        return False
+    found: object = sys.modules.get(name)
+    for step in part.__qualname__.split("."):
+        found = getattr(found, step, None)
+    return found is part

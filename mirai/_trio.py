@@ -1,0 +1,34 @@
+"""Awaiting a mirai on trio."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+if TYPE_CHECKING:
+    from mirai._future import Mirai
+
+
+def wait(mirai: Mirai[Any]) -> Generator[Any, None, None]:
+    """Wait until ``mirai`` is settled; cancel it if the waiting is cancelled."""
+    return _wait(mirai).__await__()
+
+
+async def _wait(mirai: Mirai[Any]) -> None:
+    token = trio.lowlevel.current_trio_token()
+    done = trio.Event()
+
+    def wake(_: object) -> None:
+        try:
+            token.run_sync_soon(done.set)
+        except trio.RunFinishedError:
+            pass  # nobody waits any more
+
+    mirai.add_done_callback(wake)
+    try:
+        await done.wait()
+    except trio.Cancelled:
+        mirai.cancel()
+        raise
