@@ -522,7 +522,7 @@ class Dispatcher:
             self._settle(job, Outcome(job.id, Kind.CRASHED, crash=crash))
 
     def _recall_from_silent(self, now: float) -> None:
-        for peer, since in list(_due(self._silent.items(), now - PATIENCE)):
+        for peer, _ in list(_due(self._silent.items(), now - PATIENCE)):
             daemon = self._daemons[peer]
             daemon.recalled = True
             del self._silent[peer]

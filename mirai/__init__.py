@@ -1,10 +1,10 @@
 """Awaitable futures, evaluated by persistent processes over ZeroMQ.
 
-    from mirai import mirai, daemons
+from mirai import mirai, daemons
 
-    with daemons(4):
-        m = mirai(fit, data, depth=3)
-        model = m.result()                # or: await m
+with daemons(4):
+    m = mirai(fit, data, depth=3)
+    model = m.result()                # or: await m
 """
 
 from dispatcher import __version__ as __version__

@@ -126,7 +126,9 @@ class Channel:
 
     # ── for callers, in any thread ───────────────────────────────────────────────────────
 
-    def submit(self, fn: Callable[..., Any], args: Any, kwargs: Any, name: str | None) -> Mirai[Any]:
+    def submit(
+        self, fn: Callable[..., Any], args: Any, kwargs: Any, name: str | None
+    ) -> Mirai[Any]:
         """Send one task.
 
         Raises SerializationError if it cannot be pickled, and why the channel has ended if it

@@ -1,15 +1,15 @@
 """The tree of errors.
 
-    MiraiError
-     ├─ TaskTimeout          the task did not end in time       (also TimeoutError)
-     ├─ TaskCancelled        the task was cancelled             (also futures.CancelledError)
-     ├─ DaemonCrashed        the task's process died
-     ├─ RemoteError          the task's exception, where it cannot be pickled
-     ├─ DispatcherLost       the pool is gone
-     │   └─ AuthenticationError   the pool does not accept our key, or is not whom we expect
-     ├─ SerializationError   an argument, a function or a result cannot be pickled
-     ├─ QueueFull            the memory budget is used up
-     └─ ProtocolError        the other side speaks another language
+MiraiError
+ ├─ TaskTimeout          the task did not end in time       (also TimeoutError)
+ ├─ TaskCancelled        the task was cancelled             (also futures.CancelledError)
+ ├─ DaemonCrashed        the task's process died
+ ├─ RemoteError          the task's exception, where it cannot be pickled
+ ├─ DispatcherLost       the pool is gone
+ │   └─ AuthenticationError   the pool does not accept our key, or is not whom we expect
+ ├─ SerializationError   an argument, a function or a result cannot be pickled
+ ├─ QueueFull            the memory budget is used up
+ └─ ProtocolError        the other side speaks another language
 """
 
 from __future__ import annotations

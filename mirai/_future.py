@@ -88,7 +88,7 @@ class Mirai(Future[T], Generic[T]):
         self.profile = profile
 
     @property
-    def _condition(self) -> threading.Condition:
+    def _condition(self) -> threading.Condition:  # type: ignore[override]
         if self._lazy is None:
             with _lock:
                 if self._lazy is None:
@@ -158,6 +158,18 @@ class Mirai(Future[T], Generic[T]):
         if self._cancel_hook is not None:
             self._cancel_hook(self)
         return True
+
+    def done(self) -> bool:
+        """Return whether it is settled, in whatever way."""
+        return self._state != PENDING
+
+    def cancelled(self) -> bool:
+        """Return whether it was cancelled."""
+        return self._state == CANCELLED_AND_NOTIFIED
+
+    def running(self) -> bool:
+        """Return False: that is known to the dispatcher only."""
+        return False
 
     # ── reading ──────────────────────────────────────────────────────────────────────────
 

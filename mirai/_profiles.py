@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 from dispatcher.security import KeyPair
 from mirai._channel import Channel
 from mirai._errors import DispatcherLost, MiraiError, TaskCancelled
-from mirai._future import Failure, Mirai, Value
+from mirai._future import Mirai
 from mirai._status import Status
 
 DEFAULT = "default"
@@ -256,12 +257,10 @@ def _start_dispatcher(config: dict[str, Any]) -> subprocess.Popen[bytes]:
         start_new_session=True,
     )
     assert process.stdin is not None
-    try:
+    with contextlib.suppress(OSError):  # if it has died, reading its answer will tell
         process.stdin.write(os.fsencode(_search_path()))
         process.stdin.write(json.dumps(config).encode() + b"\n")
         process.stdin.flush()
-    except OSError:
-        pass  # it has died: reading its answer tells
     return process
 
 
@@ -287,10 +286,8 @@ def _end(process: subprocess.Popen[bytes], timeout: float) -> None:
     """Close the pipe that keeps the dispatcher alive, and wait until it has cleaned up."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            try:
+            with contextlib.suppress(OSError):
                 pipe.close()
-            except OSError:
-                pass
     try:
         process.wait(timeout)
     except subprocess.TimeoutExpired:

@@ -156,25 +156,26 @@ class FunctionPickles:
     A function that is pickled by value is only taken from here if everything that its pickle
     depends on (code, defaults, closure, the globals that it names) is still the same objects,
     and all of them are of a kind that cannot change in place.  Otherwise it is pickled again.
+    The function itself may be another: the same lambda in a loop is a new object every time.
     """
 
     def __init__(self, size: int = 256) -> None:
         self._size = size
-        self._known: OrderedDict[int, tuple[object, list[object], Packed]] = OrderedDict()
+        self._known: OrderedDict[int, tuple[list[object], Packed]] = OrderedDict()
 
     def pack(self, fn: object) -> Packed:
         """Pickle ``fn``, or return its pickle.  Raises SerializationError."""
         fingerprint = _fingerprint(fn)
         if fingerprint is None:
             return pack(fn)
-        known = self._known.get(id(fn))
+        key = id(getattr(fn, "__code__", fn))  # in the fingerprint, so that it stays alive
+        known = self._known.get(key)
         if known is not None:
-            function, before, packed = known
-            if function is fn and len(before) == len(fingerprint):
-                if all(map(is_, before, fingerprint)):
-                    return packed
+            before, packed = known
+            if len(before) == len(fingerprint) and all(map(is_, before, fingerprint)):
+                return packed
         packed = pack(fn)
-        self._known[id(fn)] = (fn, fingerprint, packed)
+        self._known[key] = (fingerprint, packed)
         if len(self._known) > self._size:
             self._known.popitem(last=False)
         return packed
@@ -184,44 +185,45 @@ def _fingerprint(fn: object) -> list[object] | None:
     """Return all that the pickle of ``fn`` depends on; None if some may change in place."""
     by_value = cloudpickle.list_registry_pickle_by_value()
     found: list[object] = []
-    todo, seen = [fn], set()
+    todo: list[Any] = [fn]
+    seen: set[int] = set()
     while todo:
         part = todo.pop()
-        found.append(part)
         kind = type(part)
-        if kind in _SCALARS or kind is CodeType or id(part) in seen:
+        if kind is FunctionType and not _is_importable(part, by_value):
+            if id(part) not in seen:
+                seen.add(id(part))
+                found += part.__annotations__.values()
+                todo += _dependencies(part)
             continue
-        seen.add(id(part))
+        found.append(part)
+        if kind in _SCALARS or kind is CodeType:
+            continue
         if kind is tuple:
-            todo += part  # type: ignore[arg-type]
+            todo += part
         elif kind is ModuleType:
-            if part.__name__ in by_value or not _is_importable_module(part):  # type: ignore[attr-defined]
+            if part.__name__ in by_value or not _is_importable_module(part):
                 return None
-        elif _is_importable(part, by_value):
-            continue
-        elif kind is FunctionType:
-            _depend(part, todo)  # type: ignore[arg-type]
-        else:
+        elif not _is_importable(part, by_value):
             return None
     return found
 
 
-def _depend(fn: FunctionType, todo: list[object]) -> None:
-    """Add what the pickle of a function by value holds."""
-    todo += (fn.__code__.co_name, fn.__defaults__)
-    found: list[object] = [fn.__code__]
+def _dependencies(fn: FunctionType) -> list[object]:
+    """Return what the pickle of a function by value holds; its code is looked at first."""
+    parts: list[object] = [fn.__name__, fn.__qualname__, fn.__module__, fn.__doc__]
     for mapping in (fn.__kwdefaults__, fn.__dict__):
         if mapping:
-            found += mapping.keys()
-            found += mapping.values()
+            parts += mapping.keys()
+            parts += mapping.values()
     for cell in fn.__closure__ or ():
         try:
-            found.append(cell.cell_contents)
+            parts.append(cell.cell_contents)
         except ValueError:  # not assigned yet
-            found.append(None)
-    missing = ...
-    found += (fn.__globals__.get(name, missing) for name in _global_names(fn.__code__))
-    todo += found
+            parts.append(...)
+    parts += (fn.__globals__.get(name, ...) for name in _global_names(fn.__code__))
+    parts += (fn.__defaults__, fn.__code__)
+    return parts
 
 
 @lru_cache(maxsize=1024)
@@ -243,7 +245,9 @@ def _is_importable(part: Any, by_value: set[str]) -> bool:
     if not isinstance(part, (FunctionType, BuiltinFunctionType, type)):
         return False
     name = part.__module__
-    if name is None or name == "__main__" or name.partition(".")[0] in by_value or name in by_value:
+    if not isinstance(name, str) or name == "__main__":
+        return False
+    if by_value and any(name == each or name.startswith(each + ".") for each in by_value):
         return False
     found: object = sys.modules.get(name)
     for step in part.__qualname__.split("."):

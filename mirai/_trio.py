@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,8 @@ async def _wait(mirai: Mirai[Any]) -> None:
     done = trio.Event()
 
     def wake(_: object) -> None:
-        try:
+        with contextlib.suppress(trio.RunFinishedError):  # nobody waits any more
             token.run_sync_soon(done.set)
-        except trio.RunFinishedError:
-            pass  # nobody waits any more
 
     mirai.add_done_callback(wake)
     try:
