@@ -237,7 +237,8 @@ def _global_names(code: CodeType) -> tuple[str, ...]:
 
 
 def _is_importable_module(module: Any) -> bool:
-    return sys.modules.get(module.__name__) is module and module.__name__ != "__main__"
+    name = module.__name__
+    return name != "__main__" and sys.modules.get(name) is module
 
 
 def _is_importable(part: Any, by_value: set[str]) -> bool:
