@@ -13,6 +13,7 @@ opaque here and everywhere else in ``dispatcher``.
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Any
 
 import msgspec
 
@@ -24,19 +25,23 @@ class ProtocolError(Exception):
     """A peer sent what it may not send.  Nothing has changed because of it."""
 
 
+Buffer = Any
+"""Whatever has the buffer protocol: bytes, a bytearray, a memoryview, a frame of ZeroMQ's."""
+
+
 class Blob:
     """A large piece of a payload, which travels as a frame of its own and is never copied."""
 
     __slots__ = ("data",)
 
-    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+    def __init__(self, data: Buffer) -> None:
         self.data = data
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Blob) and bytes(self.data) == bytes(other.data)
+        return isinstance(other, Blob) and memoryview(self.data) == memoryview(other.data)
 
     def __hash__(self) -> int:
-        return hash(bytes(self.data))
+        return hash(bytes(memoryview(self.data)))
 
     def __repr__(self) -> str:
         return f"Blob({memoryview(self.data).nbytes} bytes)"

@@ -106,5 +106,7 @@ def dial(context: zmq.Context[zmq.Socket[bytes]], pair: KeyPair, server: str) ->
 def _bound(socket: zmq.Socket[bytes]) -> None:
     """Set what both sides share.  Credit bounds the queues, so the high-water marks are off."""
     socket.linger = 500
+    # What is already a frame of ZeroMQ's goes out uncopied; pyzmq would keep a thread for others.
+    socket.copy_threshold = 2**31 - 1
     socket.sndhwm = socket.rcvhwm = 0
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)

@@ -31,6 +31,7 @@ from dispatcher import wire
 from dispatcher.core import Barren, Command, CutOff, Dispatcher, Event, Joined, Kill, Lost, Role
 from dispatcher.core import Send as SendCommand
 from dispatcher.messages import (
+    Buffer,
     Crash,
     FromClient,
     FromDaemon,
@@ -258,9 +259,9 @@ class Server:
                 return True
             peer = self._peers.get(route)
             header = self._router.recv(copy=peer is not None)
-            frames: list[wire.Frame] = [header if isinstance(header, bytes) else header.bytes]
+            frames: list[Buffer] = [header if isinstance(header, bytes) else header.bytes]
             while self._router.getsockopt(zmq.RCVMORE):
-                frames.append(self._router.recv(copy=False).buffer)
+                frames.append(self._router.recv(copy=False))
             if peer is None:
                 assert isinstance(header, zmq.Frame)
                 self._greet(route, header, frames)
@@ -268,7 +269,7 @@ class Server:
                 self._take(peer, frames)
         return False
 
-    def _take(self, peer: _Peer, frames: list[wire.Frame]) -> None:
+    def _take(self, peer: _Peer, frames: list[Buffer]) -> None:
         try:
             expected = FromClient if peer.owner.role is Role.CLIENT else FromDaemon
             self._events.append((peer.number, wire.decode(frames, expected)))
@@ -276,7 +277,7 @@ class Server:
             self._send(peer.route, Refused(str(error)))
             self._expel(peer)
 
-    def _greet(self, route: bytes, header: zmq.Frame, frames: list[wire.Frame]) -> None:
+    def _greet(self, route: bytes, header: zmq.Frame, frames: list[Buffer]) -> None:
         """Let a peer in that says Hello first; its key says what it is."""
         owner = self._gate.owner(str(header.get("User-Id")))
         try:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from dispatcher.messages import Blob, Message, Outcome, ProtocolError, Task
+from dispatcher.messages import Blob, Buffer, Message, Outcome, ProtocolError, Task
 
 MAX_FRAMES = 65_536
 MAX_HEADER = 256 << 20
@@ -25,12 +25,10 @@ BATCH_BYTES = 1 << 20
 
 _Part = TypeVar("_Part", Task, Outcome)
 
-Frame = bytes | bytearray | memoryview
 
-
-def encode(message: Message) -> list[Frame]:
+def encode(message: Message) -> list[Buffer]:
     """Return the frames of ``message``: the header, then its blobs in order."""
-    frames: list[Frame] = [b""]
+    frames: list[Buffer] = [b""]
 
     def number(blob: Any) -> int:
         if not isinstance(blob, Blob):
@@ -42,7 +40,7 @@ def encode(message: Message) -> list[Frame]:
     return frames
 
 
-def decode(frames: Sequence[Frame], expected: UnionType | type[Any]) -> Message:
+def decode(frames: Sequence[Buffer], expected: UnionType | type[Any]) -> Message:
     """Return the message in ``frames``, which must be one of ``expected``.
 
     Raises ProtocolError if it is not, if a limit is passed, or if a blob is missing, left over

@@ -23,6 +23,7 @@ from dispatcher import wire
 from dispatcher.messages import (
     VERSION,
     Ask,
+    Buffer,
     Cancel,
     Function,
     Hello,
@@ -286,13 +287,13 @@ class Channel:
                 header = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            frames: list[wire.Frame] = [header]
+            frames: list[Buffer] = [header]
             while self._socket.getsockopt(zmq.RCVMORE):
-                frames.append(self._socket.recv(copy=False).buffer)
+                frames.append(self._socket.recv(copy=False))
             self._take(frames)
             left -= not everything
 
-    def _take(self, frames: list[wire.Frame]) -> None:
+    def _take(self, frames: list[Buffer]) -> None:
         try:
             message = wire.decode(frames, ToClient)
         except WireError as error:

@@ -25,6 +25,7 @@ import zmq.utils.monitor
 from dispatcher import wire
 from dispatcher.messages import (
     VERSION,
+    Buffer,
     Done,
     Hello,
     Interrupt,
@@ -186,9 +187,9 @@ class Daemon:
                 header = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return True
-            frames: list[wire.Frame] = [header]
+            frames: list[Buffer] = [header]
             while self._socket.getsockopt(zmq.RCVMORE):
-                frames.append(self._socket.recv(copy=False).buffer)
+                frames.append(self._socket.recv(copy=False))
             if not self._obey(wire.decode(frames, ToDaemon)):
                 return False
 

@@ -18,6 +18,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import cloudpickle
+from zmq import Frame
 
 from dispatcher.messages import Blob
 from mirai._errors import SerializationError
@@ -58,7 +59,7 @@ def unpack(payload: bytes, blobs: tuple[Blob, ...]) -> Any:
 
 
 def _parcel(data: bytes, blobs: tuple[Blob, ...]) -> Packed:
-    return (data, blobs) if len(data) < LARGE else (b"", (Blob(data), *blobs))
+    return (data, blobs) if len(data) < LARGE else (b"", (Blob(Frame(data, copy=True)), *blobs))
 
 
 def _collector(blobs: list[Blob]) -> Callable[[pickle.PickleBuffer], bool]:
@@ -67,7 +68,7 @@ def _collector(blobs: list[Blob]) -> Callable[[pickle.PickleBuffer], bool]:
         with buffer.raw() as view:
             if view.nbytes < LARGE:
                 return True
-            blobs.append(Blob(bytearray(view)))
+            blobs.append(Blob(Frame(view, copy=True)))
         return False
 
     return in_band

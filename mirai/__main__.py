@@ -1,0 +1,52 @@
+"""The command line: ``python -m mirai``, or ``mirai`` once it is installed.
+
+A command is a module with ``main(arguments) -> exit status``, imported only when it is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from dispatcher import __version__
+
+COMMANDS = {
+    "demo": ("mirai._demo", "count the words of Python's standard library on local daemons"),
+}
+"""Command -> its module, and what it does."""
+
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, as shells have it."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that ``argv`` (by default, this process's) names; return the status."""
+    chosen = _parser().parse_args(argv)
+    module, _ = COMMANDS[chosen.command]
+    try:
+        status: int = import_module(module).main(chosen.arguments)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    commands = (f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="mirai",
+        description="Awaitable futures, evaluated by persistent processes over ZeroMQ.",
+        epilog="\n".join(["commands:", *commands]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mirai {__version__}")
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="what the command takes")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

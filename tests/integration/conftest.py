@@ -1,0 +1,121 @@
+"""Every test here runs real processes, and must leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+MARK = "MIRAI_TEST_MARK"
+ROOT = Path(__file__).parents[2]
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 15.0) -> None:
+    """Wait for something that no future, pipe or event tells of, such as another's process."""
+    until = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < until, "it has not happened in time"
+        time.sleep(0.002)
+
+
+def processes_marked(mark: str) -> list[str]:
+    """Return the processes that have inherited ``mark`` in their environment, besides this one."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes()
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ")[:80]
+        except OSError:
+            continue
+        if f"{MARK}={mark}".encode() in environment.split(b"\0") and state != "Z":
+            found.append(f"{entry.name} {state} {command.decode(errors='replace')}")
+    return found
+
+
+def zombies() -> list[str]:
+    """Return the children of this process that have ended and were not waited for."""
+    found = []
+    for path in Path("/proc/self/task").glob("*/children"):
+        for pid in path.read_text().split():
+            stat = Path(f"/proc/{pid}/stat")
+            if stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z":
+                found.append(pid)
+    return found
+
+
+def _sockets() -> set[str]:
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    return {line.split()[-1] for line in lines if "mirai" in line}
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture
+def mark(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Mark this process's future children, and return the mark."""
+    value = f"{os.getpid()}-{time.monotonic_ns()}"
+    monkeypatch.setenv(MARK, value)
+    return value
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(mark: str) -> Iterator[None]:
+    """Fail the test that leaves a process, thread, socket, descriptor or directory behind."""
+    from mirai import daemons
+
+    threads, sockets, descriptors = set(threading.enumerate()), _sockets(), _descriptors()
+    temporary = set(os.listdir(tempfile.gettempdir()))
+    yield
+    daemons(0)
+    wait_until(lambda: not processes_marked(mark), 10)
+    wait_until(lambda: not set(threading.enumerate()) - threads, 10)
+    assert not zombies()
+    assert _sockets() <= sockets
+    assert _descriptors() <= descriptors + 1  # the random device, opened once by libsodium
+    left = set(os.listdir(tempfile.gettempdir())) - temporary
+    assert not {name for name in left if "mirai" in name}
+
+
+Script = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def script(tmp_path: Path, mark: str) -> Iterator[Script]:
+    """Start a Python program in a process and session of its own; end it after the test."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(source: str, *, as_file: bool = True) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-c", source]
+        if as_file:
+            path = tmp_path / f"program{len(running)}.py"
+            path.write_text(source)
+            argv = [sys.executable, str(path)]
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT), MARK: mark},
+            start_new_session=True,
+        )
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        process.kill()
+        process.communicate()
