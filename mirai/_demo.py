@@ -98,19 +98,18 @@ class Progress:
             self._stream.write("\r\x1b[K")
 
 
-def count_on_daemons(work: Sequence[Sequence[Path]], n: int) -> tuple[Tally, Status]:
-    """Count everything with ``n`` daemons, one task a batch; also return how it was spread."""
+def count_on_daemons(work: Sequence[Sequence[Path]]) -> Tally:
+    """Count everything on the daemons that are set, one task a batch."""
     total = Tally()
     progress = Progress(sum(map(len, work)), sys.stderr)
-    with daemons(n) as pool:
-        try:
-            tallies: list[Future[Tally]] = [mirai(tally_files, batch) for batch in work]
-            for future in as_completed(tallies):
-                total.add(future.result())
-                progress.show(total.files)
-        finally:
-            progress.end()
-        return total, pool.status()
+    tallies: list[Future[Tally]] = [mirai(tally_files, batch) for batch in work]
+    try:
+        for future in as_completed(tallies):
+            total.add(future.result())
+            progress.show(total.files)
+    finally:
+        progress.end()
+    return total
 
 
 def report(total: Tally, top: int) -> str:
@@ -140,17 +139,21 @@ def main(argv: Sequence[str]) -> int:
         print(f"there are no Python files below {options.folder}", file=sys.stderr)
         return 1
     work = list(batches(((path, path.stat().st_size) for path in files), BATCH_BYTES))
-    print(f"counting the words below {options.folder}: {len(work)} tasks, {options.n} daemons")
-    begun = time.perf_counter()
-    total, status = count_on_daemons(work, options.n)
-    seconds = time.perf_counter() - begun
+    print(f"{len(files):,} files below {options.folder}, in {len(work)} tasks", flush=True)
+    clock = time.perf_counter
+    begun = clock()
+    with daemons(options.n) as pool:
+        started = clock()
+        total = count_on_daemons(work)
+        counted = clock()
+        status = pool.status()
     print(report(total, options.top))
-    print(f"\n{seconds:7.2f} s with {options.n} daemons, their start and their end included")
+    print(f"\n{started - begun:7.2f} s to start the dispatcher")
+    print(f"{counted - started:7.2f} s to count, on {options.n} daemons")
     if options.compare:
-        begun = time.perf_counter()
+        begun = clock()
         tally_files(files)
-        alone = time.perf_counter() - begun
-        print(f"{alone:7.2f} s in this process alone: {alone / seconds:.1f} times as long")
+        print(f"{clock() - begun:7.2f} s to count, in this process alone")
     print(f"\nhow the work was spread:\n{spread(status)}")
     return 0
 
