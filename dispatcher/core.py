@@ -149,7 +149,8 @@ class _Daemon:
     since: float
     hand: dict[int, Job] = field(default_factory=dict)  # by key, in the order of evaluation
     load: float = 0.0  # seconds that the hand should take
-    recalled: bool = False  # asked to hand back; gets nothing until it answers a task
+    recalled: bool = False  # asked to hand back, and has not done so
+    overdue: bool = False  # has been silent for too long, and has not answered a task since
     knows: set[FunctionEntry] = field(default_factory=set)
     forget: list[int] = field(default_factory=list)  # to tell it with its next tasks
     done: int = 0
@@ -262,8 +263,10 @@ class Dispatcher:
             assert not job.cancelled, "a cancelled job is still its client's"
         for peer, daemon in self._daemons.items():
             assert all(job.daemon == peer for job in daemon.hand.values())
-            assert (peer in self._idle) == (not daemon.hand), "idle daemons are lost sight of"
-            assert len(daemon.hand) < 2 or daemon.recalled or peer in self._silent
+            idle = not daemon.hand and not daemon.recalled
+            assert (peer in self._idle) == idle, "idle daemons are lost sight of"
+            watched = daemon.recalled or daemon.overdue or peer in self._silent
+            assert len(daemon.hand) < 2 or watched, "a daemon could keep tasks for ever"
         if self._queue:
             assert not self._idle and not self._open, "work waits while a daemon idles"
 
@@ -413,7 +416,7 @@ class Dispatcher:
                 self._release(job)
             else:
                 self._settle(job, _renumbered(outcome, job.id))
-        daemon.recalled = False
+        daemon.overdue = False
         self._rank(daemon, now)
 
     def _take_back(self, daemon: _Daemon, keys: Sequence[int], now: float) -> None:
@@ -427,6 +430,7 @@ class Dispatcher:
                 self._release(job)
             else:
                 self._queue.put_back(job)
+        daemon.recalled = False
         self._rank(daemon, now)
 
     # ── jobs ─────────────────────────────────────────────────────────────────────────────
@@ -472,16 +476,17 @@ class Dispatcher:
     def _rank(self, daemon: _Daemon, now: float) -> None:
         """Put a daemon that has just been heard into the groups that it belongs to."""
         self._silent.pop(daemon.peer, None)
-        if not daemon.hand:
-            daemon.recalled = False
         self._place(daemon, now)
 
     def _place(self, daemon: _Daemon, now: float) -> None:
         self._idle.pop(daemon.peer, None)
         self._open.pop(daemon.peer, None)
+        if daemon.recalled:
+            return  # what it hands back is older than what it would be given
         if not daemon.hand:
+            daemon.overdue = False
             self._idle[daemon.peer] = daemon
-        elif not daemon.recalled:
+        elif not daemon.overdue:
             if daemon.load < HORIZON and len(daemon.hand) < BATCH_TASKS:
                 self._open[daemon.peer] = daemon
             if len(daemon.hand) > 1:
@@ -524,7 +529,7 @@ class Dispatcher:
     def _recall_from_silent(self, now: float) -> None:
         for peer, _ in list(_due(self._silent.items(), now - PATIENCE)):
             daemon = self._daemons[peer]
-            daemon.recalled = True
+            daemon.recalled = daemon.overdue = True
             del self._silent[peer]
             self._open.pop(peer, None)
             self._post(peer).recall.extend(list(daemon.hand)[1:])

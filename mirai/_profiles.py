@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from dispatcher.security import KeyPair
 from mirai._channel import Channel
@@ -22,6 +22,8 @@ from mirai._status import Status
 DEFAULT = "default"
 START_TIMEOUT = 60.0
 """Seconds that a dispatcher has to start listening."""
+GRACE = 5.0
+"""Seconds that a cancelled task has to leave before its daemon is killed."""
 STOP_TIMEOUT = 5.0
 """Seconds that a dispatcher has to end its daemons and itself; then it is killed."""
 
@@ -36,6 +38,13 @@ _living: set[Daemons] = set()  # the pools of the profiles, and ephemeral ones
 _guard = threading.RLock()
 
 
+class _Keys(NamedTuple):
+    """The keys of a pool; each daemon has one besides, which only the dispatcher knows."""
+
+    server: KeyPair
+    client: KeyPair
+
+
 class Daemons:
     """A pool: a dispatcher process, its daemons, and the channel to them.
 
@@ -48,12 +57,16 @@ class Daemons:
         self.profile = profile
         self._once = threading.Lock()
         self._owner = os.getpid()
-        server, client = KeyPair.new(), KeyPair.new()
-        self._process = _start_dispatcher(_config(n, url, server, client))
+        self._keys = _Keys(server=KeyPair.new(), client=KeyPair.new())
+        self._process = _start_dispatcher(_config(n, url, self._keys))
         try:
             self.url = _listening_url(self._process)
             self._channel = Channel(
-                self.url, client, server.public, profile=profile, explain=self._explain_loss
+                self.url,
+                self._keys.client,
+                self._keys.server.public,
+                profile=profile,
+                explain=self._explain_loss,
             )
         except BaseException:
             _end(self._process, 0)
@@ -219,7 +232,7 @@ def _check(n: object, url: object, profile: object) -> None:
 # ── the dispatcher process ───────────────────────────────────────────────────────────────
 
 
-def _config(n: int, url: str, server: KeyPair, client: KeyPair) -> dict[str, Any]:
+def _config(n: int, url: str, keys: _Keys) -> dict[str, Any]:
     plan = {
         "count": n,
         "argv": _argv("mirai._daemon"),
@@ -228,10 +241,11 @@ def _config(n: int, url: str, server: KeyPair, client: KeyPair) -> dict[str, Any
     }
     return {
         "url": url,
-        "public": server.public,
-        "secret": server.secret,
-        "client": client.public,
+        "public": keys.server.public,
+        "secret": keys.server.secret,
+        "client": keys.client.public,
         "host_pid": os.getpid(),
+        "grace": GRACE,
         "plan": plan,
     }
 

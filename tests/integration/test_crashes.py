@@ -1,0 +1,319 @@
+"""Daemons that die, tasks that are cancelled: every future resolves, nothing runs twice."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import wait_until
+
+from mirai import DaemonCrashed, Mirai, MiraiError, TaskCancelled, daemons, mirai, status
+
+
+def kill_self() -> None:
+    print("the last words", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def leave() -> None:
+    print("going", file=sys.stderr)
+    os._exit(7)
+
+
+def segfault() -> None:
+    ctypes.string_at(0)
+
+
+class TestADaemonDies:
+    @pytest.mark.parametrize(
+        ("function", "exit_code", "signal_name", "output"),
+        [
+            (kill_self, None, "SIGKILL", "the last words"),
+            (leave, 7, None, "going"),
+            (segfault, None, "SIGSEGV", "Segmentation fault"),
+        ],
+    )
+    def test_the_error_names_the_cause(
+        self,
+        function: Callable[[], None],
+        exit_code: int | None,
+        signal_name: str | None,
+        output: str,
+    ) -> None:
+        with daemons(1):
+            pid = mirai(os.getpid).result()
+            error = mirai(function).exception(timeout=20)
+            assert isinstance(error, DaemonCrashed)
+            assert (error.exit_code, error.signal, error.pid) == (exit_code, signal_name, pid)
+            assert output in error.output
+            assert output in str(error)
+            assert error.attempt == 1
+            assert mirai(os.getpid).result(timeout=20) != pid
+            assert status().cumulative == 2
+
+    def test_what_had_not_started_runs_elsewhere_in_its_old_place(self, tmp_path: Path) -> None:
+        """Tiny tasks are given out by the hundred; one in the middle kills the daemon."""
+        log = tmp_path / "log"
+
+        def note(i: int) -> int:
+            with log.open("a") as file:
+                file.write(f"{i}\n")
+            if i == 700:
+                os._exit(1)
+            return i
+
+        with daemons(1):
+            futures = [mirai(note, i) for i in range(1_500)]
+            errors = [i for i, f in enumerate(futures) if f.exception(timeout=30) is not None]
+        ran = [int(line) for line in log.read_text().split()]
+        assert ran == list(range(1_500))  # each once, and in order
+        assert 700 in errors
+        # Those that had ended, but whose answers had not left yet, are lost with their daemon.
+        assert errors == list(range(errors[0], 701))
+
+    def test_a_kill_from_outside_while_tasks_fly(self, tmp_path: Path) -> None:
+        def note(i: int) -> int:
+            with (tmp_path / str(os.getpid())).open("a") as file:
+                file.write(f"{i}\n")
+            return i
+
+        rng = random.Random(1)
+        with daemons(2):
+            futures = [mirai(note, i) for i in range(4_000)]
+            for _ in range(5):
+                wait_until(lambda: status().connections >= 1)
+                with contextlib.suppress(ProcessLookupError, IndexError):
+                    os.kill(rng.choice(status().daemons).pid, signal.SIGKILL)
+            outcomes = [f.exception(timeout=30) for f in futures]
+        ran = Counter(line for file in tmp_path.iterdir() for line in file.read_text().split())
+        assert max(ran.values()) == 1
+        for i, error in enumerate(outcomes):
+            assert error is None or isinstance(error, DaemonCrashed)
+            assert error is not None or ran[str(i)] == 1
+
+    def test_its_children_die_with_it(self) -> None:
+        def spawn() -> int:
+            return subprocess.Popen(["sleep", "1000"]).pid
+
+        with daemons(1):
+            child = mirai(spawn).result()
+            mirai(leave).exception(timeout=20)
+            wait_until(lambda: not Path(f"/proc/{child}").exists())
+
+    def test_a_forked_child_does_not_keep_its_task_alive(self) -> None:
+        def fork_and_die() -> None:
+            if os.fork() == 0:
+                os.setsid()
+                time.sleep(2)
+                os._exit(0)
+            os._exit(9)
+
+        with daemons(1):
+            error = mirai(fork_and_die).exception(timeout=20)
+            assert isinstance(error, DaemonCrashed)
+            assert error.exit_code == 9
+
+    def test_daemons_that_cannot_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("mirai._profiles._BOOT", _BROKEN_BOOT)
+        with daemons(2):
+            error = mirai(abs, -1).exception(timeout=30)
+            assert isinstance(error, DaemonCrashed)
+            assert "5 daemons in a row" in str(error)
+            assert "the module is broken" in error.output
+            assert isinstance(mirai(abs, -1).exception(timeout=30), DaemonCrashed)
+
+    def test_killing_every_daemon_again_and_again(self, tmp_path: Path) -> None:
+        def work(begun: Path) -> None:
+            begun.touch()
+            time.sleep(600)
+
+        with daemons(2):
+            for i in range(5):
+                begun = tmp_path / str(i)
+                future = mirai(work, begun)
+                wait_until(begun.exists)
+                for daemon in status().daemons:
+                    os.kill(daemon.pid, signal.SIGKILL)
+                assert isinstance(future.exception(timeout=20), DaemonCrashed)
+            assert mirai(abs, -1).result(timeout=20) == 1
+
+
+_BROKEN_BOOT = (
+    "import sys; module = '{module}'\n"
+    "if 'daemon' in module: raise ImportError('the module is broken')\n"
+    "r = sys.stdin.buffer.readline\n"
+    r"sys.path[:] = r()[:-1].decode().split('\0')" + "\n"
+    "from dispatcher.__main__ import main; main()\n"
+)
+
+
+def started(function: Callable[..., Any], *args: Any) -> Mirai[Any]:
+    """Send a task, and return when it runs."""
+    future = mirai(function, *args)
+    wait_until(lambda: status().executing == 1)
+    return future
+
+
+class TestCancel:
+    def test_a_running_task_is_interrupted(self, tmp_path: Path) -> None:
+        def work() -> None:
+            (tmp_path / "begun").touch()
+            try:
+                time.sleep(600)
+            except KeyboardInterrupt:
+                (tmp_path / "interrupted").touch()
+                raise
+
+        with daemons(1):
+            pid = mirai(os.getpid).result()
+            future = mirai(work)
+            wait_until((tmp_path / "begun").exists)
+            assert future.cancel()
+            assert future.cancelled()
+            assert future.cancel()
+            with pytest.raises(TaskCancelled):
+                future.result()
+            assert mirai(os.getpid).result(timeout=20) == pid
+            assert (tmp_path / "interrupted").exists()
+
+    def test_a_waiting_task_is_dropped(self, tmp_path: Path) -> None:
+        with daemons(1):
+            blocker = started(time.sleep, 600)
+            waiting = mirai((tmp_path / "ran").touch)
+            assert waiting.cancel()
+            assert blocker.cancel()
+            assert mirai(abs, -1).result(timeout=20) == 1
+        assert not (tmp_path / "ran").exists()
+
+    def test_a_task_that_has_ended(self) -> None:
+        with daemons(1):
+            future = mirai(abs, -1)
+            assert future.result() == 1
+            assert not future.cancel()
+            assert future.result() == 1
+
+    def test_a_coroutine(self, tmp_path: Path) -> None:
+        async def work() -> None:
+            import asyncio
+
+            (tmp_path / "begun").touch()
+            try:
+                await asyncio.sleep(600)
+            finally:
+                (tmp_path / "left").touch()
+
+        async def answer() -> int:
+            return 42
+
+        with daemons(1):
+            pid = mirai(os.getpid).result()
+            future = mirai(work)
+            wait_until((tmp_path / "begun").exists)
+            future.cancel()
+            assert mirai(answer).result(timeout=20) == 42
+            assert mirai(os.getpid).result() == pid
+            assert (tmp_path / "left").exists()
+
+    def test_one_that_does_not_leave_is_killed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("mirai._profiles.GRACE", 0.2)
+
+        def stubborn() -> None:
+            while True:
+                with contextlib.suppress(KeyboardInterrupt):
+                    time.sleep(600)
+
+        with daemons(1):
+            pid = mirai(os.getpid).result()
+            future = started(stubborn)
+            future.cancel()
+            assert mirai(os.getpid).result(timeout=20) != pid
+            assert status().cumulative == 2
+
+    def test_the_interrupt_never_hits_the_next_task(self) -> None:
+        """Cancel tasks at every moment of their short lives; the others must all succeed."""
+
+        def spin() -> int:
+            return sum(range(2_000))
+
+        rng = random.Random(3)
+        with daemons(2):
+            for _ in range(30):
+                futures = [mirai(spin) for _ in range(100)]
+                doomed = rng.sample(futures, 30)
+                for future in doomed:
+                    future.cancel()
+                for future in futures:
+                    if not future.cancelled():
+                        assert future.result(timeout=20) == spin()
+            assert status().cumulative == 2
+
+    def test_cancelling_everything_frees_the_daemons(self) -> None:
+        with daemons(2):
+            futures = [mirai(time.sleep, 600) for _ in range(50)]
+            for future in futures:
+                future.cancel()
+            assert mirai(abs, -1).result(timeout=20) == 1
+            report = status()
+            assert (report.awaiting, report.executing) == (0, 0)
+
+    def test_cancel_from_many_threads(self) -> None:
+        with daemons(1):
+            future = started(time.sleep, 600)
+            answers: list[bool] = []
+            threads = [
+                threading.Thread(target=lambda: answers.append(future.cancel())) for _ in range(8)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert answers == [True] * 8
+
+
+class TestBalance:
+    def test_a_long_task_does_not_hold_up_those_behind_it(self, tmp_path: Path) -> None:
+        """The same function, quick a thousand times and then slow once."""
+
+        def maybe_slow(i: int) -> int:
+            if i == 1_500:
+                while not (tmp_path / "go").exists():
+                    time.sleep(0.001)
+            return i
+
+        with daemons(2):
+            futures = [mirai(maybe_slow, i) for i in range(3_000)]
+            for i, future in enumerate(futures):
+                if i != 1_500:
+                    assert future.result(timeout=20) == i
+            assert not futures[1_500].done()
+            (tmp_path / "go").touch()
+            assert futures[1_500].result(timeout=20) == 1_500
+
+    def test_status_while_busy(self) -> None:
+        with daemons(1):
+            futures = [mirai(time.sleep, 600) for _ in range(3)]
+            wait_until(lambda: status().executing == 1)
+            report = status()
+            assert (report.awaiting, report.executing, report.completed) == (2, 1, 0)
+            assert report.daemons[0].state == "busy"
+            assert "2 awaiting, 1 executing" in str(report)
+            for future in futures:
+                future.cancel()
+
+    def test_a_task_of_a_pool_that_is_gone(self) -> None:
+        pool = daemons(1)
+        daemons(0)
+        with pytest.raises(MiraiError, match="shut down"):
+            pool.submit(abs, (-1,), {})

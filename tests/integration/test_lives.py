@@ -1,0 +1,297 @@
+"""Starting and ending: nothing is left behind, however a pool or its host ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+from conftest import Script, processes_marked, wait_until
+
+from mirai import (
+    AuthenticationError,
+    DispatcherLost,
+    MiraiError,
+    TaskCancelled,
+    daemons,
+    mirai,
+    status,
+)
+
+
+class TestDaemons:
+    def test_a_pool_has_a_dispatcher_and_its_daemons(self, mark: str) -> None:
+        with daemons(3):
+            wait_until(lambda: status().connections == 3)
+            assert len(processes_marked(mark)) == 4
+            assert len({daemon.pid for daemon in status().daemons}) == 3
+
+    def test_zero_tears_down(self, mark: str) -> None:
+        daemons(2)
+        assert mirai(abs, -1).result() == 1
+        daemons(0)
+        assert not processes_marked(mark)
+        daemons(0)
+
+    def test_a_second_pool_replaces_the_first(self, mark: str) -> None:
+        first = daemons(2)
+        daemons(1)
+        assert mirai(abs, -1).result() == 1
+        assert len(processes_marked(mark)) == 2
+        with pytest.raises(MiraiError):
+            first.submit(abs, (1,), {})
+
+    def test_leaving_waits_for_the_tasks_of_the_block(self) -> None:
+        with daemons(2):
+            futures = [mirai(lambda x: time.sleep(0.01) or x, i) for i in range(20)]
+        assert [future.result() for future in futures] == list(range(20))
+
+    def test_leaving_by_an_exception_cancels_them(self) -> None:
+        futures = []
+
+        def block() -> None:
+            with daemons(1):
+                futures.extend(mirai(time.sleep, 60) for _ in range(5))
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            block()
+        assert all(future.cancelled() for future in futures)
+        with pytest.raises(TaskCancelled):
+            futures[0].result()
+
+    def test_leaving_an_asynchronous_block_does_not_block_the_loop(self) -> None:
+        async def main() -> int:
+            ticks = 0
+
+            async def tick() -> None:
+                nonlocal ticks
+                while True:
+                    await asyncio.sleep(0.001)
+                    ticks += 1
+
+            ticker = asyncio.create_task(tick())
+            async with daemons(1):
+                mirai(time.sleep, 0.3)
+            ticker.cancel()
+            return ticks
+
+        assert asyncio.run(main()) > 10
+
+    def test_tearing_down_does_not_wait_for_a_long_task(self) -> None:
+        pool = daemons(1)
+        future = mirai(time.sleep, 600)
+        wait_until(lambda: status().executing == 1)
+        pool.shutdown()
+        assert future.cancelled()
+
+    @pytest.mark.parametrize(
+        ("arguments", "error"),
+        [
+            ((), TypeError),
+            ((-1,), ValueError),
+            ((1.5,), TypeError),
+            ((True,), TypeError),
+            (("4",), TypeError),
+            ((1, "http://x"), ValueError),
+            ((1, 5), TypeError),
+        ],
+    )
+    def test_what_is_not_a_pool(self, arguments: tuple[object], error: type[Exception]) -> None:
+        with pytest.raises(error):
+            daemons(*arguments)  # type: ignore[arg-type]
+
+    def test_an_address_in_use(self) -> None:
+        with daemons(1, "tcp://127.0.0.1:0") as pool:
+            with pytest.raises(MiraiError, match="in use"):
+                daemons(1, pool.url, profile="other")
+            assert mirai(abs, -1).result() == 1
+
+
+class TestUrls:
+    def test_tcp(self) -> None:
+        with daemons(2, "tcp://127.0.0.1:0") as pool:
+            assert pool.url.startswith("tcp://127.0.0.1:")
+            assert not pool.url.endswith(":0")
+            assert [mirai(abs, -i).result() for i in range(100)] == list(range(100))
+            assert status().url == pool.url
+
+    @pytest.mark.parametrize("url", ["ipc", "tcp://127.0.0.1:0"])
+    @pytest.mark.parametrize("wrong", ["client", "server"])
+    def test_a_wrong_key_is_an_error_and_not_a_hang(self, url: str, wrong: str) -> None:
+        from dispatcher.security import KeyPair
+        from mirai._channel import Channel
+
+        pool = daemons(1, None if url == "ipc" else url)
+        server = pool._keys.server.public if wrong == "client" else KeyPair.new().public
+        client = KeyPair.new() if wrong == "client" else pool._keys.client
+        channel = Channel(pool.url, client, server, profile="thief", explain=lambda: None)
+        try:
+            future = channel.submit(abs, (-1,), {}, None)
+            assert isinstance(future.exception(timeout=20), AuthenticationError)
+        except AuthenticationError:
+            pass  # it had ended before we submitted
+        finally:
+            channel.close(MiraiError("the test is over"))
+        assert mirai(abs, -1).result() == 1
+
+    def test_a_daemon_key_is_no_client_key(self) -> None:
+        """A daemon that says what only a client may say is cut off."""
+        pool = daemons(1)
+        before = mirai(os.getpid).result()
+
+        def misbehave() -> None:
+            import gc
+
+            from dispatcher.messages import Submit
+            from mirai._daemon import Daemon
+
+            for daemon in [each for each in gc.get_objects() if isinstance(each, Daemon)]:
+                daemon._send(Submit(()))
+            time.sleep(60)
+
+        error = mirai(misbehave).exception(timeout=20)
+        assert isinstance(error, MiraiError)
+        assert mirai(os.getpid).result() != before
+        assert pool.status().cumulative == 2
+
+
+START = """
+import os, sys, time, signal
+from mirai import mirai, daemons
+d = daemons(2)
+ms = [mirai(time.sleep, 600) for _ in range(4)]
+print(mirai is not None, flush=True)
+"""
+
+
+def host_end(process: subprocess.Popen[str], mark: str) -> tuple[str, str]:
+    out, err = process.communicate(timeout=30)
+    wait_until(lambda: not processes_marked(mark))
+    return out, err
+
+
+class TestTheHostEnds:
+    def test_without_tearing_down(self, script: Script, mark: str) -> None:
+        process = script(START)
+        _, err = host_end(process, mark)
+        assert (process.returncode, err) == (0, "")
+
+    def test_by_an_uncaught_exception(self, script: Script, mark: str) -> None:
+        process = script(START + "raise RuntimeError('oops')")
+        _, err = host_end(process, mark)
+        assert process.returncode == 1
+        assert err.strip().endswith("RuntimeError: oops")
+
+    @pytest.mark.parametrize("ending", ["sys.exit(3)", "os._exit(3)"])
+    def test_by_exit(self, script: Script, mark: str, ending: str) -> None:
+        process = script(START + ending)
+        host_end(process, mark)
+        assert process.returncode == 3
+
+    @pytest.mark.parametrize(
+        "where", ["ms[0].result()", "daemons(0); time.sleep(60)", "time.sleep(60)"]
+    )
+    def test_by_ctrl_c(self, script: Script, mark: str, where: str) -> None:
+        process = script(START + where)
+        assert process.stdout is not None
+        process.stdout.readline()
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = host_end(process, mark)
+        assert process.returncode == -signal.SIGINT
+        assert err.count("Traceback") == 1
+        assert err.strip().endswith("KeyboardInterrupt")
+
+    def test_by_ctrl_c_in_a_block_that_waits(self, script: Script, mark: str) -> None:
+        process = script(
+            "import time\nfrom mirai import mirai, daemons\n"
+            "with daemons(2):\n    mirai(time.sleep, 600)\n    print(1, flush=True)\n"
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        os.killpg(process.pid, signal.SIGINT)
+        host_end(process, mark)
+        assert process.returncode == -signal.SIGINT
+
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+    def test_by_a_signal(self, script: Script, mark: str, number: int) -> None:
+        process = script(START + "time.sleep(60)")
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(number)
+        host_end(process, mark)
+        assert process.returncode == -number
+
+    def test_by_a_signal_while_a_forked_child_lives(self, script: Script, mark: str) -> None:
+        """The child has inherited the pipe whose end tells the dispatcher of the host's."""
+        process = script(START + "if os.fork() == 0: time.sleep(3); os._exit(0)\ntime.sleep(60)")
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.kill()
+        wait_until(lambda: len(processes_marked(mark)) <= 1)
+
+    def test_at_any_moment_of_the_start(self, script: Script, mark: str) -> None:
+        """Killed while the dispatcher and its daemons are being started."""
+        for delay in range(0, 200, 20):
+            process = script(START + "time.sleep(60)")
+            time.sleep(delay / 1_000)  # not to wait for something: to strike at some moment
+            process.kill()
+            wait_until(lambda: not processes_marked(mark))
+
+
+class TestTheDispatcherEnds:
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+    def test_every_future_says_so(self, mark: str, number: int) -> None:
+        pool = daemons(2)
+        futures = [mirai(time.sleep, 600) for _ in range(10)]
+        wait_until(lambda: status().executing == 2)
+        os.kill(pool._process.pid, number)
+        for future in futures:
+            assert isinstance(future.exception(timeout=20), DispatcherLost)
+        with pytest.raises(DispatcherLost):
+            mirai(abs, -1)
+        wait_until(lambda: not processes_marked(mark))
+        with daemons(1):
+            assert mirai(abs, -1).result() == 1
+
+    def test_the_error_says_how(self) -> None:
+        pool = daemons(1)
+        future = mirai(time.sleep, 600)
+        os.kill(pool._process.pid, signal.SIGKILL)
+        with pytest.raises(DispatcherLost, match="SIGKILL"):
+            future.result(timeout=20)
+
+    def test_while_a_block_waits(self) -> None:
+        with daemons(1) as pool:
+            future = mirai(time.sleep, 600)
+            killer = threading.Timer(0.2, os.kill, (pool._process.pid, signal.SIGKILL))
+            killer.start()
+        killer.join()
+        assert isinstance(future.exception(timeout=20), DispatcherLost)
+
+
+class TestFork:
+    def test_the_child_has_no_pool_and_says_so(self, script: Script, mark: str) -> None:
+        process = script(
+            START
+            + """
+from mirai import DispatcherLost, status, MiraiError
+if (pid := os.fork()) == 0:
+    try: ms[0].result(timeout=5)
+    except DispatcherLost as error: print("lost", "fork" in str(error))
+    try: status()
+    except MiraiError: print("none")
+    print(mirai(abs, -2).result())
+    sys.stdout.flush()
+    os._exit(0)
+os.waitpid(pid, 0)
+print("parent", mirai is not None and not ms[0].done())
+daemons(0)
+"""
+        )
+        out, err = host_end(process, mark)
+        assert (out.split(), err) == (["True", "lost", "True", "none", "2", "parent", "True"], "")
