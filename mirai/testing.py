@@ -1,0 +1,528 @@
+"""A small world in memory: real decisions, no sockets, no threads, no time of its own.
+
+A ``World`` holds a real dispatcher core, clients that settle real mirais and daemons that
+really evaluate.  Between them are ``Link``s, on which messages lie, in order and as the frames
+that a socket would carry, until somebody takes them off; and there is a ``Clock`` that stands
+still until it is stepped.  Nothing happens by itself: whatever can happen next is a ``Move``, and
+whoever holds the world makes the moves, in any order, or has ``settle`` make them all.
+
+    with World() as world:
+        client, daemon = world.add_client(), world.add_daemon()
+        future = world.submit(client, pow, 2, 10)
+        world.settle()
+        assert future.result() == 1024
+
+The order of operations is that of ``mirai._channel``, ``mirai._daemon`` and
+``dispatcher.server``, whose places the classes here take.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from types import TracebackType, UnionType
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import msgspec
+
+from dispatcher import wire
+from dispatcher.core import Command, CutOff, Dispatcher, Event, Joined, Kill, Lost, Role, Send
+from dispatcher.messages import (
+    VERSION,
+    Buffer,
+    Cancel,
+    Crash,
+    Done,
+    FromClient,
+    FromDaemon,
+    Function,
+    Hello,
+    Interrupt,
+    Kind,
+    Message,
+    Outcome,
+    Recall,
+    Refused,
+    Results,
+    Returned,
+    Run,
+    Stop,
+    Submit,
+    Task,
+    ToClient,
+    ToDaemon,
+)
+from dispatcher.messages import ProtocolError as WireError
+from mirai._daemon import Hand
+from mirai._errors import DispatcherLost, MiraiError, ProtocolError
+from mirai._evaluate import Evaluator
+from mirai._future import Mirai
+from mirai._pending import Pending
+from mirai._serialize import FunctionPickles, Packed, function_name, pack
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+KILLED = -9
+"""The exit code of a daemon that died here."""
+
+Watch = Callable[[Sequence[tuple[int, Event]], Sequence[Command]], None]
+"""Is told, after each call of the core, what went in and what came out."""
+
+
+class Clock:
+    """A clock that stands still until it is stepped."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        """Seconds since the world began."""
+
+    def step(self, seconds: float) -> None:
+        """Let time pass.  Raises ValueError if it would run backwards."""
+        if seconds < 0:
+            raise ValueError("time does not run backwards")
+        self.now += seconds
+
+
+# ── what lies between the peers ──────────────────────────────────────────────────────────
+
+
+class Line:
+    """Messages in flight in one direction, oldest first."""
+
+    def __init__(self, expected: UnionType) -> None:
+        """``expected`` are the messages that may arrive at its end."""
+        self.closed = False
+        """Nothing can be sent any more; what is in flight still arrives."""
+        self._expected = expected
+        self._frames: deque[list[bytes]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def send(self, message: Message) -> None:
+        """Put a message on the line; on a closed one it is lost."""
+        self.send_frames(wire.encode(message))
+
+    def send_frames(self, frames: Sequence[Buffer]) -> None:
+        """Put frames on the line, whether or not they are a message."""
+        if not self.closed:
+            self._frames.append([bytes(frame) for frame in frames])
+
+    def receive(self) -> Message:
+        """Take the oldest message off the line.
+
+        Raises ``dispatcher.messages.ProtocolError`` if it is not one of those that are expected.
+        """
+        return wire.decode(self._frames.popleft(), self._expected)
+
+    def close(self, arriving: int | None = None) -> None:
+        """Take nothing more; of what is in flight the first ``arriving`` arrive (None: all)."""
+        self.closed = True
+        while arriving is not None and len(self._frames) > arriving:
+            self._frames.pop()
+
+
+class Link:
+    """The connection between one peer and the dispatcher."""
+
+    def __init__(self, role: Role) -> None:
+        is_client = role is Role.CLIENT
+        self.up = Line(FromClient if is_client else FromDaemon)
+        """From the peer to the dispatcher."""
+        self.down = Line(ToClient if is_client else ToDaemon)
+        """From the dispatcher to the peer."""
+
+    def close(self, arriving: int | None = None) -> None:
+        """The peer is gone: of what it has sent, the first ``arriving`` messages arrive."""
+        self.up.close(arriving)
+        self.down.close(0)
+
+
+# ── peers ────────────────────────────────────────────────────────────────────────────────
+
+
+class Client:
+    """A host: what ``mirai._channel.Channel`` does, one thing at a time."""
+
+    role = Role.CLIENT
+
+    def __init__(self, number: int, known_functions: int) -> None:
+        self.link = Link(self.role)
+        self.pending = Pending()
+        self.alive = True
+        self.crash = Crash("its connection was lost")
+        self._number = number
+        self._known_functions = known_functions
+        self._pickles = FunctionPickles()
+        self._functions: OrderedDict[Packed, int] = OrderedDict()
+        self._last_function = 0
+        self._last_id = 0
+        self._reset_outbox()
+        self.link.up.send(Hello(VERSION, "memory", number))
+
+    def submit(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Mirai[Any]:
+        """Put a task into the outbox.  Raises SerializationError, or DispatcherLost at the end."""
+        if not self.alive:
+            raise DispatcherLost("this client has left")
+        packed = self._pickles.pack(fn)
+        payload, blobs = pack((args, kwargs))
+        label = function_name(fn)
+        self._last_id += 1
+        mirai: Mirai[Any] = Mirai(self._last_id, label.partition(":")[0], f"client {self._number}")
+        mirai._cancel_hook = self._cancel
+        task = Task(mirai.id, self._function(packed, label), payload, blobs)
+        self._tasks.append((mirai, task))
+        return mirai
+
+    def can_flush(self) -> bool:
+        """Whether there is anything to send."""
+        return self.alive and bool(self._tasks or self._cancels)
+
+    def flush(self) -> None:
+        """Send what has gathered: tasks before the cancels that may be about them."""
+        functions, forget, cancels = tuple(self._new), tuple(self._forget), self._cancels
+        tasks = []
+        for mirai, task in self._tasks:
+            if not mirai.done():
+                self.pending.add(mirai)
+                tasks.append(task)
+        self._reset_outbox()
+        batches = list(wire.batches(tasks)) or [()] * bool(functions or forget)
+        for index, batch in enumerate(batches):
+            last = index == len(batches) - 1
+            self.link.up.send(Submit(batch, functions, forget if last else ()))
+            functions = ()
+        if ids := tuple(id for id in cancels if self.pending.remove(id)):
+            self.link.up.send(Cancel(ids))
+
+    def can_read(self) -> bool:
+        """Whether a message has arrived."""
+        return self.alive and bool(self.link.down)
+
+    def read(self) -> None:
+        """Take in one message."""
+        match self.link.down.receive():
+            case Results(outcomes):
+                self.pending.settle(outcomes)
+            case Refused(reason):
+                self.leave(ProtocolError(f"the dispatcher refused us: {reason}"))
+
+    def leave(
+        self, error: MiraiError, *, cancelled: bool = False, arriving: int | None = None
+    ) -> None:
+        """Be gone: whatever is not answered is settled with ``error``.
+
+        Of what is still on its way to the dispatcher, ``arriving`` messages arrive (None: all).
+        """
+        self.alive = False
+        self.link.close(arriving)
+        for mirai, _ in self._tasks:
+            self.pending.add(mirai)
+        self._reset_outbox()
+        self.pending.lose(error, cancelled=cancelled)
+
+    def _reset_outbox(self) -> None:
+        self._tasks: list[tuple[Mirai[Any], Task]] = []
+        self._new: list[Function] = []
+        self._forget: list[int] = []
+        self._cancels: list[int] = []
+
+    def _cancel(self, mirai: Mirai[Any]) -> None:
+        if self.alive:
+            self._cancels.append(mirai.id)
+
+    def _function(self, packed: Packed, name: str) -> int:
+        """Return the function's number, and have the dispatcher told of it if it is new."""
+        number = self._functions.get(packed)
+        if number is not None:
+            self._functions.move_to_end(packed)
+            return number
+        self._last_function += 1
+        self._functions[packed] = self._last_function
+        self._new.append(Function(self._last_function, name, *packed))
+        if len(self._functions) > self._known_functions:
+            self._forget.append(self._functions.popitem(last=False)[1])
+        return self._last_function
+
+
+class Daemon:
+    """A daemon: what ``mirai._daemon.Daemon`` does in two threads, one thing at a time.
+
+    A task is called when it begins, and its outcome is known when it ends; between the two it
+    runs, for as long as the world's clock says.
+    """
+
+    role = Role.DAEMON
+
+    def __init__(self, number: int, clock: Clock, *, watermark: bool) -> None:
+        self.link = Link(self.role)
+        self.hand = Hand()
+        self.evaluator = Evaluator()
+        self.alive = True
+        self.crash = Crash("the daemon died", KILLED, "memory", number)
+        self.started = 0 if watermark else None
+        """The key of the task that it began last, as its watermark shows it after its death."""
+        self._clock = clock
+        self._waiting = 0  # tasks in the hand that have not begun
+        self._outbox: list[Outcome] = []
+        self._outcome: Outcome | None = None  # of the task that runs
+        self._begun = 0.0  # when it began
+        self.link.up.send(Hello(VERSION, "memory", number))
+
+    def can_read(self) -> bool:
+        """Whether a message has arrived."""
+        return self.alive and bool(self.link.down)
+
+    def read(self) -> None:
+        """Take in one message."""
+        match self.link.down.receive():
+            case Run(tasks, functions, forget):
+                self.evaluator.learn(functions, forget)
+                self.hand.add(tasks)
+                self._waiting += len(tasks)
+            case Recall(ids):
+                self.link.up.send(Returned(tuple(self._withdraw(ids))))
+            case Interrupt(ids):
+                self._outbox += [Outcome(id, Kind.CANCELLED) for id in self._withdraw(ids)]
+                if self.hand.current in ids:
+                    self._outcome = Outcome(self.hand.current, Kind.CANCELLED)
+            case Stop() | Refused():
+                self.die()
+
+    def can_begin(self) -> bool:
+        """Whether it is free and has a task."""
+        return self.alive and self._outcome is None and self._waiting > 0
+
+    def begin(self) -> None:
+        """Start the next task."""
+        task = self.hand.take()
+        assert task is not None
+        self._waiting -= 1
+        if self.started is not None:
+            self.started = task.id
+        self.hand.current = task.id
+        self._begun = self._clock.now
+        self._outcome = self.evaluator.evaluate(task)
+
+    def can_end(self) -> bool:
+        """Whether a task runs."""
+        return self.alive and self._outcome is not None
+
+    def end(self) -> None:
+        """End the task that runs: as it would, or as cancelled if it was interrupted."""
+        assert self._outcome is not None
+        seconds = self._clock.now - self._begun
+        self._outbox.append(msgspec.structs.replace(self._outcome, seconds=seconds))
+        self._outcome = None
+        self.hand.current = 0
+
+    def can_flush(self) -> bool:
+        """Whether there is anything to send."""
+        return self.alive and bool(self._outbox)
+
+    def flush(self) -> None:
+        """Send what has ended."""
+        outcomes, self._outbox = self._outbox, []
+        for batch in wire.batches(outcomes):
+            self.link.up.send(Done(batch))
+
+    def die(self, arriving: int | None = None) -> None:
+        """Be gone; of what is on its way to the dispatcher, ``arriving`` messages arrive."""
+        self.alive = False
+        self.link.close(arriving)
+        self.hand.stop()
+        self.evaluator.close()
+
+    def _withdraw(self, ids: Sequence[int]) -> list[int]:
+        gone = self.hand.withdraw(ids)
+        self._waiting -= len(gone)
+        return gone
+
+
+# ── the world ────────────────────────────────────────────────────────────────────────────
+
+
+class Move(NamedTuple):
+    """One thing that can happen next: a verb of ``World`` and the peer that does it."""
+
+    verb: str
+    peer: int
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.peer}"
+
+
+class World:
+    """A dispatcher, its clients and its daemons.  A peer is known by its number."""
+
+    def __init__(
+        self, *, grace: float = 5.0, known_functions: int = 512, watch: Watch | None = None
+    ) -> None:
+        """``grace`` is the dispatcher's; ``known_functions`` is how many a client has it keep."""
+        self.clock = Clock()
+        self.core = Dispatcher(grace=grace)
+        self.clients: dict[int, Client] = {}
+        self.daemons: dict[int, Daemon] = {}
+        self._known_functions = known_functions
+        self._watch = watch
+        self._last_number = 0
+        self._heard: set[int] = set()  # peers that have said Hello
+        self._buried: set[int] = set()  # peers whose end the dispatcher has seen
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End everything: pending mirais are cancelled, and event loops closed.  Idempotent."""
+        for number in self.clients:
+            self.leave(number)
+        for number in self.daemons:
+            self.kill(number)
+
+    # ── what is done to it ───────────────────────────────────────────────────────────────
+
+    def add_client(self) -> int:
+        """Connect a client, which says hello; return its number."""
+        self._last_number += 1
+        self.clients[self._last_number] = Client(self._last_number, self._known_functions)
+        return self._last_number
+
+    def add_daemon(self, *, watermark: bool = True) -> int:
+        """Connect a daemon, which says hello; return its number.
+
+        Without a ``watermark``, as on another machine, nobody knows what it had begun when it
+        died.
+        """
+        self._last_number += 1
+        daemon = Daemon(self._last_number, self.clock, watermark=watermark)
+        self.daemons[self._last_number] = daemon
+        return self._last_number
+
+    def submit(
+        self, client: int, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Mirai[T]:
+        """Have a client submit a task, which leaves with its next ``flush``."""
+        return self.clients[client].submit(fn, args, kwargs)
+
+    def cancel(self, mirai: Mirai[Any]) -> bool:
+        """Cancel a mirai.  The dispatcher learns of it by its client's next ``flush``."""
+        return mirai.cancel()
+
+    def leave(self, client: int, arriving: int | None = None) -> None:
+        """Have a client close its connection; ``arriving`` of its last messages arrive."""
+        if self.clients[client].alive:
+            error = DispatcherLost("the client has left")
+            self.clients[client].leave(error, cancelled=True, arriving=arriving)
+
+    def kill(self, daemon: int, arriving: int | None = None) -> None:
+        """Let a daemon die at once; ``arriving`` of its last messages arrive (None: all)."""
+        if self.daemons[daemon].alive:
+            self.daemons[daemon].die(arriving)
+
+    def step(self, seconds: float) -> None:
+        """Let time pass, and the dispatcher do what is due by then."""
+        self.clock.step(seconds)
+        self.hear()
+
+    # ── what happens in it ───────────────────────────────────────────────────────────────
+
+    def moves(self) -> list[Move]:
+        """Return what can happen next."""
+        moves = []
+        for number, peer in self._peers().items():
+            if peer.can_flush():
+                moves.append(Move("flush", number))
+            if self._can_hear(number, peer):
+                moves.append(Move("hear", number))
+            if peer.can_read():
+                moves.append(Move("read", number))
+            if isinstance(peer, Daemon):
+                if peer.can_begin():
+                    moves.append(Move("begin", number))
+                if peer.can_end():
+                    moves.append(Move("end", number))
+        return moves
+
+    def move(self, move: Move) -> None:
+        """Make one of the ``moves`` that are possible now."""
+        if move.verb == "hear":
+            self.hear(move.peer)
+        else:
+            getattr(self._peers()[move.peer], move.verb)()
+
+    def settle(self) -> None:
+        """Make moves until none is possible: whatever can be answered without waiting is."""
+        while moves := self.moves():
+            self.move(moves[0])
+
+    def hear(self, *peers: int) -> None:
+        """Let the dispatcher take in the next message of each of these peers, in one call.
+
+        The same peer may be named again.  After the last message of a peer that is gone comes
+        the news of its end.
+        """
+        events = [event for number in peers for event in self._next_event(number)]
+        commands = self.core.handle(events, self.clock.now)
+        for command in commands:
+            self._obey(command)
+        if self._watch is not None:
+            self._watch(events, commands)
+
+    def _peers(self) -> dict[int, Client | Daemon]:
+        return {**self.clients, **self.daemons}
+
+    def _can_hear(self, number: int, peer: Client | Daemon) -> bool:
+        return bool(peer.link.up) or (peer.link.up.closed and number not in self._buried)
+
+    def _next_event(self, number: int) -> list[tuple[int, Event]]:
+        peer = self._peers()[number]
+        if peer.link.up:
+            return self._receive(number, peer)
+        if not self._can_hear(number, peer):
+            return []
+        self._buried.add(number)
+        if number not in self._heard:
+            return []
+        started = peer.started if isinstance(peer, Daemon) else None
+        return [(number, Lost(peer.crash, started))]
+
+    def _receive(self, number: int, peer: Client | Daemon) -> list[tuple[int, Event]]:
+        try:
+            message = peer.link.up.receive()
+            if number in self._heard:
+                return [(number, message)]
+            if not isinstance(message, Hello):
+                raise WireError("the first message must be Hello")
+        except WireError as error:
+            peer.link.down.send(Refused(str(error)))
+            self._expel(peer)
+            return []
+        self._heard.add(number)
+        return [(number, Joined(peer.role, message))]
+
+    def _obey(self, command: Command) -> None:
+        peer = self._peers()[command.peer]
+        match command:
+            case Send(_, message):
+                peer.link.down.send(message)
+            case CutOff():
+                self._expel(peer)
+            case Kill(_, key):
+                assert isinstance(peer, Daemon)
+                if peer.started is None or peer.started == key:
+                    peer.die()
+
+    def _expel(self, peer: Client | Daemon) -> None:
+        """Listen no more to a peer; it may still read why."""
+        peer.link.up.close(0)
+        if isinstance(peer, Daemon):
+            peer.die(0)
