@@ -122,12 +122,12 @@ def report(total: Tally, top: int) -> str:
 
 
 def spread(status: Status) -> str:
-    """Return how many tasks each daemon has done, as a table with bars."""
+    """Return how many tasks each daemon has done, as a table with bars (in ASCII: any console)."""
     most = max((daemon.done for daemon in status.daemons), default=0) or 1
-    lines = [f"{'daemon':>8}  {'process':>8}  {'tasks':>6}"]
+    lines = [f"{'process':>9}  {'tasks':>6}"]
     for daemon in status.daemons:
-        bar = "█" * round(30 * daemon.done / most)
-        lines.append(f"{daemon.id:>8}  {daemon.pid:>8}  {daemon.done:>6}  {bar}")
+        bar = "#" * round(30 * daemon.done / most)
+        lines.append(f"{daemon.pid:>9}  {daemon.done:>6}  {bar}")
     return "\n".join(lines)
 
 
