@@ -1,0 +1,228 @@
+"""The queue: clients take turns; a client's jobs come by priority, then by age."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dispatcher.jobs import Estimate, FunctionEntry, Job
+from dispatcher.messages import Function, Task
+from dispatcher.queue import Queue
+
+ENTRY = FunctionEntry(Function(1, "f", b""), Estimate())
+
+
+def job(key: int, client: int = 1, priority: int = 0) -> Job:
+    return Job(key, client, ENTRY, Task(key, 1, b"", (), priority))
+
+
+def filled(*jobs: Job) -> Queue:
+    queue = Queue()
+    for each in jobs:
+        queue.push(each)
+    return queue
+
+
+def drain(queue: Queue) -> list[int]:
+    """Pop all that waits, and return the keys; the length must go down by one each time."""
+    keys = []
+    while queue:
+        left = len(queue)
+        popped = queue.pop()
+        assert popped is not None
+        assert not popped.waiting
+        assert len(queue) == left - 1
+        keys.append(popped.key)
+    assert queue.pop() is None
+    return keys
+
+
+def test_an_empty_queue_gives_nothing() -> None:
+    assert Queue().pop() is None
+    assert len(Queue()) == 0
+
+
+def test_first_in_first_out() -> None:
+    assert drain(filled(*map(job, range(1, 6)))) == [1, 2, 3, 4, 5]
+
+
+def test_a_pushed_job_knows_that_it_waits() -> None:
+    each = job(1)
+    queue = filled(each)
+    assert each.waiting
+    assert queue.pop() is each
+    assert not each.waiting
+
+
+def test_clients_take_turns() -> None:
+    queue = filled(*[job(key, client=1) for key in range(1, 6)], job(6, client=2), job(7, client=3))
+    assert drain(queue) == [1, 6, 7, 2, 3, 4, 5]
+
+
+def test_a_late_client_waits_for_one_turn_only() -> None:
+    queue = filled(*[job(key, client=1) for key in range(1, 1_001)])
+    assert [queue.pop().key for _ in range(3)] == [1, 2, 3]  # type: ignore[union-attr]
+    queue.push(job(2_000, client=2))
+    popped = [queue.pop(), queue.pop()]
+    assert 2_000 in [each.key for each in popped if each is not None]
+
+
+def test_a_clients_priority_is_against_its_own_jobs_only() -> None:
+    queue = filled(job(1, 1), job(2, 2, priority=9), job(3, 2, priority=10), job(4, 1, priority=-1))
+    assert drain(queue) == [1, 3, 4, 2]
+
+
+def test_higher_priority_first_then_age() -> None:
+    queue = filled(job(1), job(2, priority=5), job(3), job(4, priority=5), job(5, priority=-5))
+    assert drain(queue) == [2, 4, 1, 3, 5]
+
+
+def test_a_priority_that_comes_back_after_it_was_used_up() -> None:
+    queue = filled(job(1, priority=5), job(2))
+    assert queue.pop().key == 1  # type: ignore[union-attr]
+    queue.push(job(3, priority=5))
+    assert drain(queue) == [3, 2]
+
+
+def test_what_is_put_back_takes_its_old_place() -> None:
+    jobs = [job(key) for key in range(1, 7)]
+    queue = filled(*jobs)
+    for _ in range(4):
+        queue.pop()
+    for index in (2, 0, 3):
+        queue.put_back(jobs[index])
+    assert drain(queue) == [1, 3, 4, 5, 6]
+
+
+def test_what_is_put_back_into_an_empty_queue() -> None:
+    each = job(1)
+    queue = filled(each)
+    queue.pop()
+    queue.put_back(each)
+    assert each.waiting
+    assert drain(queue) == [1]
+
+
+def test_a_job_that_was_put_back_keeps_its_priority() -> None:
+    low, high = job(1), job(2, priority=1)
+    queue = filled(low, high)
+    queue.pop()
+    queue.put_back(high)
+    assert drain(queue) == [2, 1]
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_what_is_discarded_does_not_come(index: int) -> None:
+    jobs = [job(key) for key in (1, 2, 3)]
+    queue = filled(*jobs)
+    queue.discard(jobs[index])
+    assert not jobs[index].waiting
+    assert drain(queue) == [key for key in (1, 2, 3) if key != index + 1]
+
+
+def test_what_was_put_back_can_be_discarded() -> None:
+    jobs = [job(key) for key in (1, 2, 3)]
+    queue = filled(*jobs)
+    queue.pop()
+    queue.put_back(jobs[0])
+    queue.discard(jobs[0])
+    assert drain(queue) == [2, 3]
+
+
+def test_a_client_whose_jobs_are_all_discarded_gets_no_turn() -> None:
+    mine, others = job(1, 1), job(2, 2)
+    queue = filled(mine, others)
+    queue.discard(mine)
+    assert drain(queue) == [2]
+
+
+def test_discarded_jobs_do_not_pile_up() -> None:
+    """Many jobs come and are cancelled while nobody pops: the queue must let go of them."""
+    queue = Queue()
+    kept = [job(key) for key in range(1, 11)]
+    for each in kept:
+        queue.push(each)
+    queue.pop()
+    queue.put_back(kept[0])
+    for key in range(11, 5_000):
+        each = job(key, priority=key % 3)
+        queue.push(each)
+        queue.discard(each)
+    held = sum(
+        len(lane.fresh) + len(lane.returned)
+        for line in queue._lines.values()
+        for lane in line.lanes.values()
+    )
+    assert held <= 10 + 65
+    assert drain(queue) == [each.key for each in kept]
+
+
+# ── against a model ──────────────────────────────────────────────────────────────────────
+
+
+class Model:
+    """The same contract, said in the plainest way: a list, searched from end to end."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Job] = []
+        self.turns: list[int] = []
+
+    def add(self, each: Job) -> None:
+        self.waiting.append(each)
+        if each.client not in self.turns:
+            self.turns.append(each.client)
+
+    def pop(self) -> Job | None:
+        while self.turns:
+            client = self.turns.pop(0)
+            mine = [each for each in self.waiting if each.client == client]
+            if mine:
+                self.turns.append(client)
+                best = min(mine, key=lambda each: (-each.task.priority, each.key))
+                self.waiting.remove(best)
+                return best
+        return None
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["push", "push", "push", "pop", "put_back", "discard"]),
+        st.integers(1, 3),
+        st.integers(-1, 1),
+        st.integers(0, 1_000),
+    ),
+    max_size=120,
+)
+
+
+@settings(max_examples=200)
+@given(STEPS, st.integers(0, 300))
+def test_it_does_what_the_model_does(steps: list[tuple[str, int, int, int]], churn: int) -> None:
+    queue, model, out = Queue(), Model(), []
+    for key, (step, client, priority, pick) in enumerate(steps, 1):
+        if step == "push":
+            each = job(key, client, priority)
+            queue.push(each)
+            model.add(each)
+        elif step == "pop":
+            popped = queue.pop()
+            assert popped is model.pop()
+            if popped is not None:
+                out.append(popped)
+        elif step == "put_back" and out:
+            each = out.pop(pick % len(out))
+            queue.put_back(each)
+            model.add(each)
+        elif step == "discard" and model.waiting:
+            each = model.waiting.pop(pick % len(model.waiting))
+            queue.discard(each)
+        assert len(queue) == len(model.waiting)
+    for key in range(churn):  # enough to bring about a compaction, in some examples
+        each = job(10_000 + key)
+        queue.push(each)
+        queue.discard(each)
+        model.turns += [each.client] * (each.client not in model.turns)
+    while (popped := queue.pop()) is not None:
+        assert popped is model.pop()
+    assert not model.waiting
