@@ -1,0 +1,214 @@
+"""The arrows of the architecture, read from the sources.
+
+Each check is a function from one source text to what is wrong with it, and ``BAD`` holds for each
+of them a source that it must refuse.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("dispatcher", "mirai")
+DEPENDENCIES = {"cloudpickle", "msgspec", "zmq"}
+OPTIONAL = {"trio": "mirai/_trio.py"}
+"""Optional dependency -> the only file that may import it."""
+
+DOOR = {"messages", "wire", "security", "core", "processes", "__version__"}
+"""What the client may use of the dispatcher."""
+PICKLERS = {"pickle", "cloudpickle", "marshal", "shelve", "dill"}
+IMPURE = {"socket", "zmq", "time", "threading", "os", "pickle"}
+
+TOP_LEVEL = {"pyproject.toml", "mirai", "dispatcher", "tests", "benchmarks", "README.md", "LICENSE"}
+MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:home|root|work|Users)/[\w.-]+|\.pyenv")
+
+# ── reading ──────────────────────────────────────────────────────────────────────────────
+
+
+def imported(source: str) -> Iterator[str]:
+    """Yield the dotted name of everything that a source imports, anywhere in it."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports are not used here"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def roots(source: str) -> set[str]:
+    """Return the packages that a source imports from."""
+    return {name.partition(".")[0] for name in imported(source)}
+
+
+# ── the rules ────────────────────────────────────────────────────────────────────────────
+
+
+def uses_the_client(source: str) -> set[str]:
+    """The dispatcher does not know the client."""
+    return roots(source) & {"mirai"}
+
+
+def uses_the_inside_of_the_dispatcher(source: str) -> set[str]:
+    """The client uses only the dispatcher's open rooms."""
+    used = {name for name in imported(source) if name.partition(".")[0] == "dispatcher"}
+    return {name for name in used if ([*name.split("."), ""])[1] not in DOOR}
+
+
+def does_io(source: str) -> set[str]:
+    """The deciding parts have no socket, no clock, no thread, and open no payload."""
+    return roots(source) & IMPURE
+
+
+def unpickles(source: str) -> set[str]:
+    """The dispatcher never looks inside a payload."""
+    return roots(source) & PICKLERS
+
+
+def has_sockets(source: str) -> set[str]:
+    """These rooms of the client know nothing of ZeroMQ."""
+    return roots(source) & {"zmq"}
+
+
+def uses_optional_packages(source: str) -> set[str]:
+    """Whatever need not be installed is imported in a file of its own."""
+    return roots(source) - set(sys.stdlib_module_names) - {*PACKAGES, *DEPENDENCIES}
+
+
+def prints(source: str) -> set[str]:
+    """A library does not write to its user's terminal."""
+    return {
+        f"print in line {node.lineno}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "print"
+    }
+
+
+def names_a_machine(text: str) -> set[str]:
+    """No path of the machine that something was written on."""
+    return set(MACHINE_PATH.findall(text))
+
+
+Rule = Callable[[str], set[str]]
+
+RULES: list[tuple[Rule, str, tuple[str, ...]]] = [
+    (uses_the_client, "dispatcher/*", ()),
+    (uses_the_inside_of_the_dispatcher, "mirai/*", ()),
+    (does_io, "dispatcher/core.py", ()),
+    (does_io, "dispatcher/queue.py", ()),
+    (does_io, "dispatcher/jobs.py", ()),
+    (does_io, "dispatcher/messages.py", ()),
+    (unpickles, "dispatcher/*", ()),
+    (has_sockets, "mirai/_evaluate.py", ()),
+    (has_sockets, "mirai/_pending.py", ()),
+    (uses_optional_packages, "*", tuple(OPTIONAL.values())),
+    (prints, "*", ("*/__main__.py", "mirai/_demo.py")),
+]
+"""Rule, the files that it is for, and the files that it is not for."""
+
+BAD = [
+    (uses_the_client, "def f():\n    from mirai._errors import MiraiError\n"),
+    (uses_the_client, "import mirai\n"),
+    (uses_the_inside_of_the_dispatcher, "from dispatcher.server import serve\n"),
+    (uses_the_inside_of_the_dispatcher, "from dispatcher import queue\n"),
+    (uses_the_inside_of_the_dispatcher, "import dispatcher\n"),
+    (does_io, "import time\n"),
+    (does_io, "if True:\n    from os.path import join\n"),
+    (unpickles, "from pickle import loads\n"),
+    (has_sockets, "import zmq.utils.monitor\n"),
+    (uses_optional_packages, "try:\n    import numpy as np\nexcept ImportError:\n    pass\n"),
+    (prints, "def f():\n    print('here')\n"),
+    (names_a_machine, "see " + "/home/" + "someone/notes\n"),
+    (names_a_machine, "cd /" + "work/main\n"),
+]
+GOOD = [
+    (uses_the_inside_of_the_dispatcher, "from dispatcher import __version__, wire\n"),
+    (uses_the_inside_of_the_dispatcher, "import dispatcher.messages\n"),
+    (uses_optional_packages, "import asyncio\nimport zmq\nfrom mirai import daemons\n"),
+    (prints, "report.print()\n"),
+    (names_a_machine, "github.com/home/x, ./work/x and https://example.org/work\n"),
+]
+
+# ── the tests ────────────────────────────────────────────────────────────────────────────
+
+
+def sources(pattern: str, but: tuple[str, ...] = ()) -> list[str]:
+    """Return the Python files of the packages whose path fits."""
+    paths = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    names = (path.relative_to(ROOT).as_posix() for path in paths)
+    return sorted(
+        name
+        for name in names
+        if fnmatch(name, pattern) and not any(fnmatch(name, other) for other in but)
+    )
+
+
+def tracked() -> list[str]:
+    """Return the files that git knows; skip the test where there is no git."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    listed = subprocess.run(
+        ["git", "-c", "safe.directory=*", "ls-files", "-z"], cwd=ROOT, capture_output=True
+    )
+    if listed.returncode != 0:
+        pytest.skip("this is not a git checkout")
+    return [name for name in listed.stdout.decode().split("\0") if name]
+
+
+@pytest.mark.parametrize(
+    ("rule", "pattern", "but"), RULES, ids=lambda part: getattr(part, "__name__", part)
+)
+def test_rule(rule: Rule, pattern: str, but: tuple[str, ...]) -> None:
+    files = sources(pattern, but)
+    assert files, f"no file is called {pattern}"
+    wrong = {name: rule((ROOT / name).read_text(encoding="utf-8")) for name in files}
+    assert {name: what for name, what in wrong.items() if what} == {}
+
+
+def test_optional_packages_are_imported_where_they_belong() -> None:
+    for package, name in OPTIONAL.items():
+        assert uses_optional_packages((ROOT / name).read_text(encoding="utf-8")) == {package}
+
+
+@pytest.mark.parametrize(("rule", "source"), BAD)
+def test_rule_refuses(rule: Rule, source: str) -> None:
+    assert rule(source)
+
+
+@pytest.mark.parametrize(("rule", "source"), GOOD)
+def test_rule_allows(rule: Rule, source: str) -> None:
+    assert rule(source) == set()
+
+
+def test_every_rule_is_seen_to_refuse() -> None:
+    assert {rule for rule, _, _ in RULES} <= {rule for rule, _ in BAD}
+
+
+def strangers(names: list[str]) -> set[str]:
+    """Return what lies at the top of the repository and does not belong there."""
+    tops = {name.partition("/")[0] for name in names}
+    return {top for top in tops if top not in TOP_LEVEL and not top.startswith(".")}
+
+
+def test_nothing_else_lies_at_the_top() -> None:
+    assert strangers(["setup.py", "mirai/__init__.py", ".gitignore"]) == {"setup.py"}
+    assert strangers(tracked()) == set()
+
+
+def test_no_file_names_a_machine() -> None:
+    wrong = {}
+    for name in tracked():
+        if (ROOT / name).is_file():
+            text = (ROOT / name).read_text(encoding="utf-8", errors="replace")
+            wrong[name] = names_a_machine(text)
+    assert {name: what for name, what in wrong.items() if what} == {}
