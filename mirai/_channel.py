@@ -278,7 +278,8 @@ class Channel:
                 request.settle(Value(None))
 
     def _send(self, message: Message) -> None:
-        self._socket.send_multipart(wire.encode(message), zmq.NOBLOCK, copy=False)
+        with contextlib.suppress(zmq.Again):  # the connection has ended: the monitor will tell
+            self._socket.send_multipart(wire.encode(message), zmq.NOBLOCK, copy=False)
 
     def _receive(self, *, everything: bool) -> None:
         left = MESSAGES_A_TURN

@@ -226,7 +226,8 @@ class Daemon:
             self._send(Done(batch))
 
     def _send(self, message: Message) -> None:
-        self._socket.send_multipart(wire.encode(message), zmq.NOBLOCK, copy=False)
+        with contextlib.suppress(zmq.Again):  # the connection has ended: the monitor will tell
+            self._socket.send_multipart(wire.encode(message), zmq.NOBLOCK, copy=False)
 
     def _leave(self) -> None:
         """End the process: politely if the main thread can be stopped, at once if not."""
