@@ -116,6 +116,10 @@ class Line:
         """
         return wire.decode(self._frames.popleft(), self._expected)
 
+    def in_flight(self) -> list[Message]:
+        """Return what is on the line, oldest first, and leave it there."""
+        return [wire.decode(frames, self._expected) for frames in self._frames]
+
     def close(self, arriving: int | None = None) -> None:
         """Take nothing more; of what is in flight the first ``arriving`` arrive (None: all)."""
         self.closed = True
@@ -367,6 +371,7 @@ class World:
         self._known_functions = known_functions
         self._watch = watch
         self._last_number = 0
+        self._peers: dict[int, Client | Daemon] = {}  # all that there have ever been
         self._heard: set[int] = set()  # peers that have said Hello
         self._buried: set[int] = set()  # peers whose end the dispatcher has seen
 
@@ -393,7 +398,8 @@ class World:
     def add_client(self) -> int:
         """Connect a client, which says hello; return its number."""
         self._last_number += 1
-        self.clients[self._last_number] = Client(self._last_number, self._known_functions)
+        client = Client(self._last_number, self._known_functions)
+        self.clients[self._last_number] = self._peers[self._last_number] = client
         return self._last_number
 
     def add_daemon(self, *, watermark: bool = True) -> int:
@@ -404,7 +410,7 @@ class World:
         """
         self._last_number += 1
         daemon = Daemon(self._last_number, self.clock, watermark=watermark)
-        self.daemons[self._last_number] = daemon
+        self.daemons[self._last_number] = self._peers[self._last_number] = daemon
         return self._last_number
 
     def submit(
@@ -438,10 +444,10 @@ class World:
     def moves(self) -> list[Move]:
         """Return what can happen next."""
         moves = []
-        for number, peer in self._peers().items():
+        for number, peer in self._peers.items():
             if peer.can_flush():
                 moves.append(Move("flush", number))
-            if self._can_hear(number, peer):
+            if self._has_news(number):
                 moves.append(Move("hear", number))
             if peer.can_read():
                 moves.append(Move("read", number))
@@ -457,7 +463,7 @@ class World:
         if move.verb == "hear":
             self.hear(move.peer)
         else:
-            getattr(self._peers()[move.peer], move.verb)()
+            getattr(self._peers[move.peer], move.verb)()
 
     def settle(self) -> None:
         """Make moves until none is possible: whatever can be answered without waiting is."""
@@ -477,23 +483,20 @@ class World:
         if self._watch is not None:
             self._watch(events, commands)
 
-    def _peers(self) -> dict[int, Client | Daemon]:
-        return {**self.clients, **self.daemons}
-
-    def _can_hear(self, number: int, peer: Client | Daemon) -> bool:
-        return bool(peer.link.up) or (peer.link.up.closed and number not in self._buried)
+    def _has_news(self, number: int) -> bool:
+        """Whether the dispatcher can hear of this peer: from it, or that it is gone."""
+        up = self._peers[number].link.up
+        return bool(up) or (up.closed and number not in self._buried)
 
     def _next_event(self, number: int) -> list[tuple[int, Event]]:
-        peer = self._peers()[number]
+        if not self._has_news(number):
+            return []
+        peer = self._peers[number]
         if peer.link.up:
             return self._receive(number, peer)
-        if not self._can_hear(number, peer):
-            return []
         self._buried.add(number)
-        if number not in self._heard:
-            return []
         started = peer.started if isinstance(peer, Daemon) else None
-        return [(number, Lost(peer.crash, started))]
+        return [(number, Lost(peer.crash, started))] if number in self._heard else []
 
     def _receive(self, number: int, peer: Client | Daemon) -> list[tuple[int, Event]]:
         try:
@@ -510,7 +513,7 @@ class World:
         return [(number, Joined(peer.role, message))]
 
     def _obey(self, command: Command) -> None:
-        peer = self._peers()[command.peer]
+        peer = self._peers[command.peer]
         match command:
             case Send(_, message):
                 peer.link.down.send(message)

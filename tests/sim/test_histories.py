@@ -1,0 +1,439 @@
+"""Seeded random histories of a whole pool in memory, with what must hold after every step.
+
+A failing history prints its seed (the test's id) and every step it made; it is replayed by
+
+    pytest tests/sim/test_histories.py -k "[17]"
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+from typing import Any
+
+import pytest
+
+from dispatcher.core import PATIENCE, Command, CutOff, Dispatcher, Event, Kill, Lost, Send
+from dispatcher.messages import (
+    Cancel,
+    Done,
+    Kind,
+    Outcome,
+    Recall,
+    Results,
+    Returned,
+    Submit,
+    Task,
+)
+from mirai import (
+    DaemonCrashed,
+    DispatcherLost,
+    Mirai,
+    ProtocolError,
+    RemoteError,
+    SerializationError,
+    TaskCancelled,
+)
+from mirai.testing import World
+
+SEEDS = 200
+STEPS = 160
+NOBODYS = Outcome(10**9, Kind.VALUE, b"?")  # no task has this key
+GRACE = 0.5
+KNOWN_FUNCTIONS = 3  # so few that functions are forgotten and sent again all the time
+
+# ── tasks ────────────────────────────────────────────────────────────────────────────────
+
+calls: Counter[int] = Counter()  # how often each token's task was called, on whatever daemon
+
+
+def give(token: int) -> int:
+    calls[token] += 1
+    return -token
+
+
+def give_as(token: int, *, variety: int) -> int:
+    """Behind a partial, each variety is another function on the wire."""
+    return give(token) + 0 * variety
+
+
+def give_much(token: int) -> bytes:
+    give(token)
+    return bytes(100_000) + str(token).encode()
+
+
+def take_much(token: int, data: bytes) -> int:
+    return give(token) + (len(data) - 100_000)
+
+
+def fail(token: int) -> None:
+    give(token)
+    raise LookupError(token)
+
+
+def leave(token: int) -> None:
+    give(token)
+    raise SystemExit(token)
+
+
+def strike(token: int) -> None:
+    give(token)
+    raise KeyboardInterrupt(token)
+
+
+def give_lock(token: int) -> Any:
+    give(token)
+    return threading.Lock()
+
+
+async def give_later(token: int) -> int:
+    return give(token)
+
+
+def much(token: int) -> bytes:
+    return bytes(100_000) + str(token).encode()
+
+
+Expected = Callable[[int], Any]
+
+
+@dataclass(frozen=True)
+class Sort:
+    """A sort of task: what is called, and the value or the class of the error to expect."""
+
+    fn: Callable[..., Any]
+    value: Expected | None = None
+    error: type[BaseException] | None = None
+    args: tuple[Any, ...] = ()
+
+
+PLAIN = Sort(give, lambda token: -token)
+SORTS = [
+    *[Sort(partial(give_as, variety=variety), lambda token: -token) for variety in range(6)],
+    Sort(give_much, much),
+    Sort(take_much, lambda token: -token, args=(bytes(100_000),)),
+    Sort(fail, error=LookupError),
+    Sort(leave, error=RemoteError),
+    Sort(strike, error=RemoteError),
+    Sort(give_lock, error=SerializationError),
+    Sort(give_later, lambda token: -token),
+]
+
+# ── what must hold ───────────────────────────────────────────────────────────────────────
+
+
+def check_functions(core: Dispatcher) -> None:
+    """Uses and holders of functions are counted rightly, and no more are kept than needed."""
+    jobs = [job for client in core._clients.values() for job in client.jobs.values()]
+    waiting = [job for job in jobs if job.waiting]
+    in_hand = [job for daemon in core._daemons.values() for job in daemon.hand.values()]
+    uses = Counter(job.function for job in waiting + in_hand)
+    named = {entry for client in core._clients.values() for entry in client.functions.values()}
+    for entry in named | set(uses):
+        assert entry.uses == uses[entry], "uses are miscounted"
+        assert entry.forgotten == (entry not in named)
+    for peer, daemon in core._daemons.items():
+        assert daemon.knows <= named | set(uses), "a daemon holds a function that nobody needs"
+        assert {job.function for job in daemon.hand.values()} <= daemon.knows
+        for entry in daemon.knows:
+            assert peer in entry.holders, "a daemon would never be told to forget"
+    for entry in named | set(uses):
+        for peer in entry.holders:
+            assert entry in core._daemons[peer].knows, "a daemon that is gone holds a function"
+
+
+def check_load(core: Dispatcher) -> None:
+    """What a daemon has in hand costs what the core thinks."""
+    for daemon in core._daemons.values():
+        cost = sum(job.cost for job in daemon.hand.values())
+        assert daemon.load == pytest.approx(cost, abs=1e-9)
+
+
+def check_drained(world: World) -> None:
+    """Nothing is left anywhere, on any side."""
+    core = world.core
+    assert not core._queue
+    assert not any(client.jobs for client in core._clients.values())
+    assert not any(daemon.hand or daemon.recalled for daemon in core._daemons.values())
+    assert not core._silent and not core._stubborn and core.next_deadline() is None
+    assert not core._mail and not core._commands
+    assert not any(client.pending for client in world.clients.values())
+    for number, daemon in core._daemons.items():
+        kept = {entry.definition.number for entry in daemon.knows} | set(daemon.forget)
+        known = world.daemons[number].evaluator._definitions
+        assert set(known) == kept, "the daemon and the core disagree on what it knows"
+        assert world.daemons[number].hand.current == 0
+
+
+# ── a history ────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(eq=False)
+class Sent:
+    """A task, and what the history has done to it."""
+
+    token: int
+    sort: Sort
+    client: int
+    mirai: Mirai[Any]
+    settled: int = 0
+    cancelled: bool = False
+
+
+class History:
+    """One pool's life, drawn from a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.world = World(grace=GRACE, known_functions=KNOWN_FUNCTIONS, watch=self.watch)
+        self.sent: list[Sent] = []
+        self.answered: Counter[tuple[int, int]] = Counter()  # by client and task id
+        self.refused: set[int] = set()  # clients that broke the protocol
+        self.blind: set[int] = set()  # daemons without a watermark
+        self.died_blind = False  # one of them died
+        self.lost_return = False  # a daemon died, and what it had handed back was lost
+        self.done_keys: list[int] = []  # of tasks that a daemon has answered
+        self.seen: Counter[str] = Counter()  # what has happened in it, for its own test
+        for _ in range(2):
+            self.world.add_client()
+            self.add_daemon()
+
+    # ── after each call of the core ──────────────────────────────────────────────────────
+
+    def watch(self, events: Sequence[tuple[int, Event]], commands: Sequence[Command]) -> None:
+        core = self.world.core
+        core.check()
+        check_functions(core)
+        check_load(core)
+        for peer, event in events:
+            self.seen[type(event).__name__] += 1
+            if isinstance(event, Lost) and peer in self.world.daemons and event.started:
+                self.seen["Lost after a start"] += 1
+            if isinstance(event, Done):
+                self.done_keys += [outcome.id for outcome in event.outcomes]
+        for command in commands:
+            self.seen[type(command).__name__] += 1
+            if isinstance(command, Send):
+                self.seen[type(command.message).__name__] += 1
+            if isinstance(command, Send) and isinstance(command.message, Results):
+                for outcome in command.message.outcomes:
+                    self.answered[command.peer, outcome.id] += 1
+                    self.seen[outcome.kind.name] += 1
+
+    def check(self) -> None:
+        """What holds at any time."""
+        assert max(calls.values(), default=0) <= 1, "a task ran twice"
+        assert max(self.answered.values(), default=0) <= 1, "a task was answered twice"
+        for sent in self.sent:
+            assert sent.settled == sent.mirai.done()
+
+    # ── what may happen ──────────────────────────────────────────────────────────────────
+
+    def run(self) -> None:
+        """Live, then come to rest, then fold up; check all the way."""
+        calls.clear()
+        deeds = [
+            (40, self.move),
+            (8, self.hear_many),
+            (12, self.submit),
+            (5, self.cancel),
+            (4, self.pass_time),
+            (1, self.kill),
+            (1, self.add_daemon),
+            (1, self.repeat),
+            (0.3, self.leave),
+            (0.1, self.break_the_rules),
+        ]
+        with self.world:
+            for _ in range(STEPS):
+                [deed] = self.random.choices(
+                    [deed for _, deed in deeds], [weight for weight, _ in deeds]
+                )
+                self.tell(deed.__name__)
+                deed()
+                self.check()
+            self.rest()
+            self.fold()
+
+    def tell(self, what: str) -> None:
+        print(f"{self.world.clock.now:.4f} {what}")
+
+    def living(self) -> list[int]:
+        return [number for number, peer in self.world.daemons.items() if peer.alive]
+
+    def clients(self) -> list[int]:
+        return [number for number, peer in self.world.clients.items() if peer.alive]
+
+    def move(self) -> None:
+        moves = self.world.moves()
+        if moves:
+            move = self.random.choice(moves)
+            self.tell(f"  {move}")
+            self.world.move(move)
+
+    def hear_many(self) -> None:
+        """Much arrives in one turn of the dispatcher, up to the news of somebody's end."""
+        heard = [move.peer for move in self.world.moves() if move.verb == "hear"]
+        if heard:
+            peers = self.random.choices(heard, k=self.random.randint(1, 6))
+            self.tell(f"  hear {peers}")
+            self.world.hear(*peers)
+
+    def submit(self) -> None:
+        if not self.clients():
+            self.world.add_client()
+        client = self.random.choice(self.clients())
+        for _ in range(self.random.choice([1, 1, 1, 2, 5, 30])):
+            sort = PLAIN if self.random.random() < 0.8 else self.random.choice(SORTS)
+            token = len(self.sent) + 1
+            mirai = self.world.submit(client, sort.fn, token, *sort.args)
+            sent = Sent(token, sort, client, mirai)
+            mirai.add_done_callback(partial(self.count, sent))
+            self.sent.append(sent)
+
+    def count(self, sent: Sent, _: object) -> None:
+        sent.settled += 1
+
+    def cancel(self) -> None:
+        if self.sent:
+            sent = self.random.choice(self.sent[-40:])
+            was_done = sent.mirai.done()
+            assert self.world.cancel(sent.mirai) == (not was_done or sent.mirai.cancelled())
+            sent.cancelled |= not was_done
+            self.tell(f"  task {sent.token} of client {sent.client}")
+
+    def pass_time(self) -> None:
+        seconds = self.random.choice([1e-5, 1e-3, PATIENCE / 2, PATIENCE, GRACE / 2, GRACE])
+        self.world.step(seconds)
+
+    def kill(self) -> None:
+        if self.living():
+            number = self.random.choice(self.living())
+            daemon = self.world.daemons[number]
+            sent = daemon.link.up.in_flight()
+            arriving = self.random.randint(0, len(sent))
+            # If that is lost, what was handed back looks as if it had begun before the others.
+            self.lost_return |= any(isinstance(each, Returned) for each in sent[arriving:])
+            self.died_blind |= number in self.blind
+            self.tell(f"  daemon {number}, {arriving} of {len(sent)} messages arrive")
+            self.world.kill(number, arriving)
+
+    def add_daemon(self) -> None:
+        if len(self.living()) < 4:
+            watermark = self.random.random() < 0.9
+            number = self.world.add_daemon(watermark=watermark)
+            if not watermark:
+                self.blind.add(number)
+
+    def repeat(self) -> None:
+        """Answers that come late, twice, for tasks of others or for none are dropped."""
+        wrong = (*(Outcome(key, Kind.VALUE, b"?") for key in self.done_keys[-5:]), NOBODYS)
+        for number in self.living():
+            self.say(number, Done(wrong))
+            self.say(number, Returned(tuple(outcome.id for outcome in wrong)))
+        for number in self.clients():
+            done = [sent.mirai.id for sent in self.sent if sent.client == number and sent.settled]
+            self.say(number, Cancel((*done[-3:], *done[-3:], NOBODYS.id)))
+
+    def say(self, number: int, message: Any) -> None:
+        peer = self.world.clients.get(number) or self.world.daemons[number]
+        peer.link.up.send(message)
+
+    def leave(self) -> None:
+        if self.clients():
+            number = self.random.choice(self.clients())
+            arriving = self.random.randint(0, len(self.world.clients[number].link.up))
+            for sent in self.sent:
+                sent.cancelled |= sent.client == number and not sent.mirai.done()
+            self.tell(f"  client {number}")
+            self.world.leave(number, arriving)
+
+    def break_the_rules(self) -> None:
+        if self.clients():
+            number = self.random.choice(self.clients())
+            self.refused.add(number)
+            bad = [Submit((Task(1, 10**6, b""),)), Submit((), (), (10**6,))]
+            if self.random.random() < 0.3:
+                self.world.clients[number].link.up.send_frames([b"nonsense", b""])
+            else:
+                self.say(number, self.random.choice(bad))
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────
+
+    def rest(self) -> None:
+        """With a daemon alive, everything that was sent is answered."""
+        self.tell("rest")
+        self.world.add_daemon()
+        if not self.clients():
+            self.world.add_client()
+        self.world.settle()
+        self.check()
+        check_drained(self.world)
+        for sent in self.sent:
+            self.check_answer(sent)
+
+    def check_answer(self, sent: Sent) -> None:
+        assert sent.settled == 1
+        error = sent.mirai.exception()
+        self.seen[type(error).__name__] += 1
+        called = calls[sent.token]
+        if isinstance(error, TaskCancelled) or sent.mirai.cancelled():
+            assert sent.cancelled
+        elif isinstance(error, DaemonCrashed):
+            assert called or self.died_blind or self.lost_return, "it surely had not started"
+        elif isinstance(error, (ProtocolError, DispatcherLost)):
+            assert sent.client in self.refused
+        else:
+            assert called == 1
+            assert (sent.sort.error is None) == (error is None)
+            if error is None:
+                assert sent.sort.value is not None
+                assert sent.mirai.result() == sent.sort.value(sent.token)
+            else:
+                assert isinstance(error, sent.sort.error or ())
+
+    def fold(self) -> None:
+        """When the clients have gone, nothing of theirs is left."""
+        self.tell("fold")
+        for number in self.clients():
+            self.world.leave(number)
+        self.world.settle()
+        core = self.world.core
+        check_drained(self.world)
+        assert not core._clients
+        assert not any(daemon.knows for daemon in core._daemons.values())
+        core._queue.pop()  # it clears away what was discarded when it is next asked
+        assert not core._queue._lines and not core._queue._turns
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_history(seed: int) -> None:
+    print(f"seed {seed}")
+    History(seed).run()
+
+
+def test_histories_are_reproducible() -> None:
+    first, second = History(5), History(5)
+    first.run()
+    second.run()
+    assert first.seen == second.seen
+    assert [repr(sent.mirai) for sent in first.sent] == [repr(sent.mirai) for sent in second.sent]
+
+
+def test_histories_meet_everything() -> None:
+    """If a change of the core or of the deeds above makes them tame, this says so."""
+    seen: Counter[str] = Counter()
+    for seed in range(SEEDS, SEEDS + 30):
+        history = History(seed)
+        history.run()
+        seen += history.seen
+    wanted = [Submit, Cancel, Done, Recall, Returned, Lost, Kill, CutOff]
+    errors = [DaemonCrashed, TaskCancelled, LookupError, RemoteError, SerializationError]
+    names = [kind.__name__ for kind in (*wanted, *errors)]
+    kinds = [Kind.VALUE.name, Kind.ERROR.name, Kind.CRASHED.name]
+    for name in (*names, *kinds, "Interrupt", "NoneType", "Lost after a start"):
+        assert seen[name], f"no {name} in any history"
