@@ -1,0 +1,211 @@
+"""What users see: the names, their docstrings, and their types."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import mirai
+
+ROOT = Path(__file__).parent.parent
+
+EXPECTED = {
+    "AuthenticationError",
+    "DaemonCrashed",
+    "Daemons",
+    "DispatcherLost",
+    "Mirai",
+    "MiraiError",
+    "ProtocolError",
+    "QueueFull",
+    "RemoteError",
+    "SerializationError",
+    "Status",
+    "TaskCancelled",
+    "TaskTimeout",
+    "daemons",
+    "mirai",
+    "status",
+}
+
+
+def test_all_is_what_is_promised() -> None:
+    assert sorted(mirai.__all__) == sorted(EXPECTED)
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_name_is_there_and_explained(name: str) -> None:
+    thing = getattr(mirai, name)
+    own = vars(thing).get("__doc__") if inspect.isclass(thing) else thing.__doc__
+    assert own, f"{name} has no docstring of its own"
+
+
+def undocumented(kind: type) -> list[str]:
+    """Return the public methods and properties of a class of ours without a docstring."""
+    return [
+        name
+        for name, member in vars(kind).items()
+        if not name.startswith("_")
+        and (inspect.isfunction(member) or isinstance(member, (property, classmethod)))
+        and not inspect.getdoc(member)
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_methods_are_explained(name: str) -> None:
+    thing = getattr(mirai, name)
+    if inspect.isclass(thing):
+        assert undocumented(thing) == []
+    else:
+        assert inspect.isfunction(thing)
+
+
+def test_undocumented_finds_them() -> None:
+    class Bad:
+        def method(self) -> None: ...
+
+        @property
+        def trait(self) -> int:
+            return 1
+
+        def _hidden(self) -> None: ...
+
+    assert undocumented(Bad) == ["method", "trait"]
+
+
+def test_nothing_else_is_public() -> None:
+    public = {
+        name
+        for name, thing in vars(mirai).items()
+        if not name.startswith("_") and not isinstance(thing, ModuleType)
+    }
+    assert public == EXPECTED
+
+
+def test_star_import_works() -> None:
+    names: dict[str, object] = {}
+    exec("from mirai import *", names)
+    assert names.keys() >= EXPECTED
+
+
+def test_import_is_light() -> None:
+    """Importing mirai imports no optional package and nothing of the daemon."""
+    code = (
+        "import sys, mirai;"
+        "print(*{'trio', 'numpy', 'mirai._daemon', 'argparse'} & sys.modules.keys())"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert loaded.stdout.split() == []
+
+
+# ── types ────────────────────────────────────────────────────────────────────────────────
+
+TYPED = """
+import asyncio
+from concurrent.futures import Future, as_completed, wait
+from typing import assert_type
+
+from mirai import Daemons, Mirai, Status, daemons, mirai, status
+
+
+def area(width: int, *, height: float = 1.0) -> float:
+    return width * height
+
+
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+
+class Model:
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+
+    def predict(self, row: list[int]) -> str:
+        return str(row)
+
+
+assert_type(mirai(area, 3), Mirai[float])
+assert_type(mirai(area, 3, height=2.0).result(), float)
+assert_type(mirai(fetch, "a"), Mirai[bytes])
+assert_type(mirai(Model, 3), Mirai[Model])
+assert_type(mirai(Model(3).predict, [1]), Mirai[str])
+assert_type(mirai(lambda: 1), Mirai[int])
+assert_type(daemons(2), Daemons)
+assert_type(status(), Status)
+
+future: Future[float] = mirai(area, 3)
+
+
+async def main() -> None:
+    assert_type(await mirai(area, 3), float)
+    assert_type(await mirai(fetch, "a"), bytes)
+    assert_type(await asyncio.gather(mirai(area, 3), mirai(fetch, "a")), tuple[float, bytes])
+    async with daemons(1) as pool:
+        assert_type(pool, Daemons)
+
+
+mirais = [mirai(area, n) for n in range(3)]
+for each in as_completed(mirais):
+    assert_type(each.result(), float)
+wait(mirais)
+"""
+
+WRONG = {
+    "the type of an argument": 'mirai(area, "3")',
+    "a keyword that it does not have": "mirai(area, 3, depth=1)",
+    "too few arguments": "mirai(area)",
+    "a result taken for another": "text: str = mirai(area, 3).result()",
+    "not a function": "mirai(3)",
+    "an awaitable function's argument": "mirai(fetch, 3)",
+}
+
+
+def typecheck(source: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run mypy on a user's program; skip where there is none."""
+    if importlib.util.find_spec("mypy") is None:
+        pytest.skip("mypy is not installed")
+    program = folder / "program.py"
+    program.write_text(source, encoding="utf-8")
+    return subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--config-file=", program.name],
+        cwd=folder,
+        env=os.environ | {"MYPYPATH": str(ROOT), "MYPY_CACHE_DIR": str(folder / "cache")},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.timeout(300)
+def test_types_are_kept(tmp_path: Path) -> None:
+    checked = typecheck(TYPED, tmp_path)
+    complaints = [line for line in checked.stdout.splitlines() if line.startswith("program.py")]
+    assert complaints == [], checked.stdout + checked.stderr
+    assert "program.py" in checked.stdout or checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.timeout(300)
+def test_wrong_calls_are_errors(tmp_path: Path) -> None:
+    lines = TYPED.splitlines()
+    checked = typecheck("\n".join([*lines, *WRONG.values()]), tmp_path)
+    first = len(lines) + 1
+    expected = dict(zip(range(first, first + len(WRONG)), WRONG, strict=True))
+    refused = {
+        int(line.split(":")[1])
+        for line in checked.stdout.splitlines()
+        if line.startswith("program.py") and ": error:" in line
+    }
+    missed = {what for number, what in expected.items() if number not in refused}
+    assert missed == set(), checked.stdout + checked.stderr
