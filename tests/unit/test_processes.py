@@ -1,0 +1,115 @@
+"""What can be said about local daemons without starting one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from dispatcher.processes import MAX_FAILURES, POSIX, Replacement, Watermark
+
+# ── whether to start another ─────────────────────────────────────────────────────────────
+
+
+def test_a_daemon_that_had_joined_is_always_replaced() -> None:
+    policy = Replacement()
+    assert all(policy.ended(joined=True) for _ in range(100))
+
+
+def test_after_so_many_failures_in_a_row_no_other_is_started() -> None:
+    policy = Replacement()
+    answers = [policy.ended(joined=False) for _ in range(MAX_FAILURES + 2)]
+    assert answers == [True] * (MAX_FAILURES - 1) + [False] * 3
+
+
+def test_one_that_joins_clears_the_failures_before_it() -> None:
+    policy = Replacement()
+    for _ in range(MAX_FAILURES - 1):
+        assert policy.ended(joined=False)
+    policy.joined()
+    for _ in range(MAX_FAILURES - 1):
+        assert policy.ended(joined=False)
+    assert not policy.ended(joined=False)
+
+
+def test_one_that_ends_after_it_joined_clears_them_too() -> None:
+    policy = Replacement()
+    for _ in range(MAX_FAILURES - 1):
+        policy.ended(joined=False)
+    policy.ended(joined=True)
+    assert policy.ended(joined=False)
+
+
+def test_a_hopeless_pool_recovers_when_one_joins_after_all() -> None:
+    policy = Replacement()
+    for _ in range(MAX_FAILURES):
+        policy.ended(joined=False)
+    policy.joined()
+    assert policy.ended(joined=False)
+
+
+# ── the watermark ────────────────────────────────────────────────────────────────────────
+
+needs_posix = pytest.mark.skipif(not POSIX, reason="there is no watermark on this platform")
+
+
+@pytest.fixture
+def fd() -> Iterator[int]:
+    fd = Watermark.create()
+    yield fd
+    os.close(fd)
+
+
+@needs_posix
+def test_a_watermark_begins_at_nothing(fd: int) -> None:
+    mark = Watermark(fd)
+    assert mark.get() == 0
+    mark.close()
+
+
+@needs_posix
+@pytest.mark.parametrize("key", [0, 1, 255, 2**32, 2**64 - 1])
+def test_what_one_side_sets_the_other_sees(fd: int, key: int) -> None:
+    daemon, dispatcher = Watermark(fd), Watermark(fd)
+    daemon.set(key)
+    assert dispatcher.get() == key
+    daemon.close()
+    assert dispatcher.get() == key
+    dispatcher.close()
+
+
+@needs_posix
+def test_a_watermark_outlives_its_descriptor() -> None:
+    fd = Watermark.create()
+    mark = Watermark(fd)
+    os.close(fd)
+    mark.set(7)
+    assert mark.get() == 7
+    mark.close()
+
+
+@needs_posix
+def test_two_watermarks_are_two() -> None:
+    fds = [Watermark.create(), Watermark.create()]
+    one, other = (Watermark(fd) for fd in fds)
+    one.set(1)
+    assert (one.get(), other.get()) == (1, 0)
+    for mark, fd in zip((one, other), fds, strict=True):
+        mark.close()
+        os.close(fd)
+
+
+@needs_posix
+def test_without_memfd_there_is_a_nameless_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS, which has no memfd."""
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    fd = Watermark.create()
+    assert os.fstat(fd).st_nlink == 0
+    assert os.fstat(fd).st_size == 8
+    daemon, dispatcher = Watermark(fd), Watermark(fd)
+    daemon.set(9)
+    assert dispatcher.get() == 9
+    daemon.close()
+    dispatcher.close()
+    os.close(fd)

@@ -1,0 +1,112 @@
+"""Who may connect, without a socket: keys in, ZAP replies out."""
+
+from __future__ import annotations
+
+import pytest
+from zmq.utils import z85
+
+from dispatcher.security import DOMAIN, Gate, KeyPair
+
+PAIR = KeyPair.new()
+STRANGER = KeyPair.new()
+
+
+def request(
+    public: str = PAIR.public,
+    *,
+    way: list[bytes] | None = None,
+    version: bytes = b"1.0",
+    domain: bytes = DOMAIN,
+    mechanism: bytes = b"CURVE",
+) -> list[bytes]:
+    """A ZAP request as libzmq's CURVE server makes it."""
+    way = [b"route"] if way is None else way
+    key = z85.decode(public)
+    return [*way, b"", version, b"7", domain, b"127.0.0.1", b"", mechanism, key]
+
+
+def gate() -> Gate[str]:
+    gate: Gate[str] = Gate()
+    gate.admit(PAIR.public, "owner")
+    return gate
+
+
+def test_a_known_key_is_let_in_and_named() -> None:
+    expected = [b"route", b"", b"1.0", b"7", b"200", b"OK", PAIR.public.encode(), b""]
+    assert gate().answer(request()) == expected
+
+
+@pytest.mark.parametrize("way", [[], [b"a"], [b"a", b"b"]])
+def test_the_reply_goes_the_way_that_the_request_came(way: list[bytes]) -> None:
+    answer = gate().answer(request(way=way))
+    assert answer[: len(way) + 1] == [*way, b""]
+    assert len(answer) == len(way) + 1 + 6
+
+
+BAD = {
+    "a stranger": request(STRANGER.public),
+    "another domain": request(domain=b"other"),
+    "no domain": request(domain=b""),
+    "another version": request(version=b"2.0"),
+    "NULL": request(mechanism=b"NULL")[:-1],
+    "NULL with a key": request(mechanism=b"NULL"),
+    "PLAIN": [*request(mechanism=b"PLAIN")[:-1], b"user", b"password"],
+    "no key": [*request()[:-1], b""],
+    "another frame": [*request(), b""],
+    "nothing": [b"route", b""],
+    "only a version": [b"route", b"", b"1.0"],
+}
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
+def test_everything_else_is_refused(bad: list[bytes]) -> None:
+    way, body = bad[:2], bad[2:]
+    answer = gate().answer(bad)
+    assert answer[:2] == way
+    assert answer[2:4] == (body + [b"", b""])[:2]
+    assert answer[4:] == [b"400", b"refused", b"", b""]
+
+
+@pytest.mark.xfail(reason="bug: a key whose length is no multiple of four raises in the handler")
+@pytest.mark.parametrize("length", [1, 31, 33])
+def test_a_key_of_another_length_is_refused(length: int) -> None:
+    answer = gate().answer([*request()[:-1], bytes(length)])
+    assert answer[4:] == [b"400", b"refused", b"", b""]
+
+
+def test_an_empty_gate_lets_nobody_in() -> None:
+    assert Gate[str]().answer(request())[4] == b"400"
+
+
+def test_a_revoked_key_is_refused() -> None:
+    guarded = gate()
+    guarded.admit(STRANGER.public, "another")
+    guarded.revoke(PAIR.public)
+    assert guarded.answer(request())[4] == b"400"
+    assert guarded.answer(request(STRANGER.public))[4] == b"200"
+    assert guarded.owner(PAIR.public) is None
+    guarded.revoke(PAIR.public)  # once more does no harm
+    assert guarded.owner(STRANGER.public) == "another"
+
+
+def test_a_gate_knows_whose_key_it_is() -> None:
+    assert gate().owner(PAIR.public) == "owner"
+    assert gate().owner(STRANGER.public) is None
+    assert gate().owner("") is None
+
+
+def test_a_secret_is_not_an_identity() -> None:
+    assert gate().answer(request(PAIR.secret))[4] == b"400"
+
+
+def test_pairs_are_fresh_and_well_formed() -> None:
+    assert PAIR.public != STRANGER.public
+    assert PAIR.secret != STRANGER.secret
+    assert len(PAIR.public) == len(PAIR.secret) == 40
+    assert len(z85.decode(PAIR.public)) == len(z85.decode(PAIR.secret)) == 32
+
+
+def test_a_pair_does_not_show_its_secret() -> None:
+    for shown in (repr(PAIR), str(PAIR), f"{[PAIR]}"):
+        assert PAIR.public in shown
+        assert PAIR.secret not in shown
