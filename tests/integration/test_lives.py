@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+import zmq
 from conftest import Script, processes_marked, wait_until
 
 from mirai import (
@@ -264,6 +265,26 @@ class TestTheDispatcherEnds:
         os.kill(pool._process.pid, signal.SIGKILL)
         with pytest.raises(DispatcherLost, match="SIGKILL"):
             future.result(timeout=20)
+
+    def test_while_the_channel_is_busy_and_has_more_to_send(self) -> None:
+        """What it sends into the broken connection fails before it hears of the break."""
+        pool = daemons(1)
+        begun, go_on = threading.Event(), threading.Event()
+
+        def hold(_: object) -> None:
+            """Keep the channel's thread until its socket can send no more."""
+            begun.set()
+            go_on.wait(20)
+            wait_until(lambda: not pool._channel._socket.getsockopt(zmq.EVENTS) & zmq.POLLOUT)
+
+        mirai(abs, -1).add_done_callback(hold)
+        begun.wait(20)
+        pool._process.kill()
+        pool._process.wait()
+        futures = [mirai(abs, -1) for _ in range(10)]
+        go_on.set()
+        for future in futures:
+            assert isinstance(future.exception(timeout=20), DispatcherLost)
 
     def test_while_a_block_waits(self) -> None:
         with daemons(1) as pool:
