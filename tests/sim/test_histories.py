@@ -26,6 +26,7 @@ from dispatcher.messages import (
     Recall,
     Results,
     Returned,
+    Run,
     Submit,
     Task,
 )
@@ -153,6 +154,20 @@ def check_load(core: Dispatcher) -> None:
         assert daemon.load == pytest.approx(cost, abs=1e-9)
 
 
+def check_order(core: Dispatcher, commands: Sequence[Command]) -> None:
+    """Whoever is given work gets the oldest that its client has waiting."""
+    oldest = {}
+    for number, client in core._clients.items():
+        waiting = [job.key for job in client.jobs.values() if job.waiting]
+        oldest[number] = min(waiting, default=None)
+    for command in commands:
+        if isinstance(command, Send) and isinstance(command.message, Run):
+            hand = core._daemons[command.peer].hand
+            for task in command.message.tasks:
+                older = oldest[hand[task.id].client]
+                assert older is None or task.id < older, "a younger task went first"
+
+
 def check_drained(world: World) -> None:
     """Nothing is left anywhere, on any side."""
     core = world.core
@@ -209,6 +224,7 @@ class History:
         core.check()
         check_functions(core)
         check_load(core)
+        check_order(core, commands)
         for peer, event in events:
             self.seen[type(event).__name__] += 1
             if isinstance(event, Lost) and peer in self.world.daemons and event.started:
