@@ -1,0 +1,112 @@
+"""What the benchmarks share: rows of measurements, printed as one table and written as JSON.
+
+A row's ratio is its median over that of the first row that measures the same thing, so that it
+says how many times as long it took as ours did, in the same run on the same machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ENOUGH = 100
+"""From how many measurements on the 99th percentile says something."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """How long one contestant took for one thing, in seconds, each time."""
+
+    what: str
+    who: str
+    seconds: list[float]
+
+    @property
+    def median(self) -> float:
+        """The middle one."""
+        return statistics.median(self.seconds)
+
+    @property
+    def p99(self) -> float | None:
+        """The 99th percentile, if there are enough to tell."""
+        if len(self.seconds) < ENOUGH:
+            return None
+        return statistics.quantiles(self.seconds, n=100, method="inclusive")[98]
+
+
+def parser(description: str | None, repeats: int) -> argparse.ArgumentParser:
+    """Return a parser of the arguments that every benchmark takes."""
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("--json", type=Path, metavar="FILE", help="write the measurements here too")
+    made.add_argument(
+        "--repeats", type=int, default=repeats, help=f"how often to measure (default: {repeats})"
+    )
+    return made
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people read it."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.2f} {unit}"
+    return f"{seconds * 1e6:.0f} µs"
+
+
+def ratios(rows: Iterable[Row]) -> list[float]:
+    """Return each row's ratio."""
+    ours: dict[str, float] = {}
+    return [row.median / ours.setdefault(row.what, row.median) for row in rows]
+
+
+def table(rows: list[Row]) -> str:
+    """Return the rows as text."""
+    lines = [("", "", "median", "p99", "ratio", "runs")]
+    for row, ratio in zip(rows, ratios(rows), strict=True):
+        p99 = "" if row.p99 is None else duration(row.p99)
+        runs = str(len(row.seconds))
+        lines.append((row.what, row.who, duration(row.median), p99, f"{ratio:.2f}", runs))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if index < 2 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def as_json(title: str, rows: list[Row]) -> dict[str, Any]:
+    """Return the rows, and the machine that they were measured on, for JSON."""
+    return {
+        "benchmark": title,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "rows": [
+            {
+                "what": row.what,
+                "who": row.who,
+                "median": row.median,
+                "p99": row.p99,
+                "ratio": ratio,
+                "seconds": row.seconds,
+            }
+            for row, ratio in zip(rows, ratios(rows), strict=True)
+        ],
+    }
+
+
+def show(title: str, rows: list[Row], file: Path | None) -> None:
+    """Print the table; write the JSON if a file is given."""
+    print(f"{title} · Python {platform.python_version()}, {os.cpu_count()} CPUs\n")
+    print(table(rows))
+    print("\nratio: how many times as long as the first of its kind took")
+    if file is not None:
+        file.write_text(json.dumps(as_json(title, rows), indent=1) + "\n", encoding="utf-8")
