@@ -208,8 +208,7 @@ class History:
         self.sent: list[Sent] = []
         self.answered: Counter[tuple[int, int]] = Counter()  # by client and task id
         self.refused: set[int] = set()  # clients that broke the protocol
-        self.blind: set[int] = set()  # daemons without a watermark
-        self.died_blind = False  # one of them died
+        self.died_blind = False  # a daemon without a watermark died
         self.lost_return = False  # a daemon died, and what it had handed back was lost
         self.done_keys: list[int] = []  # of tasks that a daemon has answered
         self.seen: Counter[str] = Counter()  # what has happened in it, for its own test
@@ -227,8 +226,9 @@ class History:
         check_order(core, commands)
         for peer, event in events:
             self.seen[type(event).__name__] += 1
-            if isinstance(event, Lost) and peer in self.world.daemons and event.started:
-                self.seen["Lost after a start"] += 1
+            if isinstance(event, Lost) and peer in self.world.daemons:
+                self.died_blind |= event.started is None
+                self.seen["Lost after a start"] += bool(event.started)
             if isinstance(event, Done):
                 self.done_keys += [outcome.id for outcome in event.outcomes]
         for command in commands:
@@ -334,16 +334,12 @@ class History:
             arriving = self.random.randint(0, len(sent))
             # If that is lost, what was handed back looks as if it had begun before the others.
             self.lost_return |= any(isinstance(each, Returned) for each in sent[arriving:])
-            self.died_blind |= number in self.blind
             self.tell(f"  daemon {number}, {arriving} of {len(sent)} messages arrive")
             self.world.kill(number, arriving)
 
     def add_daemon(self) -> None:
         if len(self.living()) < 4:
-            watermark = self.random.random() < 0.9
-            number = self.world.add_daemon(watermark=watermark)
-            if not watermark:
-                self.blind.add(number)
+            self.world.add_daemon(watermark=self.random.random() < 0.9)
 
     def repeat(self) -> None:
         """Answers that come late, twice, for tasks of others or for none are dropped."""
