@@ -259,7 +259,7 @@ def test_a_hand_is_bounded_by_the_horizon(seconds: float) -> None:
 
 
 @pytest.mark.xfail(reason="bug: who has just had a share counts as a taker of the next one")
-@pytest.mark.parametrize("count", [4, 5, 10, 100])
+@pytest.mark.parametrize("count", [5, 10, 100])
 def test_few_tasks_are_shared_equally(count: int) -> None:
     pool = Pool([D1, D2, D3])
     pool.learn(TINY)

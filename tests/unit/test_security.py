@@ -63,7 +63,7 @@ def test_everything_else_is_refused(bad: list[bytes]) -> None:
     way, body = bad[:2], bad[2:]
     answer = gate().answer(bad)
     assert answer[:2] == way
-    assert answer[2:4] == (body + [b"", b""])[:2]
+    assert answer[2:4] == [*body, b"", b""][:2]
     assert answer[4:] == [b"400", b"refused", b"", b""]
 
 
