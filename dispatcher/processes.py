@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 TAIL_BYTES = 8_192
 """How much of a daemon's output is kept."""
-TAIL_LINES = 20
+TAIL_LINES = 30
 """How many of its last lines an error shows."""
 MAX_FAILURES = 5
 """How many daemons in a row may die before they have joined until no more are started."""

@@ -17,14 +17,12 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import msgspec
 import zmq
-import zmq.utils.monitor
 from msgspec import structs
 
 from dispatcher import wire
@@ -43,6 +41,7 @@ from dispatcher.messages import (
 )
 from dispatcher.processes import MAX_FAILURES, POSIX, Process, Replacement
 from dispatcher.security import ZAP_ENDPOINT, Gate, KeyPair, listen
+from dispatcher.sockets import monitor_events, rest_of_message, waiting_messages
 
 MESSAGES_A_TURN = 256
 _HOST = socket.gethostname()
@@ -234,16 +233,15 @@ class Server:
     # ── peers ────────────────────────────────────────────────────────────────────────────
 
     def _answer_zap(self) -> None:
-        for request in _received(self._zap):
+        for request in waiting_messages(self._zap):
             self._zap.send_multipart(self._gate.answer(request))
 
     def _read_monitor(self) -> None:
-        for frames in _received(self._monitor):
-            event = zmq.utils.monitor.parse_monitor_message(frames)
-            if event["event"] == zmq.EVENT_ACCEPTED:
-                self._connections.accepted(event["value"])
-            elif event["event"] == zmq.EVENT_DISCONNECTED:
-                self._hang_up(self._connections.closed(event["value"]))
+        for event, fd in monitor_events(self._monitor):
+            if event == zmq.EVENT_ACCEPTED:
+                self._connections.accepted(fd)
+            else:
+                self._hang_up(self._connections.closed(fd))
 
     def _hang_up(self, connection: int) -> None:
         for peer in self._peers.values():
@@ -259,9 +257,8 @@ class Server:
                 return True
             peer = self._peers.get(route)
             header = self._router.recv(copy=peer is not None)
-            frames: list[Buffer] = [header if isinstance(header, bytes) else header.bytes]
-            while self._router.getsockopt(zmq.RCVMORE):
-                frames.append(self._router.recv(copy=False))
+            first = header if isinstance(header, bytes) else header.bytes
+            frames = [first, *rest_of_message(self._router)]
             if peer is None:
                 assert isinstance(header, zmq.Frame)
                 self._greet(route, header, frames)
@@ -453,15 +450,6 @@ def _endpoint(socket: zmq.Socket[bytes]) -> str:
     name = socket.getsockopt(zmq.LAST_ENDPOINT)
     assert isinstance(name, bytes)
     return name.rstrip(b"\0").decode()
-
-
-def _received(source: zmq.Socket[bytes]) -> Iterator[list[bytes]]:
-    """Yield the messages that wait on a socket."""
-    while True:
-        try:
-            yield source.recv_multipart(zmq.NOBLOCK)
-        except zmq.Again:
-            return
 
 
 def serve(line: bytes, started: list[Process], error: OSError | None) -> None:

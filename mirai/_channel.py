@@ -7,23 +7,19 @@ settles whatever was not answered.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
-
-import zmq
-import zmq.utils.monitor
 
 from dispatcher import wire
 from dispatcher.messages import (
     VERSION,
     Ask,
-    Buffer,
     Cancel,
     Function,
     Hello,
@@ -37,20 +33,21 @@ from dispatcher.messages import (
     Welcome,
 )
 from dispatcher.messages import ProtocolError as WireError
-from dispatcher.security import KeyPair, dial
+from dispatcher.security import KeyPair
 from mirai._errors import (
     AuthenticationError,
     DispatcherLost,
     MiraiError,
     ProtocolError,
+    again,
 )
 from mirai._future import Failure, Mirai, Value
+from mirai._link import Link
 from mirai._pending import Pending
 from mirai._serialize import FunctionPickles, Packed, function_name, pack
 
 KNOWN_FUNCTIONS = 512
 """How many functions the dispatcher keeps for us; those used longest ago are forgotten."""
-FAREWELL_MS = 500
 MESSAGES_A_TURN = 64
 
 Explain = Callable[[], MiraiError | None]
@@ -113,15 +110,9 @@ class Channel:
         self._pending = Pending()
         self._asked: dict[int, Mirai[Any]] = {}
         self._drains: list[Mirai[None]] = []
-        self._welcome = self._refused = False
+        self._welcome = False
         self._asleep = False
-        self._wake_out, self._wake_in = socket.socketpair()
-        self._wake_out.setblocking(False)
-        self._wake_in.setblocking(False)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = dial(self._context, pair, server)
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_ALL)
-        self._socket.connect(url)
+        self._link = Link(url, pair, server)
         self._thread = threading.Thread(target=self._run, name=f"mirai-{profile}", daemon=True)
         self._thread.start()
 
@@ -187,15 +178,13 @@ class Channel:
 
     def _check_open(self) -> None:
         if self._end is not None:
-            error = self._end[0]
-            raise type(error)(*error.args) from error
+            raise again(self._end[0])
 
     def _wake(self) -> None:
         """Wake the thread if it sleeps.  Call with the lock held."""
         if self._asleep:
-            with contextlib.suppress(OSError):  # full: it has been woken; closed: it is gone
-                self._wake_in.send(b"\0")
-            self._asleep = False  # after the byte: Ctrl-C in between costs no more than another
+            self._link.ring()
+            self._asleep = False  # not before: Ctrl-C in between must not cost us the bell
 
     def _finish(self, error: MiraiError, *, cancelled: bool = False) -> None:
         with self._lock:
@@ -207,39 +196,29 @@ class Channel:
 
     def _run(self) -> None:
         try:
-            self._send(Hello(VERSION, socket.gethostname(), os.getpid()))
+            self._link.send(Hello(VERSION, socket.gethostname(), os.getpid()))
             self._loop()
+        except WireError as error:
+            self._finish(ProtocolError(f"the dispatcher sent nonsense: {error}"))
         except BaseException as error:  # a bug of ours; nobody may wait for ever because of it
             self._finish(MiraiError(f"the channel failed: {type(error).__name__}: {error}"))
             raise
         finally:
             self._settle_all()
-            self._context.destroy(linger=0)
-            self._wake_in.close()
-            self._wake_out.close()
+            self._link.close()
 
     def _loop(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._monitor, zmq.POLLIN)
-        poller.register(self._wake_out.fileno(), zmq.POLLIN)
         while self._end is None:
             with self._lock:
                 self._asleep = not self._has_mail()
-            ready = dict(poller.poll(None if self._asleep else 0))
+            self._link.wait(block=self._asleep)
             self._asleep = False
-            if self._wake_out.fileno() in ready:
-                self._drain_wakes()
-            lost = self._monitor in ready and self._read_monitor()
-            if self._socket in ready or lost:
-                self._receive(everything=lost)
-            if lost:
-                self._finish(self._why_lost())
+            ended = self._link.ended  # before we read: what has arrived by now is all there is
+            for message in islice(self._link.receive(ToClient), None if ended else MESSAGES_A_TURN):
+                self._take(message)
+            if ended:
+                self._finish(self._why_ended())
             self._flush()
-
-    def _drain_wakes(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self._wake_out.recv(4_096)
 
     def _has_mail(self) -> bool:
         box = self._outbox
@@ -261,13 +240,13 @@ class Channel:
         batches = list(wire.batches(tasks)) or [()] * bool(functions or forget)
         for index, batch in enumerate(batches):
             last = index == len(batches) - 1
-            self._send(Submit(batch, functions, forget if last else ()))
+            self._link.send(Submit(batch, functions, forget if last else ()))
             functions = ()
         if ids := tuple(id for id in outbox.cancels if self._pending.remove(id)):
-            self._send(Cancel(ids))
+            self._link.send(Cancel(ids))
         for request in outbox.asks:
             self._asked[request.id] = request
-            self._send(Ask(request.id))
+            self._link.send(Ask(request.id))
         self._drains += outbox.drains
         self._answer_drains()
 
@@ -277,29 +256,7 @@ class Channel:
             for request in drains:
                 request.settle(Value(None))
 
-    def _send(self, message: Message) -> None:
-        with contextlib.suppress(zmq.Again):  # the connection has ended: the monitor will tell
-            self._socket.send_multipart(wire.encode(message), zmq.NOBLOCK, copy=False)
-
-    def _receive(self, *, everything: bool) -> None:
-        left = MESSAGES_A_TURN
-        while left and self._end is None:
-            try:
-                header = self._socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            frames: list[Buffer] = [header]
-            while self._socket.getsockopt(zmq.RCVMORE):
-                frames.append(self._socket.recv(copy=False))
-            self._take(frames)
-            left -= not everything
-
-    def _take(self, frames: list[Buffer]) -> None:
-        try:
-            message = wire.decode(frames, ToClient)
-        except WireError as error:
-            self._finish(ProtocolError(f"the dispatcher sent nonsense: {error}"))
-            return
+    def _take(self, message: Message) -> None:
         match message:
             case Results(outcomes):
                 self._pending.settle(outcomes)
@@ -313,24 +270,11 @@ class Channel:
             case Refused(reason):
                 self._finish(ProtocolError(f"the dispatcher refused us: {reason}"))
 
-    def _read_monitor(self) -> bool:
-        """Return whether the connection has ended."""
-        lost = False
-        while True:
-            try:
-                frames = self._monitor.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return lost
-            event = zmq.utils.monitor.parse_monitor_message(frames)["event"]
-            if event in _REFUSED:
-                self._refused = True
-            lost = lost or event in _ENDED or event in _REFUSED
-
-    def _why_lost(self) -> MiraiError:
+    def _why_ended(self) -> MiraiError:
         error = self._explain()
         if error is not None:
             return error
-        if self._refused or not self._welcome:
+        if self._link.refused or not self._welcome:
             return AuthenticationError(
                 f"the dispatcher at {self._url} does not accept this key, or is not the owner"
                 " of the key that was expected"
@@ -346,14 +290,6 @@ class Channel:
             self._pending.add(mirai)
         self._pending.lose(error, cancelled=cancelled)
         for request in (*self._asked.values(), *outbox.asks):
-            request.settle(Failure(error))
+            request.settle(Failure(again(error)))
         for drain in (*self._drains, *outbox.drains):
             drain.settle(Value(None))
-
-
-_REFUSED = {
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH,
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
-    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
-}
-_ENDED = {zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED, zmq.EVENT_CONNECT_RETRIED}

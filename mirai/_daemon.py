@@ -7,7 +7,6 @@ The main thread does nothing but evaluate, since it is the one that signals inte
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -19,13 +18,9 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
-import zmq
-import zmq.utils.monitor
-
 from dispatcher import wire
 from dispatcher.messages import (
     VERSION,
-    Buffer,
     Done,
     Hello,
     Interrupt,
@@ -39,11 +34,11 @@ from dispatcher.messages import (
     Stop,
     Task,
     ToDaemon,
-    Welcome,
 )
 from dispatcher.processes import Watermark
-from dispatcher.security import KeyPair, dial
+from dispatcher.security import KeyPair
 from mirai._evaluate import Evaluator
+from mirai._link import Link
 
 SWITCH_INTERVAL = 0.0005
 """How long the main thread may keep the I/O thread from running, in seconds."""
@@ -62,7 +57,7 @@ class Hand:
         self._change = threading.Condition()
         self._stopped = False
         self.current = 0
-        """The id of the task that has started and not ended; 0 for none."""
+        """The id of the task that was taken last; 0 while there is none."""
 
     def add(self, tasks: Iterable[Task]) -> None:
         """Evaluate these after all others."""
@@ -73,9 +68,14 @@ class Hand:
     def take(self) -> Task | None:
         """Start the next task, waiting for one if need be; None once stopped."""
         with self._change:
+            self.current = 0
             while not self._waiting and not self._stopped:
                 self._change.wait()
-            return None if self._stopped else self._waiting.popleft()
+            if self._stopped:
+                return None
+            task = self._waiting.popleft()
+            self.current = task.id  # under the lock: a task is always either waiting or current
+            return task
 
     def withdraw(self, ids: Iterable[int]) -> list[int]:
         """Remove those of these tasks that have not started, and return their ids."""
@@ -103,95 +103,76 @@ class Daemon:
         self._outbox: list[Outcome] = []
         self._asleep = False
         self._target = 0  # the task that an interrupt is meant for
-        self._left = threading.Event()
-        self._wake_out, self._wake_in = socket.socketpair()
-        self._wake_out.setblocking(False)
-        self._wake_in.setblocking(False)
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = dial(self._context, pair, server)
-        self._monitor = self._socket.get_monitor_socket(
-            zmq.EVENT_DISCONNECTED
-            | zmq.EVENT_CLOSED
-            | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-            | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-        )
-        self._socket.connect(url)
+        self._armed = 0  # the task that an interrupt can stop
+        self._handler = self._on_interrupt
+        self._pid = os.getpid()
+        self._link = Link(url, pair, server)
 
     # ── the main thread ──────────────────────────────────────────────────────────────────
 
     def run(self) -> None:
         """Evaluate until told to stop, or until the dispatcher is gone."""
-        signal.signal(signal.SIGINT, self._on_interrupt)
+        signal.signal(signal.SIGINT, self._handler)
         thread = threading.Thread(target=self._serve, name="mirai-daemon", daemon=True)
         thread.start()
         while (task := self._hand.take()) is not None:
-            self._answer(self._evaluate(task))
+            outcome = self._evaluate(task)
+            if os.getpid() != self._pid:
+                os._exit(0)  # the task has forked, and this is the child: it is no daemon
+            self._answer(outcome)
         self._evaluator.close()
 
     def _evaluate(self, task: Task) -> Outcome:
-        """Evaluate one task.  An interrupt strikes between the two lines that set ``current``."""
+        """Evaluate one task.  An interrupt strikes only while the task is ``armed``."""
         if self._watermark is not None:
             self._watermark.set(task.id)
+        if signal.getsignal(signal.SIGINT) is not self._handler:
+            signal.signal(signal.SIGINT, self._handler)  # a task has changed it
         try:
-            self._hand.current = task.id
+            self._armed = task.id
+            if self._target == task.id:  # the signal came before it was armed
+                self._strike()
             outcome = self._evaluator.evaluate(task)
-            self._hand.current = 0
+            self._armed = 0
         except KeyboardInterrupt:
-            self._hand.current = 0
             outcome = Outcome(task.id, Kind.CANCELLED)
         return outcome
 
     def _on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
         """Stop the task that the interrupt is meant for; if it has ended already, do nothing."""
-        if self._target and self._target == self._hand.current:
-            self._target = 0
-            raise KeyboardInterrupt
+        if self._armed and self._target == self._armed:
+            self._strike()
+
+    def _strike(self) -> None:
+        self._armed = 0  # first, so that it strikes once
+        raise KeyboardInterrupt
 
     def _answer(self, outcome: Outcome) -> None:
         self._outbox.append(outcome)
         if self._asleep:
             self._asleep = False
-            self._wake()
-
-    def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self._wake_in.send(b"\0")
+            self._link.ring()
 
     # ── the I/O thread ───────────────────────────────────────────────────────────────────
 
     def _serve(self) -> None:
-        self._send(Hello(VERSION, socket.gethostname(), os.getpid()))
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._monitor, zmq.POLLIN)
-        poller.register(self._wake_out.fileno(), zmq.POLLIN)
-        going = True
-        while going:
-            self._asleep = True
-            ready = dict(poller.poll(0 if self._outbox else None))
-            self._asleep = False
-            if self._wake_out.fileno() in ready:
-                self._wake_out.recv(4_096)
-            if self._socket in ready:
-                going = self._receive()
-            if self._monitor in ready:
-                going = False
-            self._flush()
-        self._leave()
+        try:
+            self._link.send(Hello(VERSION, socket.gethostname(), os.getpid()))
+            while self._turn():
+                pass
+        finally:  # whatever has happened: a daemon that nobody hears must not live
+            self._leave()
 
-    def _receive(self) -> bool:
-        """Act on what has arrived; return False when it is time to leave."""
-        while True:
-            try:
-                header = self._socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return True
-            frames: list[Buffer] = [header]
-            while self._socket.getsockopt(zmq.RCVMORE):
-                frames.append(self._socket.recv(copy=False))
-            if not self._obey(wire.decode(frames, ToDaemon)):
+    def _turn(self) -> bool:
+        """Wait, and do what there is to do; return False when it is time to leave."""
+        self._asleep = True
+        self._link.wait(block=not self._outbox)
+        self._asleep = False
+        for message in self._link.receive(ToDaemon):
+            if not self._obey(message):
                 return False
+        self._flush()
+        return not self._link.ended
 
     def _obey(self, message: Message) -> bool:
         match message:
@@ -199,14 +180,12 @@ class Daemon:
                 self._evaluator.learn(functions, forget)
                 self._hand.add(tasks)
             case Recall(ids):
-                self._send(Returned(tuple(self._hand.withdraw(ids))))
+                self._link.send(Returned(tuple(self._hand.withdraw(ids))))
             case Interrupt(ids):
                 dropped = self._hand.withdraw(ids)
-                self._outbox += [Outcome(id, Kind.CANCELLED) for id in dropped]
-                if self._hand.current in ids:
-                    self._interrupt(self._hand.current)
-            case Welcome():
-                pass
+                self._outbox.extend(Outcome(id, Kind.CANCELLED) for id in dropped)
+                if (current := self._hand.current) in ids:
+                    self._interrupt(current)
             case Stop() | Refused():
                 return False
         return True
@@ -221,20 +200,17 @@ class Daemon:
             signal.raise_signal(signal.SIGINT)
 
     def _flush(self) -> None:
-        outcomes, self._outbox = self._outbox, []
+        outcomes = self._outbox[:]  # the main thread may append meanwhile
+        del self._outbox[: len(outcomes)]
         for batch in wire.batches(outcomes):
-            self._send(Done(batch))
-
-    def _send(self, message: Message) -> None:
-        with contextlib.suppress(zmq.Again):  # the connection has ended: the monitor will tell
-            self._socket.send_multipart(wire.encode(message), zmq.NOBLOCK, copy=False)
+            self._link.send(Done(batch))
 
     def _leave(self) -> None:
         """End the process: politely if the main thread can be stopped, at once if not."""
         self._hand.stop()
-        if self._hand.current:
-            self._interrupt(self._hand.current)
-        self._context.destroy(linger=0)
+        if current := self._hand.current:
+            self._interrupt(current)
+        self._link.close()
         threading.Event().wait(FAREWELL)
         os._exit(1)
 
@@ -263,7 +239,7 @@ def main() -> None:
     _close_standard_input()
     import faulthandler
 
-    faulthandler.enable()
+    faulthandler.enable(all_threads=False)
     sys.setswitchinterval(SWITCH_INTERVAL)
     watermark = None
     if config["watermark"] >= 0:

@@ -113,6 +113,11 @@ class ProtocolError(MiraiError):
     """The other side sent what it may not send, or speaks another version."""
 
 
+def again(error: MiraiError) -> MiraiError:
+    """Return a like error, to raise where the same one may be raised elsewhere at that moment."""
+    return type(error)(*error.args)
+
+
 def _signal_name(exit_status: int | None) -> str | None:
     if exit_status is None or exit_status >= 0:
         return None

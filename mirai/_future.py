@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
 from mirai._errors import TaskCancelled
 
@@ -103,6 +103,9 @@ class Mirai(Future[T], Generic[T]):
             state = "failed"
         where = f" on {self.profile!r}" if self.profile not in ("", "default") else ""
         return f"<Mirai {self.id} {self.name}{where}: {state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a mirai belongs to its process; send what it returned instead")
 
     def _failed(self) -> bool:
         return self._exception is not None or (self._answer is not None and self._answer.is_error)

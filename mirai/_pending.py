@@ -10,7 +10,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from dispatcher.messages import Crash, Kind, Outcome
-from mirai._errors import DaemonCrashed, MiraiError, RemoteError, SerializationError, TaskCancelled
+from mirai._errors import (
+    DaemonCrashed,
+    MiraiError,
+    RemoteError,
+    SerializationError,
+    TaskCancelled,
+    again,
+)
 from mirai._future import Failure, Mirai
 from mirai._serialize import unpack
 
@@ -49,7 +56,7 @@ class Pending:
         """Settle all of them with ``error``."""
         mirais, self._mirais = self._mirais, {}
         for mirai in mirais.values():
-            mirai.settle(Failure(error), cancelled=cancelled)
+            mirai.settle(Failure(again(error)), cancelled=cancelled)
 
 
 class Pickled:

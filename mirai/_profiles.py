@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from dispatcher.security import KeyPair
 from mirai._channel import Channel
 from mirai._errors import DispatcherLost, MiraiError, TaskCancelled
-from mirai._future import Mirai
+from mirai._future import Mirai, Value
 from mirai._status import Status
 
 DEFAULT = "default"
@@ -126,7 +126,20 @@ class Daemons:
             if kind is None and (drained := self._drained()) is not None:
                 await drained
         finally:
-            self.shutdown()
+            await self._shut_down_beside()
+
+    def _shut_down_beside(self) -> Mirai[None]:
+        """Shut down in a thread of its own, so that an event loop can go on."""
+        ended: Mirai[None] = Mirai(0, "shutdown", self.profile)
+
+        def end() -> None:
+            try:
+                self.shutdown()
+            finally:
+                ended.settle(Value(None))
+
+        threading.Thread(target=end, name="mirai-shutdown").start()
+        return ended
 
     def _drained(self) -> Mirai[None] | None:
         """Return what is settled when no task is pending; None if the pool has ended already."""

@@ -36,6 +36,15 @@ def segfault() -> None:
     ctypes.string_at(0)
 
 
+def running(pid: int) -> bool:
+    """Return whether a process lives that is not a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
 class TestADaemonDies:
     @pytest.mark.parametrize(
         ("function", "exit_code", "signal_name", "output"),
@@ -111,6 +120,13 @@ class TestADaemonDies:
             child = mirai(spawn).result()
             mirai(leave).exception(timeout=20)
             wait_until(lambda: not Path(f"/proc/{child}").exists())
+
+    def test_a_forked_child_that_comes_back_is_no_second_daemon(self) -> None:
+        with daemons(1):
+            children = [mirai(os.fork).result(timeout=20) for _ in range(3)]
+            assert all(children)
+            for child in children:
+                wait_until(lambda child=child: not running(child))
 
     def test_a_forked_child_does_not_keep_its_task_alive(self) -> None:
         def fork_and_die() -> None:
@@ -258,6 +274,22 @@ class TestCancel:
                     if not future.cancelled():
                         assert future.result(timeout=20) == spin()
             assert status().cumulative == 2
+
+    def test_after_a_task_has_taken_over_the_signal(self, tmp_path: Path) -> None:
+        def take_over() -> None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+        def work() -> None:
+            (tmp_path / "begun").touch()
+            time.sleep(600)
+
+        with daemons(1):
+            pid = mirai(os.getpid).result()
+            mirai(take_over).result()
+            future = mirai(work)
+            wait_until((tmp_path / "begun").exists)
+            future.cancel()
+            assert mirai(os.getpid).result(timeout=20) == pid
 
     def test_cancelling_everything_frees_the_daemons(self) -> None:
         with daemons(2):

@@ -152,7 +152,7 @@ class TestUrls:
             from mirai._daemon import Daemon
 
             for daemon in [each for each in gc.get_objects() if isinstance(each, Daemon)]:
-                daemon._send(Submit(()))
+                daemon._link.send(Submit(()))
             time.sleep(60)
 
         error = mirai(misbehave).exception(timeout=20)
@@ -275,7 +275,7 @@ class TestTheDispatcherEnds:
             """Keep the channel's thread until its socket can send no more."""
             begun.set()
             go_on.wait(20)
-            wait_until(lambda: not pool._channel._socket.getsockopt(zmq.EVENTS) & zmq.POLLOUT)
+            wait_until(lambda: not pool._channel._link._socket.getsockopt(zmq.EVENTS) & zmq.POLLOUT)
 
         mirai(abs, -1).add_done_callback(hold)
         begun.wait(20)

@@ -117,6 +117,10 @@ class TestWhatCanBeSent:
             thread.join()
         assert sums == [sum(range(500))] * 4
 
+    def test_a_mirai_cannot_be_sent(self) -> None:
+        with pytest.raises(SerializationError, match="send what it returned"):
+            mirai(abs, mirai(abs, -1))
+
     def test_a_first_argument_that_cannot_be_called(self) -> None:
         with pytest.raises(TypeError, match="callable"):
             mirai(3)  # type: ignore[call-overload]

@@ -1,0 +1,82 @@
+"""One connection to a dispatcher, with a bell: what a channel and a daemon have in common.
+
+The thread that owns a link waits on it for messages, for the connection's end, and for the bell,
+which any other thread may ring.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from types import UnionType
+
+import zmq
+
+from dispatcher import wire
+from dispatcher.messages import Message
+from dispatcher.security import KeyPair, dial
+from dispatcher.sockets import monitor_events, receive_frames
+
+_REFUSED = (
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+)
+_ENDED = _REFUSED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED
+
+
+class Link:
+    """A connection that is made once; when it ends, it has ended for good."""
+
+    def __init__(self, url: str, pair: KeyPair, server: str) -> None:
+        """Connect, without waiting for it.  ``server`` is the dispatcher's public key."""
+        self.ended = False
+        """Whether the connection has ended; what had arrived before can still be received."""
+        self.refused = False
+        """Whether it ended before either side had proved its key."""
+        self._bell, self._rope = socket.socketpair()
+        self._bell.setblocking(False)
+        self._rope.setblocking(False)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = dial(self._context, pair, server)
+        self._monitor = self._socket.get_monitor_socket(_ENDED)
+        self._poller = zmq.Poller()
+        for source in (self._socket, self._monitor, self._bell.fileno()):
+            self._poller.register(source, zmq.POLLIN)
+        self._socket.connect(url)
+
+    def ring(self) -> None:
+        """Make ``wait`` return.  The only method for other threads than the owner."""
+        with contextlib.suppress(OSError):  # full: it will wake anyway; closed: nobody is there
+            self._rope.send(b"\0")
+
+    def wait(self, *, block: bool) -> None:
+        """Wait until there is something to do, or just look whether there is."""
+        ready = dict(self._poller.poll(None if block else 0))
+        if self._bell.fileno() in ready:
+            with contextlib.suppress(BlockingIOError):
+                self._bell.recv(4_096)
+        if self._monitor in ready:
+            self._read_monitor()
+
+    def send(self, message: Message) -> None:
+        """Send without waiting.  Into a connection that has ended, it sends nothing."""
+        with contextlib.suppress(zmq.Again):
+            self._socket.send_multipart(wire.encode(message), zmq.NOBLOCK, copy=False)
+
+    def receive(self, expected: UnionType) -> Iterator[Message]:
+        """Yield what has arrived.  Raises dispatcher.messages.ProtocolError."""
+        while (frames := receive_frames(self._socket)) is not None:
+            yield wire.decode(frames, expected)
+
+    def close(self) -> None:
+        """Drop the connection, and what was not sent yet."""
+        self._context.destroy(linger=0)
+        self._bell.close()
+        self._rope.close()
+
+    def _read_monitor(self) -> None:
+        for event, _ in monitor_events(self._monitor):
+            self.ended = True
+            self.refused = self.refused or bool(event & _REFUSED)
