@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,44 +21,58 @@ from mirai import daemons, mirai
 
 WORKERS = 2
 
-Submit = Callable[[], Any]
-
 
 def noop() -> None:
     """Do nothing."""
 
 
+def results(futures: list[Any]) -> list[Any]:
+    """Collect futures one after the other."""
+    return [future.result() for future in futures]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How to submit one task to a contestant, and the best way to collect many."""
+
+    submit: Callable[[], Any]
+    collect: Callable[[list[Any]], list[Any]] = results
+
+
 @contextmanager
-def with_mirai() -> Iterator[Submit]:
+def with_mirai() -> Iterator[Pool]:
     with daemons(WORKERS):
-        yield lambda: mirai(lambda: None)
+        yield Pool(lambda: mirai(lambda: None))
 
 
 @contextmanager
-def with_process_pool() -> Iterator[Submit]:
+def with_process_pool() -> Iterator[Pool]:
     with ProcessPoolExecutor(WORKERS) as pool:
-        yield lambda: pool.submit(noop)
+        yield Pool(lambda: pool.submit(noop))
 
 
 @contextmanager
-def with_loky() -> Iterator[Submit]:
+def with_loky() -> Iterator[Pool]:
     from joblib.externals.loky import ProcessPoolExecutor as Loky
 
     with Loky(WORKERS) as pool:
-        yield lambda: pool.submit(noop)
+        yield Pool(lambda: pool.submit(noop))
 
 
 @contextmanager
-def with_dask() -> Iterator[Submit]:
-    from distributed import Client
+def with_dask() -> Iterator[Pool]:
+    from distributed import Client, LocalCluster
 
-    with Client(
-        n_workers=WORKERS, threads_per_worker=1, processes=True, dashboard_address=None
-    ) as client:
-        yield lambda: client.submit(noop, pure=False)
+    with (
+        LocalCluster(
+            n_workers=WORKERS, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield Pool(lambda: client.submit(noop, pure=False), client.gather)
 
 
-CONTESTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Submit]]]] = {
+CONTESTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Pool]]]] = {
     "mirai": ("mirai", with_mirai),
     "ProcessPoolExecutor": ("concurrent.futures", with_process_pool),
     "joblib/loky": ("joblib", with_loky),
@@ -66,13 +81,13 @@ CONTESTANTS: dict[str, tuple[str, Callable[[], AbstractContextManager[Submit]]]]
 """Name -> the module that it needs, and its pool."""
 
 
-def run(submit: Submit, tasks: int) -> float:
+def run(pool: Pool, tasks: int) -> float:
     """Submit so many tasks and collect them; return the seconds that it took."""
     begun = time.perf_counter()
-    futures = [submit() for _ in range(tasks)]
-    for future in futures:
-        future.result()
-    return time.perf_counter() - begun
+    collected = pool.collect([pool.submit() for _ in range(tasks)])
+    seconds = time.perf_counter() - begun
+    assert len(collected) == tasks
+    return seconds
 
 
 def main() -> None:
@@ -83,17 +98,17 @@ def main() -> None:
     options = arguments.parse_args()
     chosen = {}
     for name in options.only:
-        module, pool = CONTESTANTS[name]
+        module, start = CONTESTANTS[name]
         if find_spec(module) is None:
             print(f"{name} is skipped: {module} is not installed", file=sys.stderr)
         else:
-            chosen[name] = pool
+            chosen[name] = start
     seconds: dict[str, list[float]] = {name: [] for name in chosen}
     for _ in range(options.repeats):
-        for name, pool in chosen.items():
-            with pool() as submit:
-                run(submit, 100)
-                seconds[name].append(run(submit, options.tasks))
+        for name, start in chosen.items():
+            with start() as pool:
+                run(pool, 100)
+                seconds[name].append(run(pool, options.tasks))
     what = f"{options.tasks:,} tasks"
     rows = [Row(what, name, times) for name, times in seconds.items()]
     show("No-op tasks on 2 processes", rows, options.json)
