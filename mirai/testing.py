@@ -289,8 +289,8 @@ class Daemon:
                 self.link.up.send(Returned(tuple(self._withdraw(ids))))
             case Interrupt(ids):
                 self._outbox += [Outcome(id, Kind.CANCELLED) for id in self._withdraw(ids)]
-                if self.hand.current in ids:
-                    self._outcome = Outcome(self.hand.current, Kind.CANCELLED)
+                if self._outcome is not None and self._outcome.id in ids:
+                    self._outcome = Outcome(self._outcome.id, Kind.CANCELLED)
             case Stop() | Refused():
                 self.die()
 
@@ -305,7 +305,6 @@ class Daemon:
         self._waiting -= 1
         if self.started is not None:
             self.started = task.id
-        self.hand.current = task.id
         self._begun = self._clock.now
         self._outcome = self.evaluator.evaluate(task)
 
@@ -319,7 +318,6 @@ class Daemon:
         seconds = self._clock.now - self._begun
         self._outbox.append(msgspec.structs.replace(self._outcome, seconds=seconds))
         self._outcome = None
-        self.hand.current = 0
 
     def can_flush(self) -> bool:
         """Whether there is anything to send."""
