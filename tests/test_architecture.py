@@ -23,13 +23,13 @@ DEPENDENCIES = {"cloudpickle", "msgspec", "zmq"}
 OPTIONAL = {"trio": "mirai/_trio.py"}
 """Optional dependency -> the only file that may import it."""
 
-DOOR = {"messages", "wire", "security", "core", "processes", "__version__"}
+DOOR = {"messages", "wire", "sockets", "security", "core", "processes", "__version__"}
 """What the client may use of the dispatcher."""
 PICKLERS = {"pickle", "cloudpickle", "marshal", "shelve", "dill"}
 IMPURE = {"socket", "zmq", "time", "threading", "os", "pickle"}
 
 TOP_LEVEL = {"pyproject.toml", "mirai", "dispatcher", "tests", "benchmarks", "README.md", "LICENSE"}
-MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:home|root|work|Users)/[\w.-]+|\.pyenv")
+MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:home|root|work|Users)/[\w.-]+|[.]pyenv")
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────
 
