@@ -130,3 +130,16 @@ def test_the_watch_sees_what_goes_in_and_what_comes_out() -> None:
         world.hear(daemon)
         assert seen == [(1, 1)]
         assert world.daemons[daemon].link.down.in_flight() == [Welcome()]
+
+
+@pytest.mark.xfail(reason="Queue.discard keeps up to 64 cancelled jobs, whatever their size")
+def test_the_payload_of_a_cancelled_task_is_not_kept() -> None:
+    with World() as world:
+        client = world.add_client()
+        futures = [world.submit(client, len, bytes(1_000_000)) for _ in range(10)]
+        world.settle()
+        for future in futures:
+            world.cancel(future)
+        world.settle()
+        lines = world.core._queue._lines.values()
+        assert not any(lane.fresh for line in lines for lane in line.lanes.values())
