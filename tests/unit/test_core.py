@@ -366,6 +366,16 @@ def test_a_daemon_that_was_recalled_gets_nothing_until_it_answers() -> None:
     assert given(pool.done(D1, 2, seconds=1), D1)
 
 
+def test_a_daemon_that_has_answered_and_handed_back_gets_more() -> None:
+    pool = Pool([D1])
+    pool.learn(TINY)
+    pool.submit(2, 3)
+    pool.wait(PATIENCE)
+    pool.step((D1, done(2)), (D1, Returned(())))
+    assert pool.hand(D1) == [3]
+    assert given(pool.submit(4), D1) == [4]
+
+
 def test_nothing_is_recalled_from_a_daemon_with_one_task() -> None:
     pool = Pool([D1])
     pool.learn(TINY)
@@ -735,6 +745,18 @@ def test_a_function_is_forgotten_when_nothing_needs_it() -> None:
     pool.done(D1, 2)
     commands = pool.step((CLIENT, Submit((task(3, G.number),))))
     assert sent(commands, D1, Run) == [Run((Task(3, 2, b"x"),))]
+
+
+def test_a_function_is_not_forgotten_while_a_daemon_needs_it() -> None:
+    pool = Pool([D1])
+    pool.learn(TINY)
+    pool.submit(2)
+    pool.step((CLIENT, Submit((), (G,), (F.number,))))
+    (run,) = sent(pool.step((CLIENT, Submit((task(3, G.number),)))), D1, Run)
+    assert run.forget == ()
+    pool.done(D1, 2, 3)
+    (run,) = sent(pool.step((CLIENT, Submit((task(4, G.number),)))), D1, Run)
+    assert run.forget == (1,)
 
 
 def test_a_function_may_be_defined_used_and_forgotten_in_one_message() -> None:

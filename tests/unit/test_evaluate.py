@@ -446,6 +446,20 @@ def test_an_async_function_that_leaves_by_force(
     assert value(evaluate(evaluator, live)) == "alive"
 
 
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+def test_leaving_by_force_ends_what_is_left_in_the_background(
+    evaluator: Evaluator, kind: type[BaseException]
+) -> None:
+    async def leave_something() -> None:
+        STEPS["task"] = asyncio.ensure_future(asyncio.Event().wait())
+        await asyncio.sleep(0)
+        raise kind
+
+    evaluator._functions[1] = leave_something  # in this process, not by pickle
+    assert evaluator.evaluate(Task(1, 1, *pack(((), {})))).kind is Kind.ERROR
+    assert STEPS["task"].cancelled()
+
+
 def test_what_is_left_in_the_background_goes_on_with_the_next_task(evaluator: Evaluator) -> None:
     steps: list[str] = []
     STEPS["here"] = steps
