@@ -258,7 +258,6 @@ def test_a_hand_is_bounded_by_the_horizon(seconds: float) -> None:
             pool.done(daemon, *pool.hand(daemon), seconds=seconds)
 
 
-@pytest.mark.xfail(reason="bug: who has just had a share counts as a taker of the next one")
 @pytest.mark.parametrize("count", [5, 10, 100])
 def test_few_tasks_are_shared_equally(count: int) -> None:
     pool = Pool([D1, D2, D3])
@@ -298,20 +297,14 @@ def test_one_outlier_does_not_spoil_the_mean() -> None:
     assert pool.core._clients[CLIENT].estimates["f"].seconds < LONGEST
 
 
-def test_a_negative_duration_counts_as_none() -> None:
+@pytest.mark.parametrize("seconds", [-1.0, -1e300, float("nan"), float("inf")])
+def test_a_duration_that_cannot_be_is_forgotten_like_an_outlier(seconds: float) -> None:
     pool = Pool([D1])
-    pool.learn(-1e9)
-    assert pool.core._clients[CLIENT].estimates["f"].seconds == 0.0
-
-
-@pytest.mark.xfail(reason="bug: a duration that is not a number spoils the mean for ever")
-def test_a_duration_that_is_not_a_number_is_not_believed() -> None:
-    pool = Pool([D1])
-    pool.learn(float("nan"))
+    pool.learn(seconds)
     for _ in range(50):
         pool.learn(TINY)
     pool.submit(*range(1_000, 1_100))
-    assert len(pool.hand(D1)) == 100
+    assert 50 < len(pool.hand(D1)) <= 100
 
 
 def test_a_cancelled_task_teaches_nothing() -> None:
@@ -698,15 +691,6 @@ def test_a_daemon_that_joins_a_barren_pool_runs_tasks() -> None:
     assert given(pool.submit(1), D1) == [1]
 
 
-def test_a_pool_may_become_fertile_again() -> None:
-    pool = Pool()
-    pool.step((0, Barren(CRASH)))
-    pool.step((0, Barren(None)))
-    assert pool.submit(1) == []
-    assert given(pool.join(D1, Role.DAEMON), D1) == [1]
-
-
-@pytest.mark.xfail(reason="bug: who joins proves that daemons can start, but Barren stays for ever")
 def test_a_daemon_that_joins_ends_the_barren_time() -> None:
     pool = Pool()
     pool.step((0, Barren(CRASH)))
