@@ -47,7 +47,7 @@ from dispatcher.messages import (
     Welcome,
 )
 from dispatcher.queue import Queue
-from dispatcher.wire import BATCH_TASKS, batches
+from dispatcher.wire import BATCH_TASKS, batches, work
 
 _T = TypeVar("_T")
 
@@ -95,9 +95,9 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Barren:
-    """No daemon can be started any more, for this reason; None: they can again."""
+    """No daemon is there or will be started, for this reason; until one joins nevertheless."""
 
-    crash: Crash | None
+    crash: Crash
 
 
 Event = Message | Joined | Lost | Barren
@@ -317,6 +317,7 @@ class Dispatcher:
         else:
             self._daemons[peer] = self._idle[peer] = _Daemon(peer, hello, now)
             self._cumulative += 1
+            self._barren = None
 
     def _lose(self, peer: int, lost: Lost, now: float) -> None:
         client = self._clients.pop(peer, None)
@@ -410,7 +411,8 @@ class Dispatcher:
                 continue
             daemon.done += 1
             if outcome.kind is not Kind.CANCELLED:
-                job.function.estimate.learn(min(max(outcome.seconds, 0.0), LONGEST))
+                # In this order, min and max make a number even of NaN.
+                job.function.estimate.learn(max(0.0, min(LONGEST, outcome.seconds)))
             self._stubborn.pop(job.key, None)
             if job.cancelled:
                 self._release(job)
@@ -496,10 +498,12 @@ class Dispatcher:
         """Give out what waits: to idle daemons first, each an equal share, within its credit."""
         if self._barren is not None and not self._daemons:
             self._fail_all(self._barren)
+        takers = 0  # that have not had their share in this round
         while self._queue and (self._idle or self._open):
             daemon = next(iter((self._idle or self._open).values()))
-            takers = len(self._idle) + len(self._open)
+            takers = takers or len(self._idle) + len(self._open)
             share = -(-len(self._queue) // takers)
+            takers -= 1
             while share and daemon.load < HORIZON and len(daemon.hand) < BATCH_TASKS:
                 job = self._queue.pop()
                 if job is None:
@@ -570,11 +574,9 @@ class Dispatcher:
             messages.append(Recall(tuple(mail.recall)))
         if mail.interrupt:
             messages.append(Interrupt(tuple(mail.interrupt)))
-        functions = tuple(mail.functions)
-        for tasks in batches(mail.tasks):
+        for tasks, functions in work(mail.tasks, mail.functions):
             forget, self._daemons[peer].forget = self._daemons[peer].forget, []
             messages.append(Run(tasks, functions, tuple(forget)))
-            functions = ()
         messages += [Results(outcomes) for outcomes in batches(mail.outcomes)]
         return messages
 

@@ -43,11 +43,12 @@ class _Lane:
 class _Line:
     """The waiting jobs of one client."""
 
-    __slots__ = ("dead", "lanes", "order")
+    __slots__ = ("dead", "lanes", "live", "order")
 
     def __init__(self) -> None:
         self.lanes: dict[int, _Lane] = {}
         self.order: list[int] = []  # priorities, highest first
+        self.live = 0  # jobs that wait
         self.dead = 0  # discarded jobs that are still in a lane
 
     def lane(self, priority: int) -> _Lane:
@@ -90,8 +91,9 @@ class Queue:
         job.waiting = False
         self._size -= 1
         line = self._lines[job.client]
+        line.live -= 1
         line.dead += 1
-        if line.dead > 64 and line.dead > self._size:
+        if line.dead > line.live:  # seldom enough to cost each job no more than a constant
             for lane in line.lanes.values():
                 lane.compact()
             line.dead = 0
@@ -103,6 +105,7 @@ class Queue:
             job = self._lines[client].pop()
             if job is not None:
                 self._turns.rotate(-1)
+                self._lines[client].live -= 1
                 job.waiting = False
                 self._size -= 1
                 return job
@@ -116,5 +119,6 @@ class Queue:
             line = self._lines[job.client] = _Line()
             self._turns.append(job.client)
         job.waiting = True
+        line.live += 1
         self._size += 1
         return line

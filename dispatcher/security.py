@@ -60,8 +60,9 @@ class Gate(Generic[T]):
 
         The first frames, up to and with the empty one, are the way back.
         """
-        split = list(request).index(b"") + 1
-        way, body = list(request[:split]), list(request[split:])
+        frames = list(request)
+        split = frames.index(b"") + 1 if b"" in frames else len(frames)
+        way, body = frames[:split], frames[split:]
         version, number = (*body, b"", b"")[:2]
         public = self._known_key(body)
         verdict = [b"200", b"OK", public] if public else [b"400", b"refused", b""]
@@ -69,6 +70,8 @@ class Gate(Generic[T]):
 
     def _known_key(self, body: list[bytes]) -> bytes:
         if len(body) != 7 or body[0] != b"1.0" or body[2] != DOMAIN or body[5] != b"CURVE":
+            return b""
+        if len(body[6]) != 32:
             return b""
         public = z85.encode(body[6])
         return public if public.decode() in self._owners else b""

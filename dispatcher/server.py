@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +40,7 @@ from dispatcher.messages import (
     Refused,
     Stop,
 )
-from dispatcher.processes import MAX_FAILURES, POSIX, Process, Replacement
+from dispatcher.processes import POSIX, Process, Replacement
 from dispatcher.security import ZAP_ENDPOINT, Gate, KeyPair, listen
 from dispatcher.sockets import monitor_events, rest_of_message, waiting_messages
 
@@ -167,6 +168,13 @@ class Server:
         """Stop when this descriptor becomes readable or reaches its end."""
         if POSIX:
             self._selector.register(fd, selectors.EVENT_READ, self.stop)
+        else:  # where pipes cannot be polled; the loop looks up several times a second
+
+            def read() -> None:
+                os.read(fd, 1)
+                self.stop()
+
+            threading.Thread(target=read, daemon=True).start()
 
     def stop(self) -> None:
         """Leave the loop after this turn."""
@@ -249,8 +257,13 @@ class Server:
                 self._hung_up.add(peer)
 
     def _receive(self) -> bool:
-        """Read what peers have sent; return whether that was all."""
-        for _ in range(MESSAGES_A_TURN):
+        """Read what peers have sent; return whether that was all.
+
+        While a peer is gone, many turns' worth is taken for all: peers that never stop sending
+        must not keep it among the living.
+        """
+        gone = bool(self._hung_up)
+        for _ in range(100 * MESSAGES_A_TURN if gone else MESSAGES_A_TURN):
             try:
                 route = self._router.recv(zmq.NOBLOCK)
             except zmq.Again:
@@ -264,7 +277,7 @@ class Server:
                 self._greet(route, header, frames)
             else:
                 self._take(peer, frames)
-        return False
+        return gone
 
     def _take(self, peer: _Peer, frames: list[Buffer]) -> None:
         try:
@@ -401,8 +414,8 @@ class Server:
         self._discard(process)
         if self._replacement.ended(process.joined):
             self._start_another()
-        else:
-            reason = f"{MAX_FAILURES} daemons in a row died before they could join"
+        elif not self._processes:
+            reason = f"{self._replacement.failures} daemons in a row died before they could join"
             self._events.append((0, Barren(structs.replace(crash, reason=reason))))
 
     def _discard(self, process: Process) -> None:

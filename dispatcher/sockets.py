@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from struct import Struct
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from dispatcher.messages import Buffer
 from dispatcher.wire import MAX_FRAMES
 
 Socket = zmq.Socket[bytes]
+
+_EVENT = Struct("=Hi")  # as in zmq_socket_monitor(3); zmq.utils.monitor would load asyncio
 
 
 def receive_frames(socket: Socket) -> list[Buffer] | None:
@@ -49,6 +51,5 @@ def waiting_messages(socket: Socket) -> Iterator[list[bytes]]:
 
 def monitor_events(monitor: Socket) -> Iterator[tuple[int, int]]:
     """Yield what a socket's monitor has seen: events, each with its value (a descriptor)."""
-    for frames in waiting_messages(monitor):
-        event = parse_monitor_message(frames)
-        yield event["event"], event["value"]
+    for header, _endpoint in waiting_messages(monitor):
+        yield _EVENT.unpack(header)

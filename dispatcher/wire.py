@@ -13,17 +13,18 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from dispatcher.messages import Blob, Buffer, Message, Outcome, ProtocolError, Task
+from dispatcher.messages import Blob, Buffer, Function, Message, Outcome, ProtocolError, Task
 
 MAX_FRAMES = 65_536
 MAX_HEADER = 256 << 20
 """Limits on one message: how many frames, and how many bytes in the first of them."""
 
 BATCH_TASKS = 1_000
+BATCH_BLOBS = 1_000
 BATCH_BYTES = 1 << 20
 """How much a sender puts into one message at most, unless a single task is larger."""
 
-_Part = TypeVar("_Part", Task, Outcome)
+_Part = TypeVar("_Part", Task, Function, Outcome)
 
 
 def encode(message: Message) -> list[Buffer]:
@@ -70,16 +71,30 @@ def decode(frames: Sequence[Buffer], expected: UnionType | type[Any]) -> Message
 
 def batches(parts: Sequence[_Part]) -> Iterator[tuple[_Part, ...]]:
     """Split ``parts`` into runs that each fit into one message."""
-    if len(parts) <= BATCH_TASKS and sum(len(part.payload) for part in parts) <= BATCH_BYTES:
-        if parts:
-            yield tuple(parts)
-        return
     batch: list[_Part] = []
-    size = 0
+    size = blobs = 0
     for part in parts:
-        if batch and (len(batch) == BATCH_TASKS or size + len(part.payload) > BATCH_BYTES):
-            yield tuple(batch)
-            batch, size = [], 0
-        batch.append(part)
         size += len(part.payload)
-    yield tuple(batch)
+        blobs += len(part.blobs)
+        if batch and (len(batch) == BATCH_TASKS or size > BATCH_BYTES or blobs > BATCH_BLOBS):
+            yield tuple(batch)
+            batch, size, blobs = [], len(part.payload), len(part.blobs)
+        batch.append(part)
+    if batch:
+        yield tuple(batch)
+
+
+def work(
+    tasks: Sequence[Task], functions: Sequence[Function]
+) -> Iterator[tuple[tuple[Task, ...], tuple[Function, ...]]]:
+    """Split tasks, and the functions that they need, into runs that each fit into one message.
+
+    No function comes after a task that needs it.
+    """
+    *early, last = [*batches(functions)] or [()]
+    for some in early:
+        yield (), some
+    for batch in [*batches(tasks)] or [()]:
+        if batch or last:
+            yield batch, last
+        last = ()

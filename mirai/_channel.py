@@ -73,14 +73,23 @@ class _Functions:
         self._last = 0
 
     def number(self, packed: Packed, name: str, outbox: _Outbox) -> int:
-        """Return the function's number; put it into the outbox if it is new."""
+        """Return the function's number; put it into the outbox if it is new.
+
+        One that brings large buffers along is not kept: it is sent with each task.
+        """
+        if packed[1]:
+            self._last += 1
+            outbox.functions.append(Function(self._last, name, *packed))
+            outbox.forget.append(self._last)
+            return self._last
         number = self._numbers.get(packed)
         if number is not None:
             self._numbers.move_to_end(packed)
             return number
         self._last += 1
-        self._numbers[packed] = self._last
+        # First the outbox: a number must not be known that Ctrl-C keeps from being sent.
         outbox.functions.append(Function(self._last, name, *packed))
+        self._numbers[packed] = self._last
         if len(self._numbers) > KNOWN_FUNCTIONS:
             outbox.forget.append(self._numbers.popitem(last=False)[1])
         return self._last
@@ -231,17 +240,15 @@ class Channel:
                 self._answer_drains()
                 return
             outbox, self._outbox = self._outbox, _Outbox()
-        functions, forget = tuple(outbox.functions), tuple(outbox.forget)
         tasks = []
         for mirai, task in outbox.tasks:
             if not mirai.done():
                 self._pending.add(mirai)
                 tasks.append(task)
-        batches = list(wire.batches(tasks)) or [()] * bool(functions or forget)
-        for index, batch in enumerate(batches):
-            last = index == len(batches) - 1
-            self._link.send(Submit(batch, functions, forget if last else ()))
-            functions = ()
+        for batch, functions in wire.work(tasks, outbox.functions):
+            self._link.send(Submit(batch, functions))
+        if outbox.forget:
+            self._link.send(Submit((), (), tuple(outbox.forget)))
         if ids := tuple(id for id in outbox.cancels if self._pending.remove(id)):
             self._link.send(Cancel(ids))
         for request in outbox.asks:

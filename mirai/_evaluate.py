@@ -86,7 +86,7 @@ def _tell(error: BaseException) -> tuple[str, str, str, bytes | None]:
 
 def _text(error: BaseException) -> str:
     try:
-        return str(error)
+        return "".join(str(error))  # a plain str, whatever its __str__ returns
     except BaseException as second:
         return f"<its message cannot be had: {type(second).__name__}>"
 
@@ -117,6 +117,6 @@ def _pickled(error: BaseException) -> bytes | None:
         pickled = dumps(error)
         same = unpack(pickled, ())
         alike = type(same).__qualname__ == type(error).__qualname__ and str(same) == str(error)
-    except Exception:
+    except BaseException:  # it runs the task's own code
         return None
     return pickled if alike else None

@@ -87,15 +87,17 @@ class Mirai(Future[T], Generic[T]):
         self.name = name
         self.profile = profile
 
-    @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]
-        if self._lazy is None:
-            with _lock:
-                if self._lazy is None:
-                    self._waiters = []
-                    self._done_callbacks = []
-                    self._lazy = threading.Condition()
-        return self._lazy
+    if not TYPE_CHECKING:  # where it is an attribute, as in Future
+
+        @property
+        def _condition(self) -> threading.Condition:
+            if self._lazy is None:
+                with _lock:
+                    if self._lazy is None:
+                        self._waiters = []
+                        self._done_callbacks = []
+                        self._lazy = threading.Condition()
+            return self._lazy
 
     def __repr__(self) -> str:
         state = {PENDING: "pending", CANCELLED_AND_NOTIFIED: "cancelled"}.get(self._state, "done")
@@ -205,11 +207,14 @@ class Mirai(Future[T], Generic[T]):
         return self._exception
 
     def _read(self, answer: Answer) -> None:
-        """Unpickle the answer.  If two threads do so at once, the first object is everyone's."""
+        """Unpickle the answer.  If two threads do so at once, the first object is everyone's.
+
+        What is not an Exception, such as Ctrl-C, leaves the answer to be read again.
+        """
         value, failure = None, None
         try:
             value = answer.read()
-        except BaseException as error:
+        except Exception as error:
             failure = error
         with _lock:
             if self._answer is not None:

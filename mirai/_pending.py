@@ -7,7 +7,7 @@ cancelled, or because the connection is lost.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 from dispatcher.messages import Crash, Kind, Outcome
 from mirai._errors import (
@@ -75,24 +75,23 @@ class Pickled:
             raise SerializationError(
                 f"the task's {what} cannot be unpickled here: {type(error).__name__}: {error}"
             ) from error
-        if not self.is_error:
-            return answer
-        raise _remote(*answer)
+        if self.is_error:
+            _raise(*answer)
+        return answer
 
 
-def _remote(type_name: str, message: str, traceback: str, pickled: bytes | None) -> BaseException:
-    """Return the task's own exception, with where it arose as its cause."""
+def _raise(type_name: str, message: str, traceback: str, pickled: bytes | None) -> NoReturn:
+    """Raise the task's own exception, with where it arose as its cause."""
     told = RemoteError(type_name, message, traceback)
     if pickled is None:
-        return told
+        raise told
     try:
         error = unpack(pickled, ())
     except Exception:
-        return told  # its class cannot be found here
+        raise told from None  # its class cannot be found here
     if not isinstance(error, Exception):
-        return told
-    error.__cause__ = told
-    return error
+        raise told
+    raise error from told
 
 
 def _crashed(crash: Crash) -> DaemonCrashed:

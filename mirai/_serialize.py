@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from operator import is_
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import cloudpickle
@@ -25,6 +25,9 @@ from mirai._errors import SerializationError
 
 LARGE = 64 * 1024
 """From this size on, in bytes, a payload or a buffer travels as a frame of its own."""
+
+MAX_BLOBS = 10_000
+"""How many buffers of one object travel as frames of their own."""
 
 Packed = tuple[bytes, tuple[Blob, ...]]
 
@@ -66,7 +69,7 @@ def _collector(blobs: list[Blob]) -> Callable[[pickle.PickleBuffer], bool]:
     def in_band(buffer: pickle.PickleBuffer) -> bool:
         """Keep a large buffer beside the pickle; return True for one that may go into it."""
         with buffer.raw() as view:
-            if view.nbytes < LARGE:
+            if view.nbytes < LARGE or len(blobs) == MAX_BLOBS:
                 return True
             blobs.append(Blob(Frame(view, copy=True)))
         return False
@@ -98,7 +101,10 @@ def _is_plain(value: object, depth: int) -> bool:
 
 
 def _explain(value: object, error: Exception) -> str:
-    path, culprit = _locate(value, "", 5)
+    try:
+        path, culprit = _locate(value, "", 5)
+    except Exception:  # objects that cannot be pickled may not like to be looked at either
+        path, culprit = "", value
     where = f" at {path}" if path else ""
     return f"cannot pickle {type(culprit).__module__}.{type(culprit).__qualname__}{where}: {error}"
 
@@ -121,7 +127,7 @@ def _parts(value: object) -> Iterator[tuple[str, object]]:
             yield f"[{index}]", item
     elif isinstance(value, FunctionType):
         for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=False):
-            yield f"<variable {name}>", cell.cell_contents
+            yield f"<variable {name}>", _content(cell)
         for name in _global_names(value.__code__):
             if name in value.__globals__:
                 yield f"<global {name}>", value.__globals__[name]
@@ -136,6 +142,10 @@ def _picklable(value: object) -> bool:
     except Exception:
         return False
     return True
+
+
+_ABSENT = object()
+"""Stands for a variable that has no value (yet)."""
 
 
 # ── functions ────────────────────────────────────────────────────────────────────────────
@@ -187,18 +197,20 @@ def _fingerprint(fn: object) -> list[object] | None:
     by_value = cloudpickle.list_registry_pickle_by_value()
     found: list[object] = []
     todo: list[Any] = [fn]
-    seen: set[int] = set()
+    seen: dict[int, int] = {}  # functions by value, numbered: recursion refers back to them
     while todo:
         part = todo.pop()
         kind = type(part)
         if kind is FunctionType and not _is_importable(part, by_value):
-            if id(part) not in seen:
-                seen.add(id(part))
+            if id(part) in seen:
+                found.append(seen[id(part)])
+            else:
+                seen[id(part)] = len(seen)
                 found += part.__annotations__.values()
                 todo += _dependencies(part)
             continue
         found.append(part)
-        if kind in _SCALARS or kind is CodeType:
+        if kind in _SCALARS or kind is CodeType or part is _ABSENT:
             continue
         if kind is tuple:
             todo += part
@@ -217,14 +229,32 @@ def _dependencies(fn: FunctionType) -> list[object]:
         if mapping:
             parts += mapping.keys()
             parts += mapping.values()
-    for cell in fn.__closure__ or ():
-        try:
-            parts.append(cell.cell_contents)
-        except ValueError:  # not assigned yet
-            parts.append(...)
-    parts += (fn.__globals__.get(name, ...) for name in _global_names(fn.__code__))
-    parts += (fn.__defaults__, fn.__code__)
-    return parts
+    names = _global_names(fn.__code__)
+    captured = [_content(cell) for cell in fn.__closure__ or ()]
+    captured += (fn.__globals__.get(name, _ABSENT) for name in names)
+    for value in captured:
+        if type(value) is ModuleType and hasattr(value, "__path__"):
+            parts += _submodules(value.__name__, names)
+    return [*parts, *captured, fn.__defaults__, fn.__code__]
+
+
+def _content(cell: CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not assigned yet
+        return _ABSENT
+
+
+def _submodules(package: str, names: tuple[str, ...]) -> list[ModuleType]:
+    """Return the loaded submodules that a function with these names may mean: they go along."""
+    found: list[ModuleType] = []
+    for name in names:
+        full = f"{package}.{name}"
+        module = sys.modules.get(full)
+        if module is not None:
+            found.append(module)
+            found += _submodules(full, names)
+    return found
 
 
 @lru_cache(maxsize=1024)

@@ -193,7 +193,7 @@ def test_types_are_kept(tmp_path: Path) -> None:
     checked = typecheck(TYPED, tmp_path)
     complaints = [line for line in checked.stdout.splitlines() if line.startswith("program.py")]
     assert complaints == [], checked.stdout + checked.stderr
-    assert "program.py" in checked.stdout or checked.returncode == 0, checked.stderr
+    assert checked.returncode in (0, 1), checked.stderr  # 2: mypy itself has failed
 
 
 @pytest.mark.timeout(300)

@@ -132,7 +132,6 @@ def test_the_watch_sees_what_goes_in_and_what_comes_out() -> None:
         assert world.daemons[daemon].link.down.in_flight() == [Welcome()]
 
 
-@pytest.mark.xfail(reason="Queue.discard keeps up to 64 cancelled jobs, whatever their size")
 def test_the_payload_of_a_cancelled_task_is_not_kept() -> None:
     with World() as world:
         client = world.add_client()

@@ -314,7 +314,6 @@ class Rude(Exception):
         return RudeText("rude")
 
 
-@pytest.mark.xfail(reason="bug: what an error does when it is pickled can end the daemon")
 @pytest.mark.parametrize("kind", [ExitsInReduce, ExitsWhenUnpickled, Rude, Violent])
 def test_an_error_that_bites_when_it_is_told_is_told(
     evaluator: Evaluator, kind: type[Exception]

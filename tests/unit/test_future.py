@@ -174,7 +174,6 @@ class Interrupted:
         return 7
 
 
-@pytest.mark.xfail(reason="bug: Ctrl-C while a result is unpickled becomes the task's own error")
 def test_ctrl_c_during_the_reading_is_not_the_tasks_error() -> None:
     mirai = fresh()
     mirai.settle(Interrupted())

@@ -262,7 +262,6 @@ class Frozen(Exception):
         return Frozen, ()
 
 
-@pytest.mark.xfail(reason="bug: __cause__ is set by hand, so FrozenInstanceError flies instead")
 def test_a_frozen_error_is_raised_as_itself() -> None:
     caught = outcome_of(told(1, Frozen())).exception(0)
     assert isinstance(caught, Frozen)

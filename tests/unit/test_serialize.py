@@ -305,7 +305,6 @@ def _not_assigned_yet() -> Callable[[], Any]:
     return inner
 
 
-@pytest.mark.xfail(reason="bug: looking for the culprit may raise an error of its own")
 @pytest.mark.parametrize(
     "value", [{NoRepr(): LOCK}, NoDict(), _not_assigned_yet()], ids=["repr", "dict", "cell"]
 )
@@ -442,7 +441,6 @@ def test_a_variable_that_is_assigned_later() -> None:
     assert call(pickles.pack(fn)) == 5
 
 
-@pytest.mark.xfail(reason="bug: ... stands for 'missing', so the real Ellipsis is taken for it")
 def test_a_variable_that_becomes_an_ellipsis() -> None:
     def fn() -> Any:
         return later
@@ -627,16 +625,12 @@ def make_loop(swapped: bool) -> Callable[[int], str]:
     return go
 
 
-@pytest.mark.xfail(
-    reason="bug: a function seen before leaves no mark in the fingerprint, so the wrong one runs"
-)
 def test_a_recursive_function_whose_captures_are_swapped() -> None:
     pickles = FunctionPickles()
     assert call(pickles.pack(make_loop(swapped=False)), 2) == "stop 0"
     assert call(pickles.pack(make_loop(swapped=True)), 2) == "stop 1"
 
 
-@pytest.mark.xfail(reason="bug: a submodule imported since the first packing is not sent along")
 def test_a_submodule_that_is_imported_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
