@@ -20,7 +20,9 @@ from enum import Enum
 from itertools import takewhile
 from typing import TypeVar
 
-from dispatcher.jobs import Estimate, FunctionEntry, Job
+from msgspec import structs
+
+from dispatcher.jobs import Estimate, FunctionEntry, Job, Timeouts
 from dispatcher.messages import (
     VERSION,
     Ask,
@@ -61,6 +63,8 @@ PATIENCE = 0.006
 """Seconds of silence after which a daemon's unstarted tasks are recalled."""
 MAX_ESTIMATES = 10_000
 """Names of functions whose mean duration is kept for one client."""
+MAX_TIMEOUT = 1e9
+"""A longer timeout of a task, in seconds, is none."""
 
 
 class Role(Enum):
@@ -193,6 +197,7 @@ class Dispatcher:
         # Both in the order of time, since every entry gets the same delay.
         self._silent: dict[int, float] = {}  # daemons with spare tasks in hand, since when
         self._stubborn: dict[int, tuple[Job, float]] = {}  # interrupted jobs by key, since when
+        self._timeouts = Timeouts()
         self._barren: Crash | None = None
         self._cumulative = 0
         self._completed = 0
@@ -213,6 +218,7 @@ class Dispatcher:
                 self._apply(peer, event, now)
             except ProtocolError as error:
                 self._reject(peer, str(error))
+        self._give_up(now)
         self._recall_from_silent(now)
         self._kill_stubborn(now)
         self._assign(now)
@@ -222,6 +228,8 @@ class Dispatcher:
         """When ``handle`` must be called even if nothing happens; None if never."""
         deadlines = [since + PATIENCE for since in _first(self._silent)]
         deadlines += [since + self._grace for _, since in _first(self._stubborn)]
+        if (timeout := self._timeouts.first()) is not None:
+            deadlines.append(timeout)
         return min(deadlines, default=None)
 
     def report(self, now: float) -> PoolReport:
@@ -281,7 +289,7 @@ class Dispatcher:
             case Barren(crash):
                 self._barren = crash
             case Submit():
-                self._submit(self._client(peer), event)
+                self._submit(self._client(peer), event, now)
             case Cancel(ids):
                 self._cancel(self._client(peer), ids, now)
             case Ask(number):
@@ -351,12 +359,14 @@ class Dispatcher:
             self._stubborn.pop(job.key, None)
             if job.cancelled:
                 self._release(job)
-            elif index < begun:
-                self._settle(job, Outcome(job.id, Kind.CRASHED, crash=lost.crash))
-            else:
+            elif index >= begun:
                 self._queue.put_back(job)
+            elif job.may_retry():
+                self._retry(job)
+            else:
+                self._settle(job, _crashed(job, lost.crash))
 
-    def _submit(self, client: _Client, submit: Submit) -> None:
+    def _submit(self, client: _Client, submit: Submit, now: float) -> None:
         self._check(client, submit)
         for function in submit.functions:
             self._define(client, function)
@@ -365,12 +375,16 @@ class Dispatcher:
             entry = client.functions[task.function]
             entry.uses += 1
             number = entry.definition.number
-            wire = Task(self._keys, number, task.payload, task.blobs, task.priority)
-            job = client.jobs[task.id] = Job(task.id, client.peer, entry, wire)
+            own = Task(
+                self._keys, number, task.payload, task.blobs, task.priority, retries=task.retries
+            )
+            job = client.jobs[task.id] = Job(task.id, client.peer, entry, own)
             self._queue.push(job)
+            if 0.0 < task.timeout < MAX_TIMEOUT:
+                self._timeouts.add(job, now + task.timeout)
             client.last = task.id
-        for own in submit.forget:
-            self._forget(client.functions.pop(own))
+        for number in submit.forget:
+            self._forget(client.functions.pop(number))
 
     def _check(self, client: _Client, submit: Submit) -> None:
         """Raise before anything has changed."""
@@ -403,8 +417,8 @@ class Dispatcher:
 
     def _finish(self, daemon: _Daemon, outcomes: Sequence[Outcome], now: float) -> None:
         """Pass on how tasks ended.  Whatever the daemon was not asked for is dropped."""
-        if any(outcome.kind is Kind.CRASHED for outcome in outcomes):
-            raise ProtocolError("a daemon that reports its own death")
+        if any(outcome.kind in (Kind.CRASHED, Kind.TIMEOUT) for outcome in outcomes):
+            raise ProtocolError("a daemon that says what only a dispatcher may say")
         for outcome in outcomes:
             job = daemon.take(outcome.id)
             if job is None:
@@ -416,6 +430,8 @@ class Dispatcher:
             self._stubborn.pop(job.key, None)
             if job.cancelled:
                 self._release(job)
+            elif outcome.again and job.may_retry():
+                self._retry(job)
             else:
                 self._settle(job, _renumbered(outcome, job.id))
         daemon.overdue = False
@@ -440,6 +456,7 @@ class Dispatcher:
     def _settle(self, job: Job, outcome: Outcome) -> None:
         """Answer a job that is in no queue and no hand."""
         del self._clients[job.client].jobs[job.id]
+        self._timeouts.discard(job)
         self._post(job.client).outcomes.append(outcome)
         self._completed += 1
         self._release(job)
@@ -450,12 +467,26 @@ class Dispatcher:
         if client is not None:
             del client.jobs[job.id]
         job.cancelled = True
+        self._timeouts.discard(job)
         if job.waiting:
             self._queue.discard(job)
             self._release(job)
         else:
             self._post(job.daemon).interrupt.append(job.key)
             self._stubborn[job.key] = (job, now)
+
+    def _retry(self, job: Job) -> None:
+        """Queue a job for another run, behind those that wait already."""
+        self._keys += 1
+        job.retry(self._keys)
+        self._queue.push(job)
+
+    def _give_up(self, now: float) -> None:
+        """Answer the jobs whose time is up, and stop them."""
+        for job in self._timeouts.due(now):
+            self._post(job.client).outcomes.append(Outcome(job.id, Kind.TIMEOUT))
+            self._completed += 1
+            self._abandon(job, now)
 
     def _release(self, job: Job) -> None:
         job.function.uses -= 1
@@ -528,7 +559,7 @@ class Dispatcher:
 
     def _fail_all(self, crash: Crash) -> None:
         while (job := self._queue.pop()) is not None:
-            self._settle(job, Outcome(job.id, Kind.CRASHED, crash=crash))
+            self._settle(job, _crashed(job, crash))
 
     def _recall_from_silent(self, now: float) -> None:
         for peer, _ in list(_due(self._silent.items(), now - PATIENCE)):
@@ -583,6 +614,10 @@ class Dispatcher:
 
 def _renumbered(outcome: Outcome, id: int) -> Outcome:
     return Outcome(id, outcome.kind, outcome.payload, outcome.blobs, outcome.seconds)
+
+
+def _crashed(job: Job, crash: Crash) -> Outcome:
+    return Outcome(job.id, Kind.CRASHED, crash=structs.replace(crash, attempt=job.attempt))
 
 
 def _first(entries: dict[int, _T]) -> list[_T]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from heapq import heapify, heappop, heappush
+
+from msgspec import structs
+
 from dispatcher.messages import Function, Task
 
 
@@ -39,7 +43,17 @@ class FunctionEntry:
 class Job:
     """A task while the dispatcher has it."""
 
-    __slots__ = ("cancelled", "client", "cost", "daemon", "function", "id", "task", "waiting")
+    __slots__ = (
+        "attempt",
+        "cancelled",
+        "client",
+        "cost",
+        "daemon",
+        "function",
+        "id",
+        "task",
+        "waiting",
+    )
 
     def __init__(self, id: int, client: int, function: FunctionEntry, task: Task) -> None:
         self.id = id  # the client's number
@@ -49,9 +63,55 @@ class Job:
         self.waiting = False  # in the queue
         self.daemon = 0  # the peer that has it in hand, or 0
         self.cost = 0.0  # seconds it was expected to take when it was given away
+        self.attempt = 1  # which run of it this is
         self.cancelled = False  # its client has its answer already
 
     @property
     def key(self) -> int:
         """The dispatcher's number for it: older jobs have smaller ones."""
         return self.task.id
+
+    def may_retry(self) -> bool:
+        """Whether its client lets it run once more."""
+        return self.attempt <= self.task.retries
+
+    def retry(self, key: int) -> None:
+        """Make it a new run, with a key of its own: what is said of the old run is not of it."""
+        self.attempt += 1
+        self.task = structs.replace(self.task, id=key)
+
+
+class Timeouts:
+    """When jobs are given up.  Those that ended before are dropped lazily, but not late."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Job]] = []
+        self._live: set[Job] = set()
+        self._count = 0  # to order jobs with the same deadline
+
+    def add(self, job: Job, deadline: float) -> None:
+        """Give ``job`` up at ``deadline``."""
+        self._count += 1
+        self._live.add(job)
+        heappush(self._heap, (deadline, self._count, job))
+
+    def discard(self, job: Job) -> None:
+        """Forget the job, if it is here."""
+        self._live.discard(job)
+        if len(self._heap) > 2 * len(self._live):
+            self._heap = [entry for entry in self._heap if entry[2] in self._live]
+            heapify(self._heap)
+
+    def first(self) -> float | None:
+        """Return the next deadline; None if there is none."""
+        return self._heap[0][0] if self._heap else None
+
+    def due(self, now: float) -> list[Job]:
+        """Remove and return the jobs whose deadline has come."""
+        jobs = []
+        while self._heap and self._heap[0][0] <= now:
+            job = heappop(self._heap)[2]
+            if job in self._live:
+                self._live.discard(job)
+                jobs.append(job)
+        return jobs

@@ -78,6 +78,10 @@ class Task(_Part, frozen=True):
     payload: bytes
     blobs: tuple[Blob, ...] = ()
     priority: int = 0
+    timeout: float = 0.0
+    """Seconds from now after which it is given up; 0: never."""
+    retries: int = 0
+    """How often it may run again, after its daemon died or where its outcome says ``again``."""
 
 
 class Kind(IntEnum):
@@ -87,6 +91,7 @@ class Kind(IntEnum):
     ERROR = 1
     CANCELLED = 2
     CRASHED = 3
+    TIMEOUT = 4
 
 
 class Crash(_Part, frozen=True):
@@ -103,7 +108,7 @@ class Crash(_Part, frozen=True):
 
 
 class Outcome(_Part, frozen=True):
-    """How the task ``id`` ended.  Only the dispatcher itself says ``CRASHED``."""
+    """How the task ``id`` ended.  Only the dispatcher says ``CRASHED`` and ``TIMEOUT``."""
 
     id: int
     kind: Kind
@@ -112,6 +117,8 @@ class Outcome(_Part, frozen=True):
     seconds: float = 0.0
     """How long the call itself took, in seconds."""
     crash: Crash | None = None
+    again: bool = False
+    """Whether this error is one after which the task's sender wants it to run again."""
 
 
 class DaemonReport(_Part, frozen=True):

@@ -216,7 +216,8 @@ class Server:
             deadlines.append(time.monotonic() + 0.25)
         if not deadlines:
             return None
-        return max(0, int((min(deadlines) - time.monotonic()) * 1_000) + 1)
+        wait = min(min(deadlines) - time.monotonic(), 3_600.0)
+        return max(0, int(wait * 1_000) + 1)
 
     def _catch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -22,7 +22,7 @@ from mirai._errors import (
 )
 from mirai._future import Mirai
 from mirai._mirai import mirai
-from mirai._profiles import Daemons, daemons, status
+from mirai._profiles import Daemons, daemons, status, use_profile
 from mirai._status import Status
 
 __all__ = [
@@ -42,4 +42,5 @@ __all__ = [
     "daemons",
     "mirai",
     "status",
+    "use_profile",
 ]

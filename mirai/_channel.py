@@ -43,6 +43,7 @@ from mirai._errors import (
 )
 from mirai._future import Failure, Mirai, Value
 from mirai._link import Link
+from mirai._options import TaskOptions
 from mirai._pending import Pending
 from mirai._serialize import FunctionPickles, Packed, function_name, pack
 
@@ -128,7 +129,7 @@ class Channel:
     # ── for callers, in any thread ───────────────────────────────────────────────────────
 
     def submit(
-        self, fn: Callable[..., Any], args: Any, kwargs: Any, name: str | None
+        self, fn: Callable[..., Any], args: Any, kwargs: Any, options: TaskOptions
     ) -> Mirai[Any]:
         """Send one task.
 
@@ -136,15 +137,25 @@ class Channel:
         has.
         """
         packed = self._pickles.pack(fn)
-        payload, blobs = pack((args, kwargs))
+        call = (args, kwargs, options.retry_on) if options.retry_on else (args, kwargs)
+        payload, blobs = pack(call)
         label = function_name(fn)
-        mirai: Mirai[Any] = Mirai(0, name or label.partition(":")[0], self._profile)
+        mirai: Mirai[Any] = Mirai(0, options.name or label.partition(":")[0], self._profile)
         mirai._cancel_hook = self._cancel
         with self._lock:
             self._check_open()
             number = self._functions.number(packed, label, self._outbox)
             mirai.id = self._last_id = self._last_id + 1
-            self._outbox.tasks.append((mirai, Task(mirai.id, number, payload, blobs)))
+            task = Task(
+                mirai.id,
+                number,
+                payload,
+                blobs,
+                options.priority,
+                options.timeout or 0.0,
+                options.retries,
+            )
+            self._outbox.tasks.append((mirai, task))
             self._wake()
         return mirai
 

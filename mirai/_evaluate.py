@@ -34,9 +34,10 @@ class Evaluator:
     def evaluate(self, task: Task) -> Outcome:
         """Call what the task says.  The outcome is a value, or an error of whatever kind."""
         seconds = 0.0
+        retry_on: list[tuple[type[BaseException], ...]] = []
         try:
             fn = self._function(task.function)
-            args, kwargs = unpack(task.payload, task.blobs)
+            args, kwargs, *retry_on = unpack(task.payload, task.blobs)
             begun = time.perf_counter()
             try:
                 value = fn(*args, **kwargs)
@@ -46,7 +47,8 @@ class Evaluator:
                 seconds = time.perf_counter() - begun
             payload, blobs = pack(value)
         except BaseException as error:
-            return Outcome(task.id, Kind.ERROR, *pack(_tell(error)), seconds)
+            again = any(isinstance(error, kinds) for kinds in retry_on)
+            return Outcome(task.id, Kind.ERROR, *pack(_tell(error)), seconds, again=again)
         return Outcome(task.id, Kind.VALUE, payload, blobs, seconds)
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from mirai._errors import (
     RemoteError,
     SerializationError,
     TaskCancelled,
+    TaskTimeout,
     again,
 )
 from mirai._future import Failure, Mirai
@@ -49,6 +50,8 @@ class Pending:
                 mirai.settle(Pickled(outcome))
             elif outcome.kind is Kind.CANCELLED:
                 mirai.settle(Failure(TaskCancelled(f"{mirai!r} was cancelled")), cancelled=True)
+            elif outcome.kind is Kind.TIMEOUT:
+                mirai.settle(Failure(TaskTimeout(f"{mirai!r} did not end in time")))
             else:
                 mirai.settle(Failure(_crashed(outcome.crash or Crash("the daemon died"))))
 

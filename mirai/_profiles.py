@@ -9,7 +9,9 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -17,6 +19,7 @@ from dispatcher.security import KeyPair
 from mirai._channel import Channel
 from mirai._errors import DispatcherLost, MiraiError, TaskCancelled
 from mirai._future import Mirai, Value
+from mirai._options import DEFAULTS, TaskOptions
 from mirai._status import Status
 
 DEFAULT = "default"
@@ -33,6 +36,7 @@ _BOOT = (
     " from {module} import main; main()"
 )
 
+_current: ContextVar[str] = ContextVar("mirai_profile", default=DEFAULT)
 _profiles: dict[str, Daemons] = {}
 _living: set[Daemons] = set()  # the pools of the profiles, and ephemeral ones
 _guard = threading.RLock()
@@ -77,10 +81,14 @@ class Daemons:
         return f"<Daemons {self.profile!r} at {self.url}>"
 
     def submit(
-        self, fn: Callable[..., Any], args: Any, kwargs: Any, name: str | None = None
+        self,
+        fn: Callable[..., Any],
+        args: Any = (),
+        kwargs: Any = types.MappingProxyType({}),
+        options: TaskOptions = DEFAULTS,
     ) -> Mirai[Any]:
         """Send one task; see ``mirai``."""
-        return self._channel.submit(fn, args, kwargs, name)
+        return self._channel.submit(fn, args, dict(kwargs), options)
 
     def status(self) -> Status:
         """Return what the pool looks like now."""
@@ -160,7 +168,7 @@ class Daemons:
         return DispatcherLost(f"the dispatcher (process {self._process.pid}) ended with {how}")
 
 
-def daemons(n: int | None = None, url: str | None = None, *, profile: str = DEFAULT) -> Daemons:
+def daemons(n: int | None = None, url: str | None = None, *, profile: str | None = None) -> Daemons:
     """Set the pool of a profile: a dispatcher process and ``n`` persistent local daemons.
 
     It replaces the pool that the profile has.  ``daemons(0)`` only tears that down: pending
@@ -171,10 +179,14 @@ def daemons(n: int | None = None, url: str | None = None, *, profile: str = DEFA
     ``url`` is where the dispatcher listens: ``None`` for the fastest local transport, or
     ``"tcp://127.0.0.1:0"`` and the like (port 0: any that is free).  CURVE is always on.
 
+    ``profile`` names the pool, where there are several; by default it is that of the block's
+    ``use_profile``, or ``"default"``.
+
     Raises ValueError or TypeError for what is not a pool, and MiraiError if the dispatcher
     cannot start (its address is in use, say).
     """
     _check(n, url, profile)
+    profile = current_profile() if profile is None else profile
     with _guard:
         former = _profiles.get(profile)
         if former is not None:
@@ -205,15 +217,36 @@ class _NoPool(Daemons):
         return None
 
 
-def status(profile: str = DEFAULT) -> Status:
+def status(profile: str | None = None) -> Status:
     """Return what the pool of a profile looks like now.
 
     Raises MiraiError if the profile has none, or if the dispatcher is lost.
     """
+    profile = current_profile() if profile is None else profile
     pool = pool_of(profile)
     if pool is None:
         raise MiraiError(f"no daemons are set for profile {profile!r}")
     return pool.status()
+
+
+@contextlib.contextmanager
+def use_profile(name: str) -> Iterator[None]:
+    """Send the tasks of a ``with`` block to the pool ``name``.
+
+    It holds for this thread, or for this asyncio or trio task, and for what it starts inside.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a profile must be a str, not {type(name).__name__}")
+    token = _current.set(name)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current_profile() -> str:
+    """Return the profile that tasks are sent to unless they say otherwise."""
+    return _current.get()
 
 
 def pool_of(profile: str) -> Daemons | None:
@@ -238,7 +271,7 @@ def _check(n: object, url: object, profile: object) -> None:
         raise TypeError(f"url must be a str, not {type(url).__name__}")
     if isinstance(url, str) and not url.startswith(("tcp://", "ipc://")):
         raise ValueError(f"url must begin with tcp:// or ipc://, not {url!r}")
-    if not isinstance(profile, str):
+    if profile is not None and not isinstance(profile, str):
         raise TypeError(f"profile must be a str, not {type(profile).__name__}")
 
 

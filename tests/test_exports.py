@@ -33,6 +33,7 @@ EXPECTED = {
     "daemons",
     "mirai",
     "status",
+    "use_profile",
 }
 
 
@@ -64,7 +65,7 @@ def test_methods_are_explained(name: str) -> None:
     if inspect.isclass(thing):
         assert undocumented(thing) == []
     else:
-        assert inspect.isfunction(thing)
+        assert inspect.isfunction(thing) or undocumented(type(thing)) == []
 
 
 def test_undocumented_finds_them() -> None:

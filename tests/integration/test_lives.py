@@ -126,13 +126,14 @@ class TestUrls:
     def test_a_wrong_key_is_an_error_and_not_a_hang(self, url: str, wrong: str) -> None:
         from dispatcher.security import KeyPair
         from mirai._channel import Channel
+        from mirai._options import DEFAULTS
 
         pool = daemons(1, None if url == "ipc" else url)
         server = pool._keys.server.public if wrong == "client" else KeyPair.new().public
         client = KeyPair.new() if wrong == "client" else pool._keys.client
         channel = Channel(pool.url, client, server, profile="thief", explain=lambda: None)
         try:
-            future = channel.submit(abs, (-1,), {}, None)
+            future = channel.submit(abs, (-1,), {}, DEFAULTS)
             assert isinstance(future.exception(timeout=20), AuthenticationError)
         except AuthenticationError:
             pass  # it had ended before we submitted
