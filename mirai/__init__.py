@@ -21,7 +21,8 @@ from mirai._errors import (
     TaskTimeout,
 )
 from mirai._future import Mirai
-from mirai._mirai import mirai
+from mirai._map import MiraiDict, MiraiMap, MiraiStream
+from mirai._mirai import mirai, mirai_map, race
 from mirai._profiles import Daemons, daemons, status, use_profile
 from mirai._status import Status
 
@@ -31,7 +32,10 @@ __all__ = [
     "Daemons",
     "DispatcherLost",
     "Mirai",
+    "MiraiDict",
     "MiraiError",
+    "MiraiMap",
+    "MiraiStream",
     "ProtocolError",
     "QueueFull",
     "RemoteError",
@@ -41,6 +45,8 @@ __all__ = [
     "TaskTimeout",
     "daemons",
     "mirai",
+    "mirai_map",
+    "race",
     "status",
     "use_profile",
 ]

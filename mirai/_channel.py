@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -129,35 +129,38 @@ class Channel:
     # ── for callers, in any thread ───────────────────────────────────────────────────────
 
     def submit(
-        self, fn: Callable[..., Any], args: Any, kwargs: Any, options: TaskOptions
-    ) -> Mirai[Any]:
-        """Send one task.
+        self,
+        fn: Callable[..., Any],
+        calls: Iterable[tuple[Any, dict[str, Any]]],
+        options: TaskOptions,
+    ) -> list[Mirai[Any]]:
+        """Send one task for each call of ``fn``, given by its arguments and keywords.
 
-        Raises SerializationError if it cannot be pickled, and why the channel has ended if it
-        has.
+        Raises SerializationError if something cannot be pickled, and why the channel has ended
+        if it has; then nothing is sent.
         """
         packed = self._pickles.pack(fn)
-        call = (args, kwargs, options.retry_on) if options.retry_on else (args, kwargs)
-        payload, blobs = pack(call)
+        more = (options.retry_on,) if options.retry_on else ()
+        payloads = [pack((args, kwargs, *more)) for args, kwargs in calls]
         label = function_name(fn)
-        mirai: Mirai[Any] = Mirai(0, options.name or label.partition(":")[0], self._profile)
-        mirai._cancel_hook = self._cancel
+        name = options.name or label.partition(":")[0]
         with self._lock:
             self._check_open()
             number = self._functions.number(packed, label, self._outbox)
-            mirai.id = self._last_id = self._last_id + 1
-            task = Task(
-                mirai.id,
-                number,
-                payload,
-                blobs,
-                options.priority,
-                options.timeout or 0.0,
-                options.retries,
-            )
-            self._outbox.tasks.append((mirai, task))
+            entries = [self._entry(name, number, payload, options) for payload in payloads]
+            self._outbox.tasks += entries
             self._wake()
-        return mirai
+        return [mirai for mirai, _ in entries]
+
+    def _entry(
+        self, name: str, number: int, payload: Packed, options: TaskOptions
+    ) -> tuple[Mirai[Any], Task]:
+        self._last_id += 1
+        mirai: Mirai[Any] = Mirai(self._last_id, name, self._profile)
+        mirai._cancel_hook = self._cancel
+        timeout = options.timeout or 0.0
+        priority, retries = options.priority, options.retries
+        return mirai, Task(self._last_id, number, *payload, priority, timeout, retries)
 
     def ask(self) -> Mirai[Any]:
         """Ask for the dispatcher's PoolReport."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from functools import partial
 from typing import Any, ParamSpec, TypeVar, overload
 
-from mirai._future import Mirai
+from mirai._errors import MiraiError
+from mirai._future import Mirai, Value
+from mirai._map import Constant, MiraiDict, MiraiMap, MiraiStream, elements_of
 from mirai._options import DEFAULTS, Seconds, TaskOptions
-from mirai._profiles import current_profile, ephemeral, pool_of
+from mirai._profiles import Daemons, current_profile, ephemeral, pool_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
+K = TypeVar("K")
 
 
 class Verb:
@@ -72,6 +76,111 @@ class Verb:
         kinds = retry_on if isinstance(retry_on, tuple) else (retry_on,)
         return Verb(TaskOptions(timeout, retries, kinds, priority, name, profile))
 
+    @overload
+    def map(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        mapping: Mapping[K, Any],
+        /,
+        *,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        max_in_flight: None = None,
+    ) -> MiraiDict[K, T]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[..., T],
+        mapping: Mapping[K, Any],
+        /,
+        *,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        max_in_flight: None = None,
+    ) -> MiraiDict[K, T]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        /,
+        *iterables: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        max_in_flight: None = None,
+    ) -> MiraiMap[T]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        max_in_flight: None = None,
+    ) -> MiraiMap[T]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        /,
+        *iterables: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        max_in_flight: int,
+    ) -> MiraiStream[T]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        max_in_flight: int,
+    ) -> MiraiStream[T]: ...
+    def map(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *iterables: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        max_in_flight: int | None = None,
+    ) -> MiraiMap[Any] | MiraiDict[Any, Any] | MiraiStream[Any]:
+        """Evaluate ``fn(element, *args, **kwargs)`` on daemons, for each element.
+
+        Several iterables are gone through side by side, and must be of the same length.  The
+        rows of a DataFrame (pandas, polars, Arrow) are given as keywords; a dict's values are
+        mapped over, and its keys come back.  ``args`` and ``kwargs`` are the same for all, and
+        sent once.  All elements are sent, in batches, or none.
+
+        With ``max_in_flight``, the input need not fit into memory: it is read as the values are
+        consumed, never more than so many elements ahead.
+
+        Raises what ``mirai`` raises, TypeError for what cannot be mapped over, ValueError for
+        iterables of different lengths, and MiraiError if no daemons are set.
+        """
+        if not callable(fn):
+            raise TypeError(f"the first argument must be callable, not {type(fn).__name__}")
+        pool = self._pool()
+        function = Constant(fn, args, kwargs or {}) if args or kwargs else fn
+        if max_in_flight is not None:
+            submit = partial(pool.submit_all, options=self._options)
+            return MiraiStream(submit, function, elements_of(iterables), _positive(max_in_flight))
+        if len(iterables) == 1 and isinstance(iterables[0], Mapping):
+            keys, iterables = list(iterables[0]), (iterables[0].values(),)
+            mirais = pool.submit_all(function, elements_of(iterables), self._options)
+            return MiraiDict(mirais, keys)
+        mirais = pool.submit_all(function, elements_of(iterables), self._options)
+        return MiraiMap(mirais, range(len(mirais)))
+
+    def _pool(self) -> Daemons:
+        profile = self._options.profile or current_profile()
+        pool = pool_of(profile)
+        if pool is None:
+            raise MiraiError(f"no daemons are set for profile {profile!r}: call daemons(n) first")
+        return pool
+
     def __repr__(self) -> str:
         return "mirai" if self._options is DEFAULTS else f"mirai with {self._options}"
 
@@ -80,6 +189,39 @@ class Verb:
 
 
 mirai = Verb(DEFAULTS)
+mirai_map = mirai.map
+
+
+def _positive(count: object) -> int:
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise TypeError(f"max_in_flight must be an int, not {type(count).__name__}")
+    if count < 1:
+        raise ValueError(f"max_in_flight must be positive: {count}")
+    return count
+
+
+def race(mirais: Iterable[Mirai[Any]]) -> Mirai[int]:
+    """Return a mirai of the index of the first of ``mirais`` to end, in whatever way.
+
+    It is settled at once if one has ended already.  Raises ValueError if there are none, and
+    TypeError for what is no mirai.
+    """
+    runners = list(mirais)
+    if not runners:
+        raise ValueError("race needs at least one mirai")
+    for runner in runners:
+        if not isinstance(runner, Mirai):
+            raise TypeError(f"race is for mirais, not {type(runner).__name__}")
+    first: Mirai[int] = Mirai(0, "race")
+    for index, runner in enumerate(runners):
+        if first.done():
+            break
+        runner.add_done_callback(partial(_finish_first, first, index))
+    return first
+
+
+def _finish_first(first: Mirai[int], index: int, _: object) -> None:
+    first.settle(Value(index))
 
 
 def _alone(

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -88,7 +88,16 @@ class Daemons:
         options: TaskOptions = DEFAULTS,
     ) -> Mirai[Any]:
         """Send one task; see ``mirai``."""
-        return self._channel.submit(fn, args, dict(kwargs), options)
+        return self._channel.submit(fn, [(args, dict(kwargs))], options)[0]
+
+    def submit_all(
+        self,
+        fn: Callable[..., Any],
+        calls: Iterable[tuple[Any, dict[str, Any]]],
+        options: TaskOptions = DEFAULTS,
+    ) -> list[Mirai[Any]]:
+        """Send one task for each call, given by its arguments and keywords: all, or none."""
+        return self._channel.submit(fn, calls, options)
 
     def status(self) -> Status:
         """Return what the pool looks like now."""
@@ -205,6 +214,9 @@ class _NoPool(Daemons):
         self.url = ""
 
     def submit(self, *_: Any) -> Mirai[Any]:
+        raise DispatcherLost("the pool was shut down")
+
+    def submit_all(self, *_: Any) -> list[Mirai[Any]]:
         raise DispatcherLost("the pool was shut down")
 
     def status(self) -> Status:

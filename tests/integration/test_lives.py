@@ -133,7 +133,7 @@ class TestUrls:
         client = KeyPair.new() if wrong == "client" else pool._keys.client
         channel = Channel(pool.url, client, server, profile="thief", explain=lambda: None)
         try:
-            future = channel.submit(abs, (-1,), {}, DEFAULTS)
+            future = channel.submit(abs, [((-1,), {})], DEFAULTS)[0]
             assert isinstance(future.exception(timeout=20), AuthenticationError)
         except AuthenticationError:
             pass  # it had ended before we submitted

@@ -1,0 +1,393 @@
+"""``mirai_map``: one task for each element."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from functools import partial
+from itertools import chain
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+from mirai._future import Mirai, Value
+
+T = TypeVar("T")
+K = TypeVar("K")
+R = TypeVar("R")
+
+Element = tuple[tuple[Any, ...], dict[str, Any]]
+"""The arguments and keywords of one call."""
+
+Submit = Callable[[Callable[..., Any], Iterable[Element]], list[Mirai[Any]]]
+
+
+class Progress(Protocol):
+    """Something that shows how many elements are done."""
+
+    def advance(self) -> None:
+        """One more is done."""
+
+    def close(self) -> None:
+        """No more will come."""
+
+
+class _Mirais(Generic[T, K, R]):
+    """Mirais in the order of their elements, each with the key of its element."""
+
+    def __init__(self, mirais: list[Mirai[T]], keys: Sequence[K]) -> None:
+        self._mirais = mirais
+        self._keys = keys
+
+    def __len__(self) -> int:
+        return len(self._mirais)
+
+    def __iter__(self) -> Iterator[Mirai[T]]:
+        """Iterate over the mirais, in order."""
+        return iter(self._mirais)
+
+    def __repr__(self) -> str:
+        done = sum(mirai.done() for mirai in self._mirais)
+        return f"<{type(self).__name__} of {len(self)}, {done} done>"
+
+    def cancel(self) -> int:
+        """Cancel what has not ended; return how many that were."""
+        return sum([not mirai.done() and mirai.cancel() for mirai in self._mirais])
+
+    def collect(self, *, progress: bool = False, stop: bool = False, flat: bool = False) -> R:
+        """Wait for all, and return their values in order.
+
+        ``progress`` shows a bar (with rich or tqdm, whichever is there).  ``flat`` joins values
+        that are iterable into one list.  An error is raised once all have ended, with a note
+        that says which element it was; with ``stop``, it is raised at once, and what has not
+        ended is cancelled.
+        """
+        bar = _bar(len(self)) if progress else None
+        try:
+            if bar is not None or stop:
+                finished = _Finished(zip(self._keys, self._mirais, strict=True))
+                for _ in range(len(self)):
+                    self._note_one(finished.next(), bar, stop)
+            for mirai in self._mirais:
+                mirai.exception()
+        except BaseException:
+            if stop:
+                self.cancel()
+            raise
+        finally:
+            if bar is not None:
+                bar.close()
+        return self._values(flat)
+
+    def __await__(self) -> Generator[Any, None, R]:
+        """Wait like ``collect``, on asyncio or trio."""
+        return self._wait().__await__()
+
+    async def _wait(self) -> R:
+        try:
+            for mirai in self._mirais:
+                if not mirai.done():
+                    await _ended(mirai)
+        except BaseException:  # the waiting was cancelled
+            self.cancel()
+            raise
+        return self._values(flat=False)
+
+    def as_completed(self) -> Completed[K, T]:
+        """Iterate, with ``for`` or ``async for``, over (key, value) as they end.
+
+        The key is the element's index, or its key in a dict.  An error is raised where it
+        appears, with a note that says which element it was; iterating on is possible.
+        """
+        pairs = list(zip(self._keys, self._mirais, strict=True))
+        return Completed(_Finished(pairs), len(pairs))
+
+    async def __aiter__(self) -> AsyncIterator[tuple[K, T]]:
+        """Iterate over (key, value) in order."""
+        for key, mirai in zip(self._keys, self._mirais, strict=True):
+            if not mirai.done():
+                await _ended(mirai)
+            yield key, _value(key, mirai)
+
+    def _note_one(self, pair: tuple[K, Mirai[T]], bar: Progress | None, stop: bool) -> None:
+        key, mirai = pair
+        if bar is not None:
+            bar.advance()
+        if stop:
+            _value(key, mirai)
+
+    def _values(self, flat: bool) -> R:
+        values = [_value(*pair) for pair in zip(self._keys, self._mirais, strict=True)]
+        if flat:
+            return cast(R, list(chain.from_iterable(cast(Any, values))))
+        return self._shape(values)
+
+    def _shape(self, values: list[T]) -> R:
+        raise NotImplementedError
+
+
+class MiraiMap(_Mirais[T, int, list[T]]):
+    """The mirais of a map over a sequence: ``collect()`` or ``await`` it for the list of values.
+
+    It has a length, an index (``m[3]`` is a mirai), and iterates over its mirais, so that
+    ``concurrent.futures.wait(m)`` and ``asyncio.gather(*m)`` work.  ``async for i, value in m``
+    goes in order, ``m.as_completed()`` as they end.
+    """
+
+    def __getitem__(self, index: int) -> Mirai[T]:
+        return self._mirais[index]
+
+    def _shape(self, values: list[T]) -> list[T]:
+        return values
+
+
+class MiraiDict(_Mirais[T, K, dict[K, T]], Generic[K, T]):
+    """The mirais of a map over a dict's values: like ``MiraiMap``, with the dict's keys."""
+
+    def __getitem__(self, key: K) -> Mirai[T]:
+        return self._mirais[list(self._keys).index(key)]
+
+    def _shape(self, values: list[T]) -> dict[K, T]:
+        return dict(zip(self._keys, values, strict=True))
+
+
+class MiraiStream(Generic[T]):
+    """A map over an input that need not fit into memory; see ``max_in_flight``.
+
+    It is iterated over once, with ``for`` or ``async for``: over (index, value) in order, or as
+    they end with ``as_completed()``.  At most ``max_in_flight`` elements are taken from the
+    input ahead of what has been consumed.  Leaving the loop, also by an error, cancels the rest.
+    """
+
+    def __init__(
+        self,
+        submit: Submit,
+        fn: Callable[..., Any],
+        elements: Iterator[Element],
+        max_in_flight: int,
+    ) -> None:
+        self._submit = submit
+        self._fn = fn
+        self._elements = enumerate(elements)
+        self._room = max_in_flight
+        self._flying: dict[int, Mirai[T]] = {}
+
+    def __iter__(self) -> Generator[tuple[int, T], None, None]:
+        """Iterate over (index, value) in order."""
+        try:
+            while self._refill():
+                index, mirai = next(iter(self._flying.items()))
+                mirai.exception()
+                del self._flying[index]
+                yield index, _value(index, mirai)
+        finally:
+            self._cancel()
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, T]]:
+        """Iterate over (index, value) in order."""
+        try:
+            while self._refill():
+                index, mirai = next(iter(self._flying.items()))
+                if not mirai.done():
+                    await _ended(mirai)
+                del self._flying[index]
+                yield index, _value(index, mirai)
+        finally:
+            self._cancel()
+
+    def as_completed(self) -> StreamCompleted[T]:
+        """Iterate, with ``for`` or ``async for``, over (index, value) as they end."""
+        return StreamCompleted(self)
+
+    def _refill(self) -> list[tuple[int, Mirai[T]]] | bool:
+        """Send as much as there is room for; return what is new, or whether anything flies."""
+        room = self._room - len(self._flying)
+        if room < max(1, self._room // 2) and self._flying:
+            return True  # wait until a batch is worth it
+        indices, calls = [], []
+        for index, call in self._elements:
+            indices.append(index)
+            calls.append(call)
+            if len(calls) == room:
+                break
+        new = list(zip(indices, self._submit(self._fn, calls), strict=True))
+        self._flying.update(new)
+        return new or bool(self._flying)
+
+    def _cancel(self) -> None:
+        for mirai in self._flying.values():
+            mirai.cancel()
+        self._flying.clear()
+
+
+class Completed(Generic[K, T]):
+    """What ``MiraiMap.as_completed`` returns."""
+
+    def __init__(self, finished: _Finished[K, T], count: int) -> None:
+        self._finished = finished
+        self._left = count
+
+    def __iter__(self) -> Completed[K, T]:
+        return self
+
+    def __next__(self) -> tuple[K, T]:
+        if not self._left:
+            raise StopIteration
+        self._left -= 1
+        key, mirai = self._finished.next()
+        return key, _value(key, mirai)
+
+    def __aiter__(self) -> Completed[K, T]:
+        return self
+
+    async def __anext__(self) -> tuple[K, T]:
+        if not self._left:
+            raise StopAsyncIteration
+        key, mirai = await self._finished.anext()
+        self._left -= 1
+        return key, _value(key, mirai)
+
+
+class StreamCompleted(Generic[T]):
+    """What ``MiraiStream.as_completed`` returns."""
+
+    def __init__(self, stream: MiraiStream[T]) -> None:
+        self._stream = stream
+        self._finished: _Finished[int, T] = _Finished(())
+
+    def __iter__(self) -> Generator[tuple[int, T], None, None]:
+        try:
+            while self._more():
+                index, mirai = self._finished.next()
+                del self._stream._flying[index]
+                yield index, _value(index, mirai)
+        finally:
+            self._stream._cancel()
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, T]]:
+        try:
+            while self._more():
+                index, mirai = await self._finished.anext()
+                del self._stream._flying[index]
+                yield index, _value(index, mirai)
+        finally:
+            self._stream._cancel()
+
+    def _more(self) -> bool:
+        new = self._stream._refill()
+        if isinstance(new, list):
+            self._finished.add(new)
+        return bool(new)
+
+
+class _Finished(Generic[K, T]):
+    """Mirais in the order in which they end, with their keys."""
+
+    def __init__(self, pairs: Iterable[tuple[K, Mirai[T]]]) -> None:
+        self._ended: deque[tuple[K, Mirai[T]]] = deque()
+        self._lock = threading.Lock()
+        self._bell: Mirai[None] = Mirai()  # settled when something ends
+        self.add(pairs)
+
+    def add(self, pairs: Iterable[tuple[K, Mirai[T]]]) -> None:
+        """Watch these too."""
+        for key, mirai in pairs:
+            mirai.add_done_callback(partial(self._end, key))
+
+    def _end(self, key: K, mirai: Any) -> None:
+        with self._lock:
+            self._ended.append((key, mirai))
+            bell = self._bell
+        bell.settle(Value(None))
+
+    def next(self) -> tuple[K, Mirai[T]]:
+        """Wait for the next one to end."""
+        while (pair := self._take()) is None:
+            self._bell.result()
+        return pair
+
+    async def anext(self) -> tuple[K, Mirai[T]]:
+        """Wait for the next one to end, on asyncio or trio."""
+        while (pair := self._take()) is None:
+            await self._bell
+        return pair
+
+    def _take(self) -> tuple[K, Mirai[T]] | None:
+        with self._lock:
+            if self._ended:
+                return self._ended.popleft()
+            self._bell = Mirai()
+            return None
+
+
+class Constant:
+    """A function with arguments that are the same for all elements, and sent once."""
+
+    def __init__(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        self.__wrapped__ = fn
+        self.args = args
+        self.kwargs = dict(kwargs)
+
+    def __call__(self, *element: Any, **columns: Any) -> Any:
+        return self.__wrapped__(*element, *self.args, **columns, **self.kwargs)
+
+
+def elements_of(iterables: tuple[Any, ...]) -> Iterator[Element]:
+    """Return the calls that a map over these makes.
+
+    The rows of a DataFrame (pandas, polars, Arrow) become keywords; all else is iterated over,
+    several iterables side by side.  Raises TypeError for what cannot be iterated over, and
+    ValueError, on the way, if one is shorter than the others.
+    """
+    if not iterables:
+        raise TypeError("mirai_map needs something to map over")
+    if len(iterables) == 1 and (rows := _rows(iterables[0])) is not None:
+        return (((), row) for row in rows)
+    sides = [iter(side) for side in iterables]
+    return ((element, {}) for element in zip(*sides, strict=True))
+
+
+def _rows(table: Any) -> Iterable[dict[str, Any]] | None:
+    """Return the rows of a DataFrame by its own iterator; None for what is none."""
+    if hasattr(table, "iter_rows"):  # polars
+        return cast("Iterable[dict[str, Any]]", table.iter_rows(named=True))
+    if hasattr(table, "itertuples"):  # pandas
+        names = [str(name) for name in table.columns]
+        rows = table.itertuples(index=False, name=None)
+        return (dict(zip(names, row, strict=True)) for row in rows)
+    if hasattr(table, "to_pylist") and hasattr(table, "to_batches"):  # an Arrow table
+        return (row for batch in table.to_batches() for row in batch.to_pylist())
+    return None
+
+
+def _value(key: object, mirai: Mirai[T]) -> T:
+    """Return its value, or raise its error with a note that says which element it was."""
+    error = mirai.exception()
+    if error is None:
+        return mirai.result()
+    note = f"in element {key!r} of mirai_map"
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
+    raise error
+
+
+async def _ended(mirai: Mirai[Any]) -> None:
+    """Wait until it has ended, however."""
+    bell: Mirai[None] = Mirai()
+    mirai.add_done_callback(lambda _: bell.settle(Value(None)))
+    await bell
+
+
+def _bar(total: int) -> Progress:
+    from mirai._progress import bar
+
+    return bar(total)
