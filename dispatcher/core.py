@@ -34,6 +34,7 @@ from dispatcher.messages import (
     Hello,
     Interrupt,
     Kind,
+    Leave,
     Message,
     Outcome,
     PoolReport,
@@ -44,6 +45,8 @@ from dispatcher.messages import (
     Results,
     Returned,
     Run,
+    Scale,
+    Stop,
     Submit,
     Task,
     Welcome,
@@ -104,7 +107,15 @@ class Barren:
     crash: Crash
 
 
-Event = Message | Joined | Lost | Barren
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Let so many of these daemons go: the idle ones first, and those that leave already."""
+
+    peers: tuple[int, ...]
+    count: int
+
+
+Event = Message | Joined | Lost | Barren | Retire
 
 # ── what the core tells the shell ────────────────────────────────────────────────────────
 
@@ -132,7 +143,14 @@ class CutOff:
     peer: int
 
 
-Command = Send | Kill | CutOff
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Keep this many local daemons from now on."""
+
+    count: int
+
+
+Command = Send | Kill | CutOff | Keep
 
 # ── state ────────────────────────────────────────────────────────────────────────────────
 
@@ -154,6 +172,7 @@ class _Daemon:
     hand: dict[int, Job] = field(default_factory=dict)  # by key, in the order of evaluation
     load: float = 0.0  # seconds that the hand should take
     recalled: bool = False  # asked to hand back, and has not done so
+    leaving: bool = False  # gets nothing more, and is stopped when its hand is empty
     overdue: bool = False  # has been silent for too long, and has not answered a task since
     knows: set[FunctionEntry] = field(default_factory=set)
     forget: list[int] = field(default_factory=list)  # to tell it with its next tasks
@@ -248,7 +267,7 @@ class Dispatcher:
                     id=peer,
                     host=daemon.hello.host,
                     pid=daemon.hello.pid,
-                    state="busy" if daemon.hand else "idle",
+                    state=_state(daemon),
                     tasks=len(daemon.hand),
                     done=daemon.done,
                     since=now - daemon.since,
@@ -271,12 +290,16 @@ class Dispatcher:
             assert not job.cancelled, "a cancelled job is still its client's"
         for peer, daemon in self._daemons.items():
             assert all(job.daemon == peer for job in daemon.hand.values())
-            idle = not daemon.hand and not daemon.recalled
+            idle = not daemon.hand and not daemon.recalled and not daemon.leaving
             assert (peer in self._idle) == idle, "idle daemons are lost sight of"
-            watched = daemon.recalled or daemon.overdue or peer in self._silent
+            watched = daemon.recalled or daemon.overdue or daemon.leaving or peer in self._silent
             assert len(daemon.hand) < 2 or watched, "a daemon could keep tasks for ever"
         if self._queue:
             assert not self._idle and not self._open, "work waits while a daemon idles"
+
+    def has_waiting(self) -> bool:
+        """Whether a task waits in the queue."""
+        return len(self._queue) > 0
 
     # ── events ───────────────────────────────────────────────────────────────────────────
 
@@ -299,6 +322,13 @@ class Dispatcher:
                 self._finish(self._daemon(peer), outcomes, now)
             case Returned(ids):
                 self._take_back(self._daemon(peer), ids, now)
+            case Leave():
+                self._let_go(self._daemon(peer), now)
+            case Retire(peers, count):
+                self._retire(peers, count, now)
+            case Scale(count):
+                self._client(peer)
+                self._commands.append(Keep(count))
             case _:
                 raise ProtocolError(f"{type(event).__name__} is not for a dispatcher")
 
@@ -451,6 +481,22 @@ class Dispatcher:
         daemon.recalled = False
         self._rank(daemon, now)
 
+    def _retire(self, peers: Sequence[int], count: int, now: float) -> None:
+        daemons = [self._daemons[peer] for peer in peers if peer in self._daemons]
+        daemons.sort(key=lambda daemon: (not daemon.leaving, len(daemon.hand)))
+        for daemon in daemons[:count]:
+            self._let_go(daemon, now)
+
+    def _let_go(self, daemon: _Daemon, now: float) -> None:
+        """Take back what it has not started, and stop it once it has answered the rest."""
+        if daemon.leaving:
+            return
+        daemon.leaving = True
+        if daemon.hand and not daemon.recalled:
+            daemon.recalled = True
+            self._post(daemon.peer).recall.extend(daemon.hand)
+        self._rank(daemon, now)
+
     # ── jobs ─────────────────────────────────────────────────────────────────────────────
 
     def _settle(self, job: Job, outcome: Outcome) -> None:
@@ -516,7 +562,10 @@ class Dispatcher:
         self._open.pop(daemon.peer, None)
         if daemon.recalled:
             return  # what it hands back is older than what it would be given
-        if not daemon.hand:
+        if daemon.leaving:
+            if not daemon.hand:
+                self._post(daemon.peer).first.append(Stop())
+        elif not daemon.hand:
             daemon.overdue = False
             self._idle[daemon.peer] = daemon
         elif not daemon.overdue:
@@ -610,6 +659,12 @@ class Dispatcher:
             messages.append(Run(tasks, functions, tuple(forget)))
         messages += [Results(outcomes) for outcomes in batches(mail.outcomes)]
         return messages
+
+
+def _state(daemon: _Daemon) -> str:
+    if daemon.leaving:
+        return "leaving"
+    return "busy" if daemon.hand else "idle"
 
 
 def _renumbered(outcome: Outcome, id: int) -> Outcome:

@@ -4,16 +4,16 @@ Every message that carries work carries a list of it: a batch costs one wake-up,
 call and one encryption, whatever its length.  A task's payload and an outcome's payload are
 opaque here and everywhere else in ``dispatcher``.
 
-    client ──▶ dispatcher    Hello  Submit  Cancel  Ask
+    client ──▶ dispatcher    Hello  Submit  Cancel  Ask  Scale
     client ◀── dispatcher    Welcome  Refused  Results  Report
-    daemon ──▶ dispatcher    Hello  Done  Returned
+    daemon ──▶ dispatcher    Hello  Done  Returned  Leave
     daemon ◀── dispatcher    Welcome  Refused  Run  Recall  Interrupt  Stop
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -128,7 +128,7 @@ class DaemonReport(_Part, frozen=True):
     host: str
     pid: int
     state: str
-    """``"idle"`` or ``"busy"``."""
+    """``"idle"``, ``"busy"`` or ``"leaving"``."""
     tasks: int
     """How many tasks it has in hand."""
     done: int
@@ -190,6 +190,12 @@ class Ask(_Message, frozen=True):
     number: int
 
 
+class Scale(_Message, frozen=True):
+    """Keep this many local daemons from now on."""
+
+    count: Annotated[int, msgspec.Meta(ge=0, le=10_000)]
+
+
 class Results(_Message, frozen=True):
     """How tasks of this client ended."""
 
@@ -239,8 +245,15 @@ class Returned(_Message, frozen=True):
     ids: tuple[int, ...]
 
 
-FromClient = Hello | Submit | Cancel | Ask
-FromDaemon = Hello | Done | Returned
+class Leave(_Message, frozen=True):
+    """Give me nothing more, take back what I have not started, and stop me when I am done."""
+
+    idle: bool = False
+    """Whether it leaves because there was nothing to do."""
+
+
+FromClient = Hello | Submit | Cancel | Ask | Scale
+FromDaemon = Hello | Done | Returned | Leave
 ToClient = Welcome | Refused | Results | Report
 ToDaemon = Welcome | Refused | Run | Recall | Interrupt | Stop
 Message = (
@@ -250,6 +263,7 @@ Message = (
     | Submit
     | Cancel
     | Ask
+    | Scale
     | Results
     | Report
     | Run
@@ -258,4 +272,5 @@ Message = (
     | Stop
     | Done
     | Returned
+    | Leave
 )

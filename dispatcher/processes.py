@@ -64,6 +64,7 @@ class Process:
         """Start it and write ``lead``, which is no secret, to its standard input."""
         self.joined = False  # it has said Hello once
         self.connected = False  # its connection has not ended yet
+        self.left_idle = False  # it has said that it leaves because it had nothing to do
         self.key = ""  # its public key
         self._tail = bytearray()
         self.fd = Watermark.create() if POSIX else -1

@@ -27,7 +27,19 @@ import zmq
 from msgspec import structs
 
 from dispatcher import wire
-from dispatcher.core import Barren, Command, CutOff, Dispatcher, Event, Joined, Kill, Lost, Role
+from dispatcher.core import (
+    Barren,
+    Command,
+    CutOff,
+    Dispatcher,
+    Event,
+    Joined,
+    Keep,
+    Kill,
+    Lost,
+    Retire,
+    Role,
+)
 from dispatcher.core import Send as SendCommand
 from dispatcher.messages import (
     Buffer,
@@ -35,6 +47,7 @@ from dispatcher.messages import (
     FromClient,
     FromDaemon,
     Hello,
+    Leave,
     Message,
     ProtocolError,
     Refused,
@@ -137,6 +150,8 @@ class Server:
         self._processes: list[Process] = []
         self._ending: dict[Process, float] = {}  # died or hung up; when to insist on the other
         self._replacement = Replacement()
+        self._dormant = False  # daemons have left for idleness; work brings new ones
+        self._wanted = config.plan.count if config.plan else 0
         self._events: list[tuple[int, Event]] = []
         self._stopping = False
         # Descriptors besides the sockets: one entry in the poll, however many there are.
@@ -204,10 +219,13 @@ class Server:
         events, self._events = self._events, []
         for command in self._core.handle(events, time.monotonic()):
             self._obey(command)
+        if self._dormant and self._core.has_waiting():
+            self._dormant = False
+            self._fill_up()
 
     def _timeout(self) -> int | None:
         """Return how long to wait for something to happen, in milliseconds; None: for ever."""
-        if self._hung_up:
+        if self._hung_up or self._events:
             return 0
         deadlines = list(self._ending.values())
         if (deadline := self._core.next_deadline()) is not None:
@@ -283,10 +301,14 @@ class Server:
     def _take(self, peer: _Peer, frames: list[Buffer]) -> None:
         try:
             expected = FromClient if peer.owner.role is Role.CLIENT else FromDaemon
-            self._events.append((peer.number, wire.decode(frames, expected)))
+            message = wire.decode(frames, expected)
         except ProtocolError as error:
             self._send(peer.route, Refused(str(error)))
             self._expel(peer)
+            return
+        if isinstance(message, Leave) and peer.owner.process is not None:
+            peer.owner.process.left_idle = message.idle
+        self._events.append((peer.number, message))
 
     def _greet(self, route: bytes, header: zmq.Frame, frames: list[Buffer]) -> None:
         """Let a peer in that says Hello first; its key says what it is."""
@@ -344,6 +366,9 @@ class Server:
     # ── commands ─────────────────────────────────────────────────────────────────────────
 
     def _obey(self, command: Command) -> None:
+        if isinstance(command, Keep):
+            self._keep(command.count)
+            return
         peer = self._numbers.get(command.peer)
         if peer is None:
             return
@@ -413,11 +438,34 @@ class Server:
         for peer in [peer for peer in self._peers.values() if peer.owner.process is process]:
             self._lose(peer, Lost(crash, process.started()))
         self._discard(process)
-        if self._replacement.ended(process.joined):
+        may_replace = self._replacement.ended(process.joined)
+        self._dormant = self._dormant or process.left_idle
+        if len(self._processes) >= self._wanted or process.left_idle:
+            return
+        if may_replace:
             self._start_another()
         elif not self._processes:
             reason = f"{self._replacement.failures} daemons in a row died before they could join"
             self._events.append((0, Barren(structs.replace(crash, reason=reason))))
+
+    def _keep(self, count: int) -> None:
+        """Keep so many local daemons: start more, or let those go that have least to do."""
+        if self._config.plan is None:
+            return
+        self._wanted = count
+        self._replacement = Replacement()
+        self._fill_up()
+        excess = len(self._processes) - count
+        for process in [process for process in self._processes if not process.joined][:excess]:
+            process.kill()
+            excess -= 1
+        if excess > 0:
+            local = [peer.number for peer in self._peers.values() if peer.owner.process is not None]
+            self._events.append((0, Retire(tuple(local), excess)))
+
+    def _fill_up(self) -> None:
+        for _ in range(self._wanted - len(self._processes)):
+            self._start_another()
 
     def _discard(self, process: Process) -> None:
         self._unwatch(process)

@@ -27,6 +27,7 @@ from dispatcher.messages import (
     Refused,
     Report,
     Results,
+    Scale,
     Submit,
     Task,
     ToClient,
@@ -64,6 +65,12 @@ class _Outbox:
     cancels: list[int] = field(default_factory=list)
     asks: list[Mirai[Any]] = field(default_factory=list)
     drains: list[Mirai[None]] = field(default_factory=list)
+    scale: int | None = None
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to do.  A function is never alone: it comes with a task."""
+        scale = self.scale is not None
+        return scale or bool(self.tasks or self.cancels or self.asks or self.drains)
 
 
 class _Functions:
@@ -166,6 +173,13 @@ class Channel:
         """Ask for the dispatcher's PoolReport."""
         return self._request("status", lambda outbox: outbox.asks)
 
+    def scale(self, count: int) -> None:
+        """Tell the dispatcher how many local daemons to keep."""
+        with self._lock:
+            self._check_open()
+            self._outbox.scale = count
+            self._wake()
+
     def drained(self) -> Mirai[None]:
         """Return a mirai that is settled once no task is pending."""
         return self._request("drained", lambda outbox: outbox.drains)
@@ -234,7 +248,7 @@ class Channel:
         while self._end is None:
             with self._lock:
                 self._asleep = not self._has_mail()
-            self._link.wait(block=self._asleep)
+            self._link.wait(None if self._asleep else 0)
             self._asleep = False
             ended = self._link.ended  # before we read: what has arrived by now is all there is
             for message in islice(self._link.receive(ToClient), None if ended else MESSAGES_A_TURN):
@@ -244,8 +258,7 @@ class Channel:
             self._flush()
 
     def _has_mail(self) -> bool:
-        box = self._outbox
-        return bool(box.tasks or box.cancels or box.asks or box.drains or self._end)
+        return bool(self._outbox or self._end)
 
     def _flush(self) -> None:
         """Send what has gathered: tasks before the cancels that may be about them."""
@@ -265,6 +278,8 @@ class Channel:
             self._link.send(Submit((), (), tuple(outbox.forget)))
         if ids := tuple(id for id in outbox.cancels if self._pending.remove(id)):
             self._link.send(Cancel(ids))
+        if outbox.scale is not None:
+            self._link.send(Scale(outbox.scale))
         for request in outbox.asks:
             self._asked[request.id] = request
             self._link.send(Ask(request.id))

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable
 from types import FrameType
@@ -25,6 +26,7 @@ from dispatcher.messages import (
     Hello,
     Interrupt,
     Kind,
+    Leave,
     Message,
     Outcome,
     Recall,
@@ -38,6 +40,7 @@ from dispatcher.messages import (
 from dispatcher.processes import Watermark
 from dispatcher.security import KeyPair
 from mirai._evaluate import Evaluator
+from mirai._limits import NO_LIMITS, Limits
 from mirai._link import Link
 
 SWITCH_INTERVAL = 0.0005
@@ -55,6 +58,7 @@ class Hand:
     def __init__(self) -> None:
         self._waiting: deque[Task] = deque()
         self._change = threading.Condition()
+        self._closed = False
         self._stopped = False
         self.current = 0
         """The id of the task that was taken last; 0 while there is none."""
@@ -69,7 +73,7 @@ class Hand:
         """Start the next task, waiting for one if need be; None once stopped."""
         with self._change:
             self.current = 0
-            while not self._waiting and not self._stopped:
+            while (self._closed or not self._waiting) and not self._stopped:
                 self._change.wait()
             if self._stopped:
                 return None
@@ -86,8 +90,18 @@ class Hand:
                 self._waiting = deque(task for task in self._waiting if task.id not in wanted)
         return gone
 
+    def close(self) -> None:
+        """Start no more; what waits is to be withdrawn."""
+        with self._change:
+            self._closed = True
+
+    def is_empty(self) -> bool:
+        """Whether there is no task, neither waiting nor running."""
+        with self._change:
+            return not self._waiting and not self.current
+
     def stop(self) -> None:
-        """Start no more."""
+        """Make ``take`` return None from now on."""
         with self._change:
             self._stopped = True
             self._change.notify()
@@ -96,7 +110,20 @@ class Hand:
 class Daemon:
     """One daemon process."""
 
-    def __init__(self, url: str, pair: KeyPair, server: str, watermark: Watermark | None) -> None:
+    def __init__(
+        self,
+        url: str,
+        pair: KeyPair,
+        server: str,
+        watermark: Watermark | None = None,
+        limits: Limits = NO_LIMITS,
+    ) -> None:
+        self._limits = limits
+        self._born = time.monotonic()
+        self._idle_since: float | None = self._born
+        self._tasks = 0  # how many have been evaluated
+        self._leaving = False  # wants to leave
+        self._told = False  # has said so
         self._hand = Hand()
         self._evaluator = Evaluator()
         self._watermark = watermark
@@ -113,12 +140,17 @@ class Daemon:
     def run(self) -> None:
         """Evaluate until told to stop, or until the dispatcher is gone."""
         signal.signal(signal.SIGINT, self._handler)
+        signal.signal(signal.SIGTERM, self._on_terminate)
         thread = threading.Thread(target=self._serve, name="mirai-daemon", daemon=True)
         thread.start()
         while (task := self._hand.take()) is not None:
             outcome = self._evaluate(task)
             if os.getpid() != self._pid:
                 os._exit(0)  # the task has forked, and this is the child: it is no daemon
+            self._tasks += 1
+            if self._limits.reached(self._tasks):
+                self._hand.close()
+                self._want_to_leave()
             self._answer(outcome)
         self._evaluator.close()
 
@@ -147,6 +179,14 @@ class Daemon:
         self._armed = 0  # first, so that it strikes once
         raise KeyboardInterrupt
 
+    def _on_terminate(self, _number: int, _frame: FrameType | None) -> None:
+        """Leave when the running task has ended."""
+        self._want_to_leave()
+
+    def _want_to_leave(self) -> None:
+        self._leaving = True
+        self._link.ring()
+
     def _answer(self, outcome: Outcome) -> None:
         self._outbox.append(outcome)
         if self._asleep:
@@ -166,13 +206,34 @@ class Daemon:
     def _turn(self) -> bool:
         """Wait, and do what there is to do; return False when it is time to leave."""
         self._asleep = True
-        self._link.wait(block=not self._outbox)
+        self._link.wait(0 if self._outbox else self._patience())
         self._asleep = False
         for message in self._link.receive(ToDaemon):
             if not self._obey(message):
                 return False
         self._flush()
+        self._look_at_limits()
         return not self._link.ended
+
+    def _patience(self) -> float | None:
+        """Return how long to wait at most: until a limit is reached."""
+        deadline = self._limits.deadline(self._born, self._idle_since)
+        if deadline is None or self._told:
+            return None
+        return max(0.0, deadline - time.monotonic())
+
+    def _look_at_limits(self) -> None:
+        now = time.monotonic()
+        if not self._hand.is_empty():
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = now
+        deadline = self._limits.deadline(self._born, self._idle_since)
+        due = deadline is not None and now >= deadline
+        if (due or self._leaving) and not self._told:
+            self._told = True
+            self._hand.close()
+            self._link.send(Leave(idle=self._limits.is_idle(now, self._idle_since)))
 
     def _obey(self, message: Message) -> bool:
         match message:
@@ -246,7 +307,8 @@ def main() -> None:
         watermark = Watermark(config["watermark"])
         os.close(config["watermark"])
     pair = KeyPair(config["public"], config["secret"])
-    Daemon(config["url"], pair, config["server"], watermark).run()
+    limits = Limits(**config["options"]["limits"])
+    Daemon(config["url"], pair, config["server"], watermark, limits).run()
 
 
 def _close_standard_input() -> None:

@@ -7,6 +7,7 @@ which any other thread may ring.
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 from collections.abc import Iterator
 from types import UnionType
@@ -51,9 +52,9 @@ class Link:
         with contextlib.suppress(OSError):  # full: it will wake anyway; closed: nobody is there
             self._rope.send(b"\0")
 
-    def wait(self, *, block: bool) -> None:
-        """Wait until there is something to do, or just look whether there is."""
-        ready = dict(self._poller.poll(None if block else 0))
+    def wait(self, timeout: float | None) -> None:
+        """Wait until there is something to do, for at most ``timeout`` seconds (None: for ever)."""
+        ready = dict(self._poller.poll(None if timeout is None else math.ceil(timeout * 1_000)))
         if self._bell.fileno() in ready:
             with contextlib.suppress(BlockingIOError):
                 self._bell.recv(4_096)

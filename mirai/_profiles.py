@@ -9,9 +9,11 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ from dispatcher.security import KeyPair
 from mirai._channel import Channel
 from mirai._errors import DispatcherLost, MiraiError, TaskCancelled
 from mirai._future import Mirai, Value
+from mirai._limits import NO_LIMITS, Limits, seconds
 from mirai._options import DEFAULTS, TaskOptions
 from mirai._status import Status
 
@@ -56,13 +59,13 @@ class Daemons:
     tasks, leaving it by an exception cancels them; after either, the pool is gone.
     """
 
-    def __init__(self, n: int, url: str, profile: str) -> None:
+    def __init__(self, n: int, url: str, profile: str, limits: Limits = NO_LIMITS) -> None:
         """Start the pool; use ``daemons()`` instead."""
         self.profile = profile
         self._once = threading.Lock()
         self._owner = os.getpid()
         self._keys = _Keys(server=KeyPair.new(), client=KeyPair.new())
-        self._process = _start_dispatcher(_config(n, url, self._keys))
+        self._process = _start_dispatcher(_config(n, url, self._keys, limits))
         try:
             self.url = _listening_url(self._process)
             self._channel = Channel(
@@ -102,6 +105,26 @@ class Daemons:
     def status(self) -> Status:
         """Return what the pool looks like now."""
         return Status.of(self.profile, self.url, self._channel.ask().result())
+
+    def scale(self, n: int) -> None:
+        """Keep ``n`` local daemons from now on.
+
+        Fewer: idle ones leave first, running tasks are finished, and what has not started goes
+        to the others.  Raises TypeError, ValueError, or DispatcherLost.
+        """
+        _check(n, None, None)
+        self._channel.scale(n)
+
+    def wait(self, n: int, timeout: float | None = None) -> None:
+        """Wait until at least ``n`` daemons have joined.
+
+        Raises TimeoutError if they have not within ``timeout`` seconds, and DispatcherLost.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        while (there := self.status().connections) < n:
+            if until is not None and time.monotonic() >= until:
+                raise TimeoutError(f"{there} of {n} daemons have joined within {timeout} s")
+            time.sleep(0.005)
 
     def shutdown(self) -> None:
         """End the pool at once: cancel what is pending, end every process.  Idempotent."""
@@ -177,7 +200,15 @@ class Daemons:
         return DispatcherLost(f"the dispatcher (process {self._process.pid}) ended with {how}")
 
 
-def daemons(n: int | None = None, url: str | None = None, *, profile: str | None = None) -> Daemons:
+def daemons(
+    n: int | None = None,
+    url: str | None = None,
+    *,
+    profile: str | None = None,
+    idle_time: float | str | None = None,
+    wall_time: float | str | None = None,
+    max_tasks: int | None = None,
+) -> Daemons:
     """Set the pool of a profile: a dispatcher process and ``n`` persistent local daemons.
 
     It replaces the pool that the profile has.  ``daemons(0)`` only tears that down: pending
@@ -191,10 +222,16 @@ def daemons(n: int | None = None, url: str | None = None, *, profile: str | None
     ``profile`` names the pool, where there are several; by default it is that of the block's
     ``use_profile``, or ``"default"``.
 
+    A daemon leaves after ``idle_time`` without a task, after ``wall_time``, or after
+    ``max_tasks`` tasks; times are in seconds, or like ``"90s"``, ``"5m"``, ``"2h"``.  It ends
+    the task that it runs, and another takes its place: at once, or, if it was idle, when there
+    is work again.
+
     Raises ValueError or TypeError for what is not a pool, and MiraiError if the dispatcher
     cannot start (its address is in use, say).
     """
     _check(n, url, profile)
+    limits = _limits(idle_time, wall_time, max_tasks)
     profile = current_profile() if profile is None else profile
     with _guard:
         former = _profiles.get(profile)
@@ -202,7 +239,7 @@ def daemons(n: int | None = None, url: str | None = None, *, profile: str | None
             former.shutdown()
         if n == 0:
             return former or _NoPool(profile)
-        pool = _profiles[profile] = Daemons(n or 0, url or "ipc", profile)
+        pool = _profiles[profile] = Daemons(n or 0, url or "ipc", profile, limits)
     return pool
 
 
@@ -287,15 +324,30 @@ def _check(n: object, url: object, profile: object) -> None:
         raise TypeError(f"profile must be a str, not {type(profile).__name__}")
 
 
+def _limits(
+    idle_time: float | str | None, wall_time: float | str | None, max_tasks: int | None
+) -> Limits:
+    if max_tasks is not None:
+        if not isinstance(max_tasks, int) or isinstance(max_tasks, bool):
+            raise TypeError(f"max_tasks must be an int, not {type(max_tasks).__name__}")
+        if max_tasks < 1:
+            raise ValueError(f"max_tasks must be positive: {max_tasks}")
+    return Limits(
+        None if idle_time is None else seconds("idle_time", idle_time),
+        None if wall_time is None else seconds("wall_time", wall_time),
+        max_tasks,
+    )
+
+
 # ── the dispatcher process ───────────────────────────────────────────────────────────────
 
 
-def _config(n: int, url: str, keys: _Keys) -> dict[str, Any]:
+def _config(n: int, url: str, keys: _Keys, limits: Limits) -> dict[str, Any]:
     plan = {
         "count": n,
         "argv": _argv("mirai._daemon"),
         "lead": _search_path(),
-        "options": {},
+        "options": {"limits": asdict(limits)},
     }
     return {
         "url": url,

@@ -26,7 +26,18 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import msgspec
 
 from dispatcher import wire
-from dispatcher.core import Command, CutOff, Dispatcher, Event, Joined, Kill, Lost, Role, Send
+from dispatcher.core import (
+    Command,
+    CutOff,
+    Dispatcher,
+    Event,
+    Joined,
+    Keep,
+    Kill,
+    Lost,
+    Role,
+    Send,
+)
 from dispatcher.messages import (
     VERSION,
     Buffer,
@@ -511,6 +522,8 @@ class World:
         return [(number, Joined(peer.role, message))]
 
     def _obey(self, command: Command) -> None:
+        if isinstance(command, Keep):
+            return  # there are no processes here
         peer = self._peers[command.peer]
         match command:
             case Send(_, message):

@@ -24,6 +24,7 @@ from dispatcher.messages import (
     Hello,
     Interrupt,
     Kind,
+    Leave,
     Message,
     Outcome,
     PoolReport,
@@ -34,6 +35,7 @@ from dispatcher.messages import (
     Results,
     Returned,
     Run,
+    Scale,
     Stop,
     Submit,
     Task,
@@ -94,6 +96,7 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     Submit: st.builds(Submit, several(TASKS), several(FUNCTIONS), IDS),
     Cancel: st.builds(Cancel, IDS),
     Ask: st.builds(Ask, NUMBERS),
+    Scale: st.builds(Scale, st.integers(0, 10_000)),
     Results: st.builds(Results, several(OUTCOMES)),
     Report: st.builds(Report, NUMBERS, POOLS),
     Run: st.builds(Run, several(TASKS), several(FUNCTIONS), IDS),
@@ -102,6 +105,7 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     Stop: st.builds(Stop),
     Done: st.builds(Done, several(OUTCOMES)),
     Returned: st.builds(Returned, IDS),
+    Leave: st.builds(Leave, st.booleans()),
 }
 ANY_MESSAGE = st.one_of(*STRATEGIES.values())
 DIRECTIONS = [FromClient, FromDaemon, ToClient, ToDaemon]
