@@ -26,7 +26,6 @@ import msgspec
 import zmq
 from msgspec import structs
 
-from dispatcher import wire
 from dispatcher.core import (
     Barren,
     Command,
@@ -56,6 +55,7 @@ from dispatcher.messages import (
 from dispatcher.processes import POSIX, Process, Replacement
 from dispatcher.security import ZAP_ENDPOINT, Gate, KeyPair, listen
 from dispatcher.sockets import monitor_events, rest_of_message, waiting_messages
+from dispatcher.wire import Reader, encode
 
 MESSAGES_A_TURN = 256
 _HOST = socket.gethostname()
@@ -146,6 +146,8 @@ class Server:
         self._peers: dict[bytes, _Peer] = {}
         self._numbers: dict[int, _Peer] = {}
         self._last_number = 0
+        self._readers = {Role.CLIENT: Reader(FromClient), Role.DAEMON: Reader(FromDaemon)}
+        self._reader_of_hello = Reader(Hello)
         self._hung_up: set[_Peer] = set()
         self._processes: list[Process] = []
         self._ending: dict[Process, float] = {}  # died or hung up; when to insist on the other
@@ -300,8 +302,7 @@ class Server:
 
     def _take(self, peer: _Peer, frames: list[Buffer]) -> None:
         try:
-            expected = FromClient if peer.owner.role is Role.CLIENT else FromDaemon
-            message = wire.decode(frames, expected)
+            message = self._readers[peer.owner.role].read(frames)
         except ProtocolError as error:
             self._send(peer.route, Refused(str(error)))
             self._expel(peer)
@@ -316,9 +317,8 @@ class Server:
         try:
             if owner is None:
                 raise ProtocolError("this key is not valid any more")
-            hello = wire.decode(frames, Hello | Refused)
-            if not isinstance(hello, Hello):
-                raise ProtocolError("the first message must be Hello")
+            hello = self._reader_of_hello.read(frames)
+            assert isinstance(hello, Hello)
         except ProtocolError as error:
             self._send(route, Refused(str(error)))
             return
@@ -388,7 +388,7 @@ class Server:
     def _send(self, route: bytes, message: Message) -> bool:
         """Send without waiting; return False if the peer is not there."""
         try:
-            frames = wire.encode(message)
+            frames = encode(message)
             self._router.send_multipart([route, *frames], zmq.NOBLOCK, copy=False)
         except (zmq.Again, zmq.ZMQError):
             return False

@@ -41,32 +41,45 @@ def encode(message: Message) -> list[Buffer]:
     return frames
 
 
-def decode(frames: Sequence[Buffer], expected: UnionType | type[Any]) -> Message:
-    """Return the message in ``frames``, which must be one of ``expected``.
+class Reader:
+    """Turns frames into messages of the kinds that one side may send.  For one thread."""
 
-    Raises ProtocolError if it is not, if a limit is passed, or if a blob is missing, left over
-    or used twice.
-    """
-    if not 1 <= len(frames) <= MAX_FRAMES:
-        raise ProtocolError(f"a message of {len(frames)} frames")
-    if len(frames[0]) > MAX_HEADER:
-        raise ProtocolError(f"a header of {len(frames[0])} bytes")
-    used = 0
+    def __init__(self, expected: UnionType | type[Any]) -> None:
+        self._frames: Sequence[Buffer] = ()
+        self._used = 0  # blobs of the message in hand that have found their place
+        self._decoder = msgspec.msgpack.Decoder(expected, dec_hook=self._blob)
 
-    def blob(kind: type, number: Any) -> Blob:
-        nonlocal used
-        used += 1
-        if kind is not Blob or number != used or used >= len(frames):
+    def read(self, frames: Sequence[Buffer]) -> Message:
+        """Return the message in ``frames``.
+
+        Raises ProtocolError if it is not one of those expected, if a limit is passed, or if a
+        blob is missing, left over or used twice.
+        """
+        if not 1 <= len(frames) <= MAX_FRAMES:
+            raise ProtocolError(f"a message of {len(frames)} frames")
+        if len(frames[0]) > MAX_HEADER:
+            raise ProtocolError(f"a header of {len(frames[0])} bytes")
+        self._frames, self._used = frames, 0
+        try:
+            message = self._decoder.decode(frames[0])
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise ProtocolError(f"not a message: {error}") from None
+        finally:
+            self._frames = ()
+        if self._used != len(frames) - 1:
+            raise ProtocolError(f"{len(frames) - 1 - self._used} blobs that belong to nothing")
+        return cast(Message, message)
+
+    def _blob(self, kind: type, number: Any) -> Blob:
+        self._used += 1
+        if kind is not Blob or number != self._used or number >= len(self._frames):
             raise ValueError(f"blob {number!r} is not where it should be")
-        return Blob(frames[used])
+        return Blob(self._frames[number])
 
-    try:
-        message = msgspec.msgpack.decode(frames[0], type=expected, dec_hook=blob)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise ProtocolError(f"not a message: {error}") from None
-    if used != len(frames) - 1:
-        raise ProtocolError(f"{len(frames) - 1 - used} blobs that belong to nothing")
-    return cast(Message, message)
+
+def decode(frames: Sequence[Buffer], expected: UnionType | type[Any]) -> Message:
+    """Return the message in ``frames``, as ``Reader`` does; for one that comes alone."""
+    return Reader(expected).read(frames)
 
 
 def batches(parts: Sequence[_Part]) -> Iterator[tuple[_Part, ...]]:

@@ -129,7 +129,7 @@ class Channel:
         self._drains: list[Mirai[None]] = []
         self._welcome = False
         self._asleep = False
-        self._link = Link(url, pair, server)
+        self._link = Link(url, pair, server, ToClient)
         self._thread = threading.Thread(target=self._run, name=f"mirai-{profile}", daemon=True)
         self._thread.start()
 
@@ -251,7 +251,7 @@ class Channel:
             self._link.wait(None if self._asleep else 0)
             self._asleep = False
             ended = self._link.ended  # before we read: what has arrived by now is all there is
-            for message in islice(self._link.receive(ToClient), None if ended else MESSAGES_A_TURN):
+            for message in islice(self._link.receive(), None if ended else MESSAGES_A_TURN):
                 self._take(message)
             if ended:
                 self._finish(self._why_ended())

@@ -133,7 +133,7 @@ class Daemon:
         self._armed = 0  # the task that an interrupt can stop
         self._handler = self._on_interrupt
         self._pid = os.getpid()
-        self._link = Link(url, pair, server)
+        self._link = Link(url, pair, server, ToDaemon)
 
     # ── the main thread ──────────────────────────────────────────────────────────────────
 
@@ -208,7 +208,7 @@ class Daemon:
         self._asleep = True
         self._link.wait(0 if self._outbox else self._patience())
         self._asleep = False
-        for message in self._link.receive(ToDaemon):
+        for message in self._link.receive():
             if not self._obey(message):
                 return False
         self._flush()

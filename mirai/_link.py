@@ -14,10 +14,10 @@ from types import UnionType
 
 import zmq
 
-from dispatcher import wire
 from dispatcher.messages import Message
 from dispatcher.security import KeyPair, dial
 from dispatcher.sockets import monitor_events, receive_frames
+from dispatcher.wire import Reader, encode
 
 _REFUSED = (
     zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -30,8 +30,12 @@ _ENDED = _REFUSED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_CONNEC
 class Link:
     """A connection that is made once; when it ends, it has ended for good."""
 
-    def __init__(self, url: str, pair: KeyPair, server: str) -> None:
-        """Connect, without waiting for it.  ``server`` is the dispatcher's public key."""
+    def __init__(self, url: str, pair: KeyPair, server: str, expected: UnionType) -> None:
+        """Connect, without waiting for it.
+
+        ``server`` is the dispatcher's public key, ``expected`` the messages that it may send.
+        """
+        self._reader = Reader(expected)
         self.ended = False
         """Whether the connection has ended; what had arrived before can still be received."""
         self.refused = False
@@ -64,12 +68,12 @@ class Link:
     def send(self, message: Message) -> None:
         """Send without waiting.  Into a connection that has ended, it sends nothing."""
         with contextlib.suppress(zmq.Again):
-            self._socket.send_multipart(wire.encode(message), zmq.NOBLOCK, copy=False)
+            self._socket.send_multipart(encode(message), zmq.NOBLOCK, copy=False)
 
-    def receive(self, expected: UnionType) -> Iterator[Message]:
+    def receive(self) -> Iterator[Message]:
         """Yield what has arrived.  Raises dispatcher.messages.ProtocolError."""
         while (frames := receive_frames(self._socket)) is not None:
-            yield wire.decode(frames, expected)
+            yield self._reader.read(frames)
 
     def close(self) -> None:
         """Drop the connection, and what was not sent yet."""
