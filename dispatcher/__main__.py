@@ -15,7 +15,8 @@ import sys
 def main() -> None:
     """Serve until standard input ends or a signal comes."""
     line = sys.stdin.buffer.readline()
-    plan = json.loads(line)["plan"]
+    settings = json.loads(line)
+    plan = settings["plan"]
     # The daemons are started before anything slow is imported: they have imports of their own.
     from dispatcher.processes import Process
 
@@ -27,7 +28,7 @@ def main() -> None:
         error = failure
     from dispatcher.server import serve
 
-    serve(line, started, error)
+    serve(settings, started, error)
 
 
 if __name__ == "__main__":

@@ -115,7 +115,14 @@ class Retire:
     count: int
 
 
-Event = Message | Joined | Lost | Barren | Retire
+@dataclass(frozen=True, slots=True)
+class Illegal:
+    """A peer has sent what is no message that it may send."""
+
+    reason: str
+
+
+Event = Message | Joined | Lost | Barren | Retire | Illegal
 
 # ── what the core tells the shell ────────────────────────────────────────────────────────
 
@@ -324,6 +331,8 @@ class Dispatcher:
                 self._take_back(self._daemon(peer), ids, now)
             case Leave():
                 self._let_go(self._daemon(peer), now)
+            case Illegal(reason):
+                raise ProtocolError(reason)
             case Retire(peers, count):
                 self._retire(peers, count, now)
             case Scale(count):
@@ -418,17 +427,19 @@ class Dispatcher:
 
     def _check(self, client: _Client, submit: Submit) -> None:
         """Raise before anything has changed."""
-        known = client.functions.keys() | {function.number for function in submit.functions}
-        if len(known) != len(client.functions) + len(submit.functions):
+        known = client.functions
+        new = {function.number for function in submit.functions}
+        if len(new) != len(submit.functions) or not new.isdisjoint(known):
             raise ProtocolError("a function's number is used twice")
         last = client.last
         for task in submit.tasks:
             if task.id <= last:
                 raise ProtocolError(f"task {task.id} after task {last}")
-            if task.function not in known:
+            if task.function not in known and task.function not in new:
                 raise ProtocolError(f"task {task.id} needs an unknown function")
             last = task.id
-        if len(set(submit.forget)) != len(submit.forget) or not known.issuperset(submit.forget):
+        forget = set(submit.forget)
+        if len(forget) != len(submit.forget) or not all(n in known or n in new for n in forget):
             raise ProtocolError("a function is forgotten that was not known")
 
     def _define(self, client: _Client, function: Function) -> None:
@@ -449,6 +460,7 @@ class Dispatcher:
         """Pass on how tasks ended.  Whatever the daemon was not asked for is dropped."""
         if any(outcome.kind in (Kind.CRASHED, Kind.TIMEOUT) for outcome in outcomes):
             raise ProtocolError("a daemon that says what only a dispatcher may say")
+        head = next(iter(daemon.hand), None)
         for outcome in outcomes:
             job = daemon.take(outcome.id)
             if job is None:
@@ -464,7 +476,8 @@ class Dispatcher:
                 self._retry(job)
             else:
                 self._settle(job, _renumbered(outcome, job.id))
-        daemon.overdue = False
+        if head not in daemon.hand:
+            daemon.overdue = False
         self._rank(daemon, now)
 
     def _take_back(self, daemon: _Daemon, keys: Sequence[int], now: float) -> None:

@@ -5,7 +5,7 @@ call and one encryption, whatever its length.  A task's payload and an outcome's
 opaque here and everywhere else in ``dispatcher``.
 
     client ──▶ dispatcher    Hello  Submit  Cancel  Ask  Scale
-    client ◀── dispatcher    Welcome  Refused  Results  Report
+    client ◀── dispatcher    Welcome  Refused  Results  Report  Stop
     daemon ──▶ dispatcher    Hello  Done  Returned  Leave
     daemon ◀── dispatcher    Welcome  Refused  Run  Recall  Interrupt  Stop
 """
@@ -22,7 +22,7 @@ VERSION = 1
 
 
 class ProtocolError(Exception):
-    """A peer sent what it may not send.  Nothing has changed because of it."""
+    """A peer sent what it may not send.  It has changed nothing, and ends the connection."""
 
 
 Buffer = Any
@@ -230,7 +230,7 @@ class Interrupt(_Message, frozen=True):
 
 
 class Stop(_Message, frozen=True):
-    """Leave now."""
+    """Leave now, to a daemon; to a client: the dispatcher leaves."""
 
 
 class Done(_Message, frozen=True):
@@ -254,7 +254,7 @@ class Leave(_Message, frozen=True):
 
 FromClient = Hello | Submit | Cancel | Ask | Scale
 FromDaemon = Hello | Done | Returned | Leave
-ToClient = Welcome | Refused | Results | Report
+ToClient = Welcome | Refused | Results | Report | Stop
 ToDaemon = Welcome | Refused | Run | Recall | Interrupt | Stop
 Message = (
     Hello

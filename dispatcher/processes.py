@@ -67,20 +67,25 @@ class Process:
         self.left_idle = False  # it has said that it leaves because it had nothing to do
         self.key = ""  # its public key
         self._tail = bytearray()
-        self.fd = Watermark.create() if POSIX else -1
+        self.child_fd = Watermark.create() if POSIX else -1
+        self._watermark: Watermark | None = None
         try:
-            self._watermark = Watermark(self.fd) if POSIX else None
+            if POSIX:
+                self._watermark = Watermark(self.child_fd)
             self._popen = subprocess.Popen(
                 argv,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE if POSIX else subprocess.DEVNULL,
                 stderr=subprocess.STDOUT,
-                pass_fds=[self.fd] if POSIX else [],
+                pass_fds=[self.child_fd] if POSIX else [],
                 start_new_session=POSIX,
             )
+        except BaseException:
+            self._release_watermark()
+            raise
         finally:
             if POSIX:
-                os.close(self.fd)
+                os.close(self.child_fd)
         self.pid = self._popen.pid
         self.output = -1
         if self._popen.stdout is not None:
@@ -193,6 +198,9 @@ class Process:
                 with contextlib.suppress(OSError):
                     pipe.close()
         self.output = -1
+        self._release_watermark()
+
+    def _release_watermark(self) -> None:
         if self._watermark is not None:
             self._watermark.close()
             self._watermark = None

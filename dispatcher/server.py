@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import selectors
 import shutil
 import signal
@@ -32,6 +31,7 @@ from dispatcher.core import (
     CutOff,
     Dispatcher,
     Event,
+    Illegal,
     Joined,
     Keep,
     Kill,
@@ -87,6 +87,9 @@ class Config(msgspec.Struct, frozen=True):
     host_pid: int = 0
     grace: float = 5.0
     plan: Plan | None = None
+
+    def __repr__(self) -> str:  # without the secret
+        return f"Config(url={self.url!r}, plan={self.plan!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,7 @@ class Server:
         self._readers = {Role.CLIENT: Reader(FromClient), Role.DAEMON: Reader(FromDaemon)}
         self._reader_of_hello = Reader(Hello)
         self._hung_up: set[_Peer] = set()
+        self._barred: set[int] = set()  # connections whose peers broke the protocol
         self._processes: list[Process] = []
         self._ending: dict[Process, float] = {}  # died or hung up; when to insist on the other
         self._replacement = Replacement()
@@ -270,7 +274,9 @@ class Server:
             if event == zmq.EVENT_ACCEPTED:
                 self._connections.accepted(fd)
             else:
-                self._hang_up(self._connections.closed(fd))
+                serial = self._connections.closed(fd)
+                self._barred.discard(serial)
+                self._hang_up(serial)
 
     def _hang_up(self, connection: int) -> None:
         for peer in self._peers.values():
@@ -304,8 +310,7 @@ class Server:
         try:
             message = self._readers[peer.owner.role].read(frames)
         except ProtocolError as error:
-            self._send(peer.route, Refused(str(error)))
-            self._expel(peer)
+            self._events.append((peer.number, Illegal(str(error))))
             return
         if isinstance(message, Leave) and peer.owner.process is not None:
             peer.owner.process.left_idle = message.idle
@@ -314,16 +319,18 @@ class Server:
     def _greet(self, route: bytes, header: zmq.Frame, frames: list[Buffer]) -> None:
         """Let a peer in that says Hello first; its key says what it is."""
         owner = self._gate.owner(str(header.get("User-Id")))
+        self._read_monitor()  # its connection was accepted before it could speak
+        serial = self._connections.serial(int(header.get(zmq.SRCFD)))
         try:
-            if owner is None:
-                raise ProtocolError("this key is not valid any more")
+            if owner is None or serial in self._barred:
+                raise ProtocolError("this key, or this connection, is not valid any more")
             hello = self._reader_of_hello.read(frames)
             assert isinstance(hello, Hello)
         except ProtocolError as error:
+            self._barred.add(serial)
             self._send(route, Refused(str(error)))
+            self._events.append((0, Illegal(str(error))))
             return
-        self._read_monitor()  # its connection was accepted before it could speak
-        serial = self._connections.serial(int(header.get(zmq.SRCFD)))
         self._hang_up(serial)  # the descriptor's former owner, if we have not noticed yet
         self._last_number += 1
         peer = _Peer(self._last_number, route, owner, serial)
@@ -333,11 +340,13 @@ class Server:
         if owner.process is not None:
             owner.process.joined = owner.process.connected = True
             self._replacement.joined()
+            self._fill_up()  # those that were not replaced while no daemon could start
         self._events.append((peer.number, Joined(owner.role, hello)))
 
     def _expel(self, peer: _Peer) -> None:
         """Listen no more to a peer that broke the protocol."""
         self._hung_up.add(peer)
+        self._barred.add(peer.connection)
         if peer.owner.process is not None:
             peer.owner.process.kill()
 
@@ -411,7 +420,7 @@ class Server:
             "server": self._config.public,
             "public": pair.public,
             "secret": pair.secret,
-            "watermark": process.fd,
+            "watermark": process.child_fd,
             "options": self._config.plan.options,
         }
         process.configure(msgspec.json.encode(introduction) + b"\n")
@@ -464,6 +473,9 @@ class Server:
             self._events.append((0, Retire(tuple(local), excess)))
 
     def _fill_up(self) -> None:
+        """Start the daemons that are missing, but for those that left for idleness."""
+        if self._dormant:
+            return
         for _ in range(self._wanted - len(self._processes)):
             self._start_another()
 
@@ -477,7 +489,8 @@ class Server:
         try:
             process = Process(plan.argv, os.fsencode(plan.lead))
         except OSError as error:
-            self._events.append((0, Barren(Crash(f"no daemon can be started: {error}"))))
+            if not self._processes:
+                self._events.append((0, Barren(Crash(f"no daemon can be started: {error}"))))
         else:
             self.adopt(process)
 
@@ -485,16 +498,18 @@ class Server:
 
     def _close(self) -> None:
         for peer in self._peers.values():
-            self._send(peer.route, Stop() if peer.owner.role is Role.DAEMON else Refused("closed"))
+            self._send(peer.route, Stop())
         for process in self._processes:
             if not process.connected:
                 process.kill()
         until = time.monotonic() + FAREWELL
+        wakes = selectors.DefaultSelector()
+        wakes.register(self._wake_out, selectors.EVENT_READ)
         while any(process.reap() is None for process in self._processes):
             left = until - time.monotonic()
             if left <= 0:
                 break
-            select.select([self._wake_out], [], [], left if POSIX else 0.01)
+            wakes.select(left if POSIX else 0.01)
             with contextlib.suppress(BlockingIOError):
                 self._wake_out.recv(4_096)
         for process in self._processes:
@@ -502,7 +517,11 @@ class Server:
             process.wait()
             self._discard(process)
         self._context.destroy(linger=200)
-        self._selector.close()
+        for thing in (wakes, self._selector, self._wake_in, self._wake_out):
+            thing.close()
+        if self.url.startswith("ipc:///"):
+            with contextlib.suppress(OSError):
+                os.unlink(self.url.removeprefix("ipc://"))
         if self._directory:
             shutil.rmtree(self._directory, ignore_errors=True)
 
@@ -514,9 +533,9 @@ def _endpoint(socket: zmq.Socket[bytes]) -> str:
     return name.rstrip(b"\0").decode()
 
 
-def serve(line: bytes, started: list[Process], error: OSError | None) -> None:
-    """Be a dispatcher process: configured by ``line``, with daemons that were started already."""
-    config = msgspec.json.decode(line, type=Config)
+def serve(settings: dict[str, Any], started: list[Process], error: OSError | None) -> None:
+    """Be a dispatcher process: configured by ``settings``, with daemons started already."""
+    config = msgspec.convert(settings, Config)
     try:
         if error is not None:
             raise error

@@ -23,7 +23,8 @@ from mirai._errors import (
 from mirai._future import Mirai
 from mirai._map import MiraiDict, MiraiMap, MiraiStream
 from mirai._mirai import mirai, mirai_map, race
-from mirai._profiles import Daemons, daemons, status, use_profile
+from mirai._pool import Daemons
+from mirai._profiles import daemons, status, use_profile
 from mirai._status import Status
 
 __all__ = [

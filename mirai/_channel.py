@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 from dispatcher import wire
@@ -28,6 +28,7 @@ from dispatcher.messages import (
     Report,
     Results,
     Scale,
+    Stop,
     Submit,
     Task,
     ToClient,
@@ -62,7 +63,6 @@ class _Outbox:
     tasks: list[tuple[Mirai[Any], Task]] = field(default_factory=list)
     functions: list[Function] = field(default_factory=list)
     forget: list[int] = field(default_factory=list)
-    cancels: list[int] = field(default_factory=list)
     asks: list[Mirai[Any]] = field(default_factory=list)
     drains: list[Mirai[None]] = field(default_factory=list)
     scale: int | None = None
@@ -70,7 +70,7 @@ class _Outbox:
     def __bool__(self) -> bool:
         """Whether there is anything to do.  A function is never alone: it comes with a task."""
         scale = self.scale is not None
-        return scale or bool(self.tasks or self.cancels or self.asks or self.drains)
+        return scale or bool(self.tasks or self.asks or self.drains)
 
 
 class _Functions:
@@ -78,29 +78,27 @@ class _Functions:
 
     def __init__(self) -> None:
         self._numbers: OrderedDict[Packed, int] = OrderedDict()
-        self._last = 0
+        self._fresh = count(1)
 
     def number(self, packed: Packed, name: str, outbox: _Outbox) -> int:
         """Return the function's number; put it into the outbox if it is new.
 
         One that brings large buffers along is not kept: it is sent with each task.
         """
-        if packed[1]:
-            self._last += 1
-            outbox.functions.append(Function(self._last, name, *packed))
-            outbox.forget.append(self._last)
-            return self._last
-        number = self._numbers.get(packed)
-        if number is not None:
+        known = self._numbers.get(packed) if not packed[1] else None
+        if known is not None:
             self._numbers.move_to_end(packed)
-            return number
-        self._last += 1
+            return known
+        number = next(self._fresh)
         # First the outbox: a number must not be known that Ctrl-C keeps from being sent.
-        outbox.functions.append(Function(self._last, name, *packed))
-        self._numbers[packed] = self._last
+        outbox.functions.append(Function(number, name, *packed))
+        if packed[1]:
+            outbox.forget.append(number)
+            return number
+        self._numbers[packed] = number
         if len(self._numbers) > KNOWN_FUNCTIONS:
             outbox.forget.append(self._numbers.popitem(last=False)[1])
-        return self._last
+        return number
 
 
 class Channel:
@@ -119,16 +117,20 @@ class Channel:
         self._explain = explain
         self._pickles = FunctionPickles()
         self._functions = _Functions()
-        self._lock = threading.Lock()  # guards what follows, up to the blank line
+        self._ids = count(1)
+        # Cancels come without the lock: from a finalizer or a signal handler, which may run in
+        # a thread that holds it.  (It is re-entrant for the rest of what those may do.)
+        self._cancels: deque[int] = deque()
+        self._lock = threading.RLock()  # guards what follows, up to the blank line
         self._outbox = _Outbox()
-        self._last_id = 0
         self._end: tuple[MiraiError, bool] | None = None  # why it ended; as a cancellation?
 
         self._pending = Pending()
         self._asked: dict[int, Mirai[Any]] = {}
         self._drains: list[Mirai[None]] = []
         self._welcome = False
-        self._asleep = False
+        self._nap = 0  # which sleep the thread is in, or is about to fall into; 0: it is awake
+        self._rung = 0  # for which of them the bell was rung
         self._link = Link(url, pair, server, ToClient)
         self._thread = threading.Thread(target=self._run, name=f"mirai-{profile}", daemon=True)
         self._thread.start()
@@ -162,12 +164,11 @@ class Channel:
     def _entry(
         self, name: str, number: int, payload: Packed, options: TaskOptions
     ) -> tuple[Mirai[Any], Task]:
-        self._last_id += 1
-        mirai: Mirai[Any] = Mirai(self._last_id, name, self._profile)
+        mirai: Mirai[Any] = Mirai(next(self._ids), name, self._profile)
         mirai._cancel_hook = self._cancel
         timeout = options.timeout or 0.0
         priority, retries = options.priority, options.retries
-        return mirai, Task(self._last_id, number, *payload, priority, timeout, retries)
+        return mirai, Task(mirai.id, number, *payload, priority, timeout, retries)
 
     def ask(self) -> Mirai[Any]:
         """Ask for the dispatcher's PoolReport."""
@@ -187,41 +188,46 @@ class Channel:
     def close(self, error: MiraiError) -> None:
         """End the channel: settle what is pending as cancelled, with ``error``.  Idempotent."""
         self._finish(error, cancelled=True)
-        if self._thread is not threading.current_thread():
+        if not self.is_current_thread():
             self._thread.join()
+
+    def is_current_thread(self) -> bool:
+        """Return whether this is called by the channel's own thread, in a done-callback."""
+        return self._thread is threading.current_thread()
 
     def forsake(self, error: MiraiError) -> None:
         """Fail everything without touching thread, lock or socket: for a forked child."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._end = (error, False)
         for mirai, _ in self._outbox.tasks:
             self._pending.add(mirai)
-        self._pending.lose(error)
+        self._pending.forsake(error)
 
     def _request(self, name: str, box: Callable[[_Outbox], list[Mirai[Any]]]) -> Mirai[Any]:
-        request: Mirai[Any] = Mirai(0, name, self._profile)
+        if self.is_current_thread():
+            raise RuntimeError("a done-callback must not wait for the thread that it runs in")
+        request: Mirai[Any] = Mirai(next(self._ids), name, self._profile)
         with self._lock:
             self._check_open()
-            request.id = self._last_id = self._last_id + 1
             box(self._outbox).append(request)
             self._wake()
         return request
 
     def _cancel(self, mirai: Mirai[Any]) -> None:
-        with self._lock:
-            if self._end is None:
-                self._outbox.cancels.append(mirai.id)
-                self._wake()
+        self._cancels.append(mirai.id)
+        self._wake()
 
     def _check_open(self) -> None:
         if self._end is not None:
-            raise again(self._end[0])
+            error, cancelled = self._end
+            raise DispatcherLost("the pool was shut down") if cancelled else again(error)
 
     def _wake(self) -> None:
-        """Wake the thread if it sleeps.  Call with the lock held."""
-        if self._asleep:
+        """Wake the thread if it sleeps.  It looks for mail after it has said that it will."""
+        nap = self._nap
+        if nap and self._rung != nap:
             self._link.ring()
-            self._asleep = False  # not before: Ctrl-C in between must not cost us the bell
+            self._rung = nap  # not before: Ctrl-C in between must not cost us the bell
 
     def _finish(self, error: MiraiError, *, cancelled: bool = False) -> None:
         with self._lock:
@@ -245,11 +251,11 @@ class Channel:
             self._link.close()
 
     def _loop(self) -> None:
+        naps = count(1)
         while self._end is None:
-            with self._lock:
-                self._asleep = not self._has_mail()
-            self._link.wait(None if self._asleep else 0)
-            self._asleep = False
+            self._nap = next(naps)
+            self._link.wait(0 if self._has_mail() else None)
+            self._nap = 0
             ended = self._link.ended  # before we read: what has arrived by now is all there is
             for message in islice(self._link.receive(), None if ended else MESSAGES_A_TURN):
                 self._take(message)
@@ -258,7 +264,7 @@ class Channel:
             self._flush()
 
     def _has_mail(self) -> bool:
-        return bool(self._outbox or self._end)
+        return bool(self._outbox or self._cancels or self._end)
 
     def _flush(self) -> None:
         """Send what has gathered: tasks before the cancels that may be about them."""
@@ -267,6 +273,9 @@ class Channel:
                 self._answer_drains()
                 return
             outbox, self._outbox = self._outbox, _Outbox()
+        cancels = [self._cancels.popleft() for _ in range(len(self._cancels))]
+        # In order but for a submit inside another one, from a signal handler or a finalizer.
+        outbox.tasks.sort(key=lambda entry: entry[1].id)
         tasks = []
         for mirai, task in outbox.tasks:
             if not mirai.done():
@@ -276,7 +285,7 @@ class Channel:
             self._link.send(Submit(batch, functions))
         if outbox.forget:
             self._link.send(Submit((), (), tuple(outbox.forget)))
-        if ids := tuple(id for id in outbox.cancels if self._pending.remove(id)):
+        if ids := tuple(id for id in cancels if self._pending.remove(id)):
             self._link.send(Cancel(ids))
         if outbox.scale is not None:
             self._link.send(Scale(outbox.scale))
@@ -301,7 +310,7 @@ class Channel:
                     request.settle(Value(pool))
             case Welcome():
                 self._welcome = True
-            case Refused("closed"):
+            case Stop():
                 self._finish(DispatcherLost("the dispatcher has shut down"))
             case Refused(reason):
                 self._finish(ProtocolError(f"the dispatcher refused us: {reason}"))

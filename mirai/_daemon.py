@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Iterable
 from types import FrameType
@@ -133,6 +134,7 @@ class Daemon:
         self._armed = 0  # the task that an interrupt can stop
         self._handler = self._on_interrupt
         self._pid = os.getpid()
+        self._exit_code = 0
         self._link = Link(url, pair, server, ToDaemon)
 
     # ── the main thread ──────────────────────────────────────────────────────────────────
@@ -153,6 +155,8 @@ class Daemon:
                 self._want_to_leave()
             self._answer(outcome)
         self._evaluator.close()
+        if self._exit_code:
+            sys.exit(self._exit_code)
 
     def _evaluate(self, task: Task) -> Outcome:
         """Evaluate one task.  An interrupt strikes only while the task is ``armed``."""
@@ -200,6 +204,9 @@ class Daemon:
             self._link.send(Hello(VERSION, socket.gethostname(), os.getpid()))
             while self._turn():
                 pass
+        except BaseException:
+            traceback.print_exc()
+            self._exit_code = 1
         finally:  # whatever has happened: a daemon that nobody hears must not live
             self._leave()
 

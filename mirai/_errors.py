@@ -52,7 +52,7 @@ class DaemonCrashed(MiraiError):
     ) -> None:
         self.reason = reason
         self.exit_code = exit_status if exit_status is None or exit_status >= 0 else None
-        self.signal = _signal_name(exit_status)
+        self.signal = signal_name(exit_status)
         self.host = host
         self.pid = pid
         self.attempt = attempt
@@ -118,7 +118,8 @@ def again(error: MiraiError) -> MiraiError:
     return type(error)(*error.args)
 
 
-def _signal_name(exit_status: int | None) -> str | None:
+def signal_name(exit_status: int | None) -> str | None:
+    """Return the name of the signal that ended a process; None if none did."""
     if exit_status is None or exit_status >= 0:
         return None
     try:

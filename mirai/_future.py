@@ -23,7 +23,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_lock = threading.Lock()  # guards the step from "no Condition" to "Condition" of every Mirai
+# Guards the step from "no Condition" to "Condition" of every Mirai.  Re-entrant, since a signal
+# handler or a finalizer may cancel a mirai while this thread holds it.
+_lock = threading.RLock()
+
+
+def renew_lock() -> None:
+    """In a forked child: whoever held the lock is not here."""
+    global _lock
+    _lock = threading.RLock()
 
 
 class Answer(Protocol):
@@ -64,8 +72,9 @@ class Failure:
 class Mirai(Future[T], Generic[T]):
     """A value that will be there later: the result of one task.
 
-    It does all that a ``concurrent.futures.Future`` does, and ``await`` works on it too, on
-    asyncio and on trio.  As with ``asyncio.wrap_future``, cancelling the coroutine that awaits
+    It is a ``concurrent.futures.Future`` (only that ``exception()`` of a cancelled one returns
+    its TaskCancelled instead of raising it), and ``await`` works on it too, on asyncio and on
+    trio.  As with ``asyncio.wrap_future``, cancelling the coroutine that awaits
     it cancels it.
 
     ``id`` is the task's number on its connection, ``name`` the function's name, and ``profile``
@@ -92,11 +101,12 @@ class Mirai(Future[T], Generic[T]):
         @property
         def _condition(self) -> threading.Condition:
             if self._lazy is None:
+                fresh = threading.Condition()
                 with _lock:
                     if self._lazy is None:
                         self._waiters = []
                         self._done_callbacks = []
-                        self._lazy = threading.Condition()
+                        self._lazy = fresh
             return self._lazy
 
     def __repr__(self) -> str:
@@ -147,8 +157,14 @@ class Mirai(Future[T], Generic[T]):
         for callback in callbacks:
             try:
                 callback(self)
-            except Exception:
+            except BaseException:  # whatever it is, others wait for this thread to go on
                 LOGGER.exception("exception calling callback for %r", self)
+
+    def forsake(self, error: BaseException) -> None:
+        """Fail in a forked child: without locks, which others may have held, and callbacks."""
+        if self._state == PENDING:
+            self._lazy = None
+            self._answer, self._state = Failure(error), FINISHED
 
     def cancel(self) -> bool:
         """Cancel it: drop the task if it waits, stop it if it runs.
@@ -198,10 +214,9 @@ class Mirai(Future[T], Generic[T]):
         (Unlike in the standard library, the exception of a cancelled task is returned.)
         """
         if self._state == PENDING:
-            with self._condition as condition:
+            with self._condition:
                 if not self._condition.wait_for(self.done, timeout):
                     raise TimeoutError(f"{self!r} has not ended within {timeout} s")
-                del condition
         if self._answer is not None:
             self._read(self._answer)
         return self._exception
@@ -248,7 +263,7 @@ class _Landing:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._landed: list[asyncio.Future[None]] = []
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()
 
     def add(self, future: asyncio.Future[None]) -> None:
         with self._guard:

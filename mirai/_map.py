@@ -292,7 +292,7 @@ class _Finished(Generic[K, T]):
 
     def __init__(self, pairs: Iterable[tuple[K, Mirai[T]]]) -> None:
         self._ended: deque[tuple[K, Mirai[T]]] = deque()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._bell: Mirai[None] = Mirai()  # settled when something ends
         self.add(pairs)
 

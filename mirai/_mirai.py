@@ -11,7 +11,8 @@ from mirai._errors import MiraiError
 from mirai._future import Mirai, Value
 from mirai._map import Constant, MiraiDict, MiraiMap, MiraiStream, elements_of
 from mirai._options import DEFAULTS, Seconds, TaskOptions
-from mirai._profiles import Daemons, current_profile, ephemeral, pool_of
+from mirai._pool import Daemons
+from mirai._profiles import current_profile, ephemeral, pool_of
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -55,6 +55,11 @@ class Pending:
             else:
                 mirai.settle(Failure(_crashed(outcome.crash or Crash("the daemon died"))))
 
+    def forsake(self, error: MiraiError) -> None:
+        """Fail all of them in a forked child."""
+        for mirai in self._mirais.values():
+            mirai.forsake(again(error))
+
     def lose(self, error: MiraiError, *, cancelled: bool = False) -> None:
         """Settle all of them with ``error``."""
         mirais, self._mirais = self._mirais, {}
@@ -72,8 +77,8 @@ class Pickled:
     def read(self) -> Any:
         """Unpickle it: return the value, or raise the error."""
         try:
-            answer = unpack(self._outcome.payload, self._outcome.blobs)
-        except Exception as error:
+            answer = unpack(self._outcome.payload, self._outcome.blobs, keep_classes=True)
+        except (Exception, SystemExit) as error:
             what = "error" if self.is_error else "result"
             raise SerializationError(
                 f"the task's {what} cannot be unpickled here: {type(error).__name__}: {error}"
@@ -89,7 +94,7 @@ def _raise(type_name: str, message: str, traceback: str, pickled: bytes | None) 
     if pickled is None:
         raise told
     try:
-        error = unpack(pickled, ())
+        error = unpack(pickled, (), keep_classes=True)
     except Exception:
         raise told from None  # its class cannot be found here
     if not isinstance(error, Exception):

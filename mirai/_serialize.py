@@ -12,12 +12,13 @@ import pickle
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial, update_wrapper
 from operator import is_
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import cloudpickle
+import cloudpickle.cloudpickle as _cloudpickle
 from zmq import Frame
 
 from dispatcher.messages import Blob
@@ -42,7 +43,7 @@ def pack(value: object) -> Packed:
             return _parcel(pickle.dumps(value, 5), ())
         blobs: list[Blob] = []
         with io.BytesIO() as file:
-            pickler = cloudpickle.Pickler(file, protocol=5, buffer_callback=_collector(blobs))
+            pickler = _Pickler(file, protocol=5, buffer_callback=_collector(blobs))
             pickler.dump(value)
             return _parcel(file.getvalue(), tuple(blobs))
     except Exception as error:
@@ -51,14 +52,76 @@ def pack(value: object) -> Packed:
 
 def dumps(value: object) -> bytes:
     """Pickle ``value`` into one piece.  Raises whatever its pickling raises."""
-    return bytes(cloudpickle.dumps(value, 5))
+    with io.BytesIO() as file:
+        _Pickler(file, protocol=5).dump(value)
+        return file.getvalue()
 
 
-def unpack(payload: bytes, blobs: tuple[Blob, ...]) -> Any:
-    """Return the object that ``pack`` was given.  Raises whatever its unpickling raises."""
+def unpack(payload: bytes, blobs: tuple[Blob, ...], *, keep_classes: bool = False) -> Any:
+    """Return the object that ``pack`` was given.  Raises whatever its unpickling raises.
+
+    With ``keep_classes``, a class of ``__main__`` that comes back to where it is from is left
+    as it is there, instead of being given the attributes that it had when it was sent.
+    """
     buffers = [blob.data for blob in blobs]
     data = payload or buffers.pop(0)
+    if keep_classes and (not payload or b"_class_setstate" in payload):
+        return _Keeper(io.BytesIO(data), buffers=buffers).load()
     return pickle.loads(data, buffers=buffers)
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """cloudpickle, and functions with a cache that cannot be imported."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is _Cached and not _is_named(obj, cloudpickle.list_registry_pickle_by_value()):
+            state = obj.__wrapped__
+            return _make_cached, (obj.cache_parameters(),), state, None, None, _set_cached
+        return super().reducer_override(obj)
+
+
+_Cached = type(lru_cache(abs))
+
+
+def _make_cached(parameters: dict[str, Any]) -> Any:
+    """Return a cached function that does not know yet what it calls: it may call itself."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return call.target(*args, **kwargs)  # type: ignore[attr-defined]
+
+    return lru_cache(**parameters)(call)
+
+
+def _set_cached(cached: Any, fn: Callable[..., Any]) -> None:
+    cached.__wrapped__.target = fn
+    update_wrapper(cached, fn)
+
+
+class _Keeper(pickle.Unpickler):
+    """An unpickler that leaves classes alone that this process has already."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._kept: list[type] = []
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name)
+        if module == _cloudpickle.__name__:
+            if name in ("_make_skeleton_class", "_make_skeleton_enum"):
+                return partial(self._make, found)
+            if name == "_class_setstate":
+                return partial(self._set_state, found)
+        return found
+
+    def _make(self, make: Callable[..., type], *args: Any) -> type:
+        known = set(_cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.values())
+        kind = make(*args)
+        if kind in known:
+            self._kept.append(kind)
+        return kind
+
+    def _set_state(self, set_state: Callable[..., type], kind: type, state: Any) -> type:
+        return kind if kind in self._kept else set_state(kind, state)
 
 
 def _parcel(data: bytes, blobs: tuple[Blob, ...]) -> Packed:
@@ -158,7 +221,8 @@ def function_name(fn: object) -> str:
     module = getattr(inner, "__module__", None) or type(inner).__module__
     name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
     code = getattr(inner, "__code__", None)
-    return f"{module}.{name}:{code.co_firstlineno}" if code is not None else f"{module}.{name}"
+    text = f"{module}.{name}:{code.co_firstlineno}" if code is not None else f"{module}.{name}"
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 class FunctionPickles:
@@ -276,6 +340,11 @@ def _is_importable(part: Any, by_value: set[str]) -> bool:
     """Whether a function or a class is pickled as its name."""
     if not isinstance(part, (FunctionType, BuiltinFunctionType, type)):
         return False
+    return _is_named(part, by_value)
+
+
+def _is_named(part: Any, by_value: set[str]) -> bool:
+    """Whether it is what its module has under its name."""
     name = part.__module__
     if not isinstance(name, str) or name == "__main__":
         return False

@@ -31,3 +31,14 @@ async def _wait(mirai: Mirai[Any]) -> None:
     except trio.Cancelled:
         mirai.cancel()
         raise
+
+
+def is_running() -> bool:
+    """Return whether this is trio's thread, inside ``trio.run``."""
+    return trio.lowlevel.in_trio_run()
+
+
+async def shielded(mirai: Mirai[Any]) -> None:
+    """Wait until ``mirai`` is settled, also in a scope that is cancelled."""
+    with trio.CancelScope(shield=True):
+        await mirai

@@ -142,7 +142,7 @@ class TestADaemonDies:
             assert error.exit_code == 9
 
     def test_daemons_that_cannot_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("mirai._profiles._BOOT", _BROKEN_BOOT)
+        monkeypatch.setattr("mirai._process._BOOT", _BROKEN_BOOT)
         with daemons(2):
             error = mirai(abs, -1).exception(timeout=30)
             assert isinstance(error, DaemonCrashed)
@@ -243,7 +243,7 @@ class TestCancel:
             assert (tmp_path / "left").exists()
 
     def test_one_that_does_not_leave_is_killed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("mirai._profiles.GRACE", 0.2)
+        monkeypatch.setattr("mirai._pool.GRACE", 0.2)
 
         def stubborn() -> None:
             while True:

@@ -280,8 +280,8 @@ class TestTheDispatcherEnds:
 
         mirai(abs, -1).add_done_callback(hold)
         begun.wait(20)
-        pool._process.kill()
-        pool._process.wait()
+        os.kill(pool._process.pid, signal.SIGKILL)
+        pool._process.how_it_ended(timeout=20)
         futures = [mirai(abs, -1) for _ in range(10)]
         go_on.set()
         for future in futures:

@@ -1,0 +1,261 @@
+"""``Daemons``: one pool, from its start to its end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from types import MappingProxyType, TracebackType
+from typing import Any, NamedTuple
+
+from dispatcher.security import KeyPair
+from mirai._channel import Channel
+from mirai._errors import DispatcherLost, MiraiError, TaskCancelled
+from mirai._future import Mirai, Value
+from mirai._limits import NO_LIMITS, Limits
+from mirai._options import DEFAULTS, TaskOptions
+from mirai._process import DispatcherProcess, boot_argv, search_path
+from mirai._status import Status
+
+GRACE = 5.0
+"""Seconds that a cancelled task has to leave before its daemon is killed."""
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """What a pool is made of: how many local daemons, where it listens, when daemons leave."""
+
+    count: int
+    url: str = "ipc"
+    limits: Limits = NO_LIMITS
+
+
+class _Keys(NamedTuple):
+    """The keys of a pool; each daemon has one besides, which only the dispatcher knows."""
+
+    server: KeyPair
+    client: KeyPair
+
+
+class Daemons:
+    """A pool: a dispatcher process, its daemons, and the channel to them.
+
+    As a context manager, also an asynchronous one: leaving the block normally waits for its
+    tasks, leaving it by an exception cancels them; after either, the pool is gone.
+    """
+
+    def __init__(
+        self,
+        profile: str,
+        options: PoolOptions | None,
+        on_end: Callable[[Daemons], None],
+    ) -> None:
+        """Make a pool that ``start`` brings to life; use ``daemons()`` instead."""
+        self.profile = profile
+        self.url = ""
+        self._options = options
+        self._on_end = on_end
+        self._ending = threading.RLock()
+        self._owner = os.getpid()
+        self._keys: _Keys | None = None
+        self._process: DispatcherProcess | None = None
+        self._channel: Channel | None = None
+
+    def start(self) -> None:
+        """Start the dispatcher, which starts the daemons; return as soon as it listens."""
+        assert self._options is not None
+        self._keys = _Keys(server=KeyPair.new(), client=KeyPair.new())
+        self._process = DispatcherProcess(_config(self._options, self._keys))
+        self.url = self._process.listening_url()
+        self._channel = Channel(
+            self.url,
+            self._keys.client,
+            self._keys.server.public,
+            profile=self.profile,
+            explain=self._explain_loss,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Daemons {self.profile!r} at {self.url or 'nowhere'}>"
+
+    # ── tasks ────────────────────────────────────────────────────────────────────────────
+
+    def submit(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] = _NOTHING,
+        options: TaskOptions = DEFAULTS,
+    ) -> Mirai[Any]:
+        """Send one task; see ``mirai``."""
+        return self._open().submit(fn, [(args, dict(kwargs))], options)[0]
+
+    def submit_all(
+        self,
+        fn: Callable[..., Any],
+        calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]],
+        options: TaskOptions = DEFAULTS,
+    ) -> list[Mirai[Any]]:
+        """Send one task for each call, given by its arguments and keywords: all, or none."""
+        return self._open().submit(fn, calls, options)
+
+    # ── daemons ──────────────────────────────────────────────────────────────────────────
+
+    def status(self) -> Status:
+        """Return what the pool looks like now.  Raises DispatcherLost if it is gone."""
+        return Status.of(self.profile, self.url, self._open().ask().result())
+
+    def scale(self, n: int) -> None:
+        """Keep ``n`` local daemons from now on.
+
+        Fewer: idle ones leave first, running tasks are finished, and what has not started goes
+        to the others.  Raises TypeError, ValueError, or DispatcherLost.
+        """
+        self._open().scale(check_count(n))
+
+    def wait(self, n: int, timeout: float | None = None) -> None:
+        """Wait until at least ``n`` daemons have joined.
+
+        Raises TimeoutError if they have not within ``timeout`` seconds, and DispatcherLost.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        while (there := self.status().connections) < n:
+            if until is not None and time.monotonic() >= until:
+                raise TimeoutError(f"{there} of {n} daemons have joined within {timeout} s")
+            time.sleep(0.005)
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────
+
+    def shutdown(self) -> None:
+        """End the pool at once: cancel what is pending, end every process.  Idempotent.
+
+        It returns when all is gone, except in a done-callback while another thread shuts down:
+        that thread waits for the callback.
+        """
+        if os.getpid() != self._owner:
+            return  # a forked child: the pool is its parent's
+        inside = self._channel is not None and self._channel.is_current_thread()
+        if not self._ending.acquire(blocking=not inside):
+            return
+        try:
+            if self._channel is not None:
+                error = TaskCancelled("the pool was shut down before the task had ended")
+                self._channel.close(error)
+            if self._process is not None:
+                self._process.end()
+            self._on_end(self)
+        finally:
+            self._ending.release()
+
+    def forsake(self, error: MiraiError) -> None:
+        """Give up the pool in a forked child, whose parent goes on with it."""
+        if self._channel is not None:
+            self._channel.forsake(error)
+        if self._process is not None:
+            self._process.release()
+
+    def __enter__(self) -> Daemons:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None and (drained := self._drained()) is not None:
+                drained.result()
+        finally:
+            self.shutdown()
+
+    async def __aenter__(self) -> Daemons:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None and (drained := self._drained()) is not None:
+                await drained
+        finally:
+            await _shielded(self._shut_down_beside())
+
+    def _shut_down_beside(self) -> Mirai[None]:
+        """Shut down in a thread of its own, so that an event loop can go on."""
+        ended: Mirai[None] = Mirai(0, "shutdown", self.profile)
+
+        def end() -> None:
+            try:
+                self.shutdown()
+            finally:
+                ended.settle(Value(None))
+
+        threading.Thread(target=end, name="mirai-shutdown").start()
+        return ended
+
+    def _open(self) -> Channel:
+        if self._channel is None:
+            raise DispatcherLost("the pool was shut down")
+        return self._channel
+
+    def _drained(self) -> Mirai[None] | None:
+        """Return what is settled when no task is pending; None if the pool has ended already."""
+        try:
+            return self._open().drained()
+        except MiraiError:
+            return None
+
+    def _explain_loss(self) -> MiraiError | None:
+        """Say how the dispatcher ended; None if it has not."""
+        assert self._process is not None
+        ending = self._process.how_it_ended(timeout=1.0)
+        if ending is None:
+            return None
+        return DispatcherLost(f"the dispatcher (process {self._process.pid}) ended with {ending}")
+
+
+async def _shielded(mirai: Mirai[None]) -> None:
+    """Wait for ``mirai``, even on trio in a scope that is cancelled."""
+    if "trio" in sys.modules:
+        from mirai import _trio
+
+        if _trio.is_running():
+            await _trio.shielded(mirai)
+            return
+    await mirai
+
+
+def check_count(n: object) -> int:
+    """Return ``n``, which must be a number of daemons.  Raises TypeError or ValueError."""
+    if not isinstance(n, int) or isinstance(n, bool):
+        raise TypeError(f"n must be an int, not {type(n).__name__}")
+    if not 0 <= n <= 10_000:
+        raise ValueError(f"n must be from 0 to 10,000 and not negative: {n}")
+    return n
+
+
+def _config(options: PoolOptions, keys: _Keys) -> dict[str, Any]:
+    plan = {
+        "count": options.count,
+        "argv": boot_argv("mirai._daemon"),
+        "lead": search_path(),
+        "options": {"limits": asdict(options.limits)},
+    }
+    return {
+        "url": options.url,
+        "public": keys.server.public,
+        "secret": keys.server.secret,
+        "client": keys.client.public,
+        "host_pid": os.getpid(),
+        "grace": GRACE,
+        "plan": plan,
+    }

@@ -1,0 +1,109 @@
+"""The dispatcher's process: started with its keys, asked where it listens, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from typing import Any
+
+from mirai._errors import MiraiError, signal_name
+
+START_TIMEOUT = 60.0
+"""Seconds that a dispatcher has to start listening."""
+STOP_TIMEOUT = 5.0
+"""Seconds that it has to end its daemons and itself; then it is killed."""
+
+_BOOT = (
+    "import sys; r = sys.stdin.buffer.readline;"
+    r" sys.path[:] = r()[:-1].decode('utf-8', 'surrogateescape').split('\0');"
+    " from {module} import main; main()"
+)
+
+
+def boot_argv(module: str) -> list[str]:
+    """Return the command that runs ``main()`` of a module, once it is told where to find it.
+
+    Raises MiraiError where this interpreter does not know its own path.
+    """
+    if not sys.executable:
+        raise MiraiError("sys.executable is not set, so no process can be started")
+    return [sys.executable, "-P", "-c", _BOOT.format(module=module)]
+
+
+def search_path() -> str:
+    """Return this process's sys.path in one line; relative entries are made absolute."""
+    entries = []
+    for entry in sys.path:
+        with contextlib.suppress(OSError, TypeError):  # the working directory may be gone
+            entries.append(os.path.abspath(entry))
+    return "\0".join(entries) + "\n"
+
+
+class DispatcherProcess:
+    """A dispatcher in a session of its own, which ends when this process does."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        """Start it.  ``config`` is what ``dispatcher.server.Config`` says."""
+        self._popen = subprocess.Popen(
+            boot_argv("dispatcher.__main__"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert self._popen.stdin is not None
+        with contextlib.suppress(OSError):  # if it has died, reading its answer will tell
+            self._popen.stdin.write(os.fsencode(search_path()))
+            self._popen.stdin.write(json.dumps(config).encode() + b"\n")
+            self._popen.stdin.flush()
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    def listening_url(self) -> str:
+        """Wait until it listens, and return where.  Raises MiraiError if it cannot."""
+        assert self._popen.stdout is not None
+        timer = threading.Timer(START_TIMEOUT, self._popen.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            line = self._popen.stdout.readline()
+        finally:
+            timer.cancel()
+        answer = json.loads(line) if line else {"error": f"it ended with {self._ending()}"}
+        if "error" in answer:
+            raise MiraiError(f"the dispatcher could not start: {answer['error']}")
+        return str(answer["url"])
+
+    def how_it_ended(self, timeout: float) -> str | None:
+        """Say how it ended; None if it has not after ``timeout`` seconds."""
+        try:
+            self._popen.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+        return self._ending()
+
+    def _ending(self) -> str:
+        code = self._popen.wait()
+        return signal_name(code) or f"exit code {code}"
+
+    def release(self) -> None:
+        """Close our ends of its pipes; the end of its standard input tells it to leave."""
+        for pipe in (self._popen.stdin, self._popen.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def end(self) -> None:
+        """Tell it to leave, and wait until it has cleaned up.  Idempotent."""
+        self.release()
+        self._popen.terminate()  # where a forked child of ours holds the pipe too
+        try:
+            self._popen.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            self._popen.wait()
