@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
+import trio
 import zmq
 from conftest import Script, processes_marked, wait_until
 
+from dispatcher.messages import ToClient
+from dispatcher.security import KeyPair, dial, listen
 from mirai import (
     AuthenticationError,
     DispatcherLost,
@@ -22,6 +28,7 @@ from mirai import (
     mirai,
     status,
 )
+from mirai._link import Link
 
 
 class TestDaemons:
@@ -90,9 +97,58 @@ class TestDaemons:
         pool.shutdown()
         assert future.cancelled()
 
+    def test_on_trio_a_cancelled_block_is_left_when_all_is_gone(self, mark: str) -> None:
+        async def main() -> int:
+            with trio.move_on_after(0.3):
+                async with daemons(1):
+                    await mirai(time.sleep, 600)
+            return len(processes_marked(mark))
+
+        assert trio.run(main) == 0
+
+    def test_after_ctrl_c_in_daemons_there_is_no_pool(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(_: object) -> str:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("mirai._process.DispatcherProcess.listening_url", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                daemons(1)
+        with pytest.raises(MiraiError, match="no daemons"):
+            status()
+        assert mirai(abs, -1).result(timeout=20) == 1
+
+    def test_where_the_working_directory_is_gone(self, script: Script) -> None:
+        process = script(
+            "import os, sys; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')\n"
+            "sys.path.insert(0, '')\n"
+            "from mirai import *\nwith daemons(1): print(mirai(abs, -1).result())"
+        )
+        assert process.communicate(timeout=30) == ("1\n", "")
+
+    def test_a_search_path_that_is_no_text(self, script: Script) -> None:
+        process = script(
+            "import sys; sys.path.append('/no/such/\\udcff')\n"
+            "from mirai import *\nwith daemons(1): print(mirai(abs, -1).result())"
+        )
+        assert process.communicate(timeout=30) == ("1\n", "")
+
+    def test_a_full_pool_although_many_died_at_the_start(self) -> None:
+        with daemons(8) as pool:
+            assert pool._process is not None
+            started = Path(f"/proc/{pool._process.pid}/task/{pool._process.pid}/children")
+            for pid in started.read_text().split()[:6]:
+                os.kill(int(pid), signal.SIGKILL)
+            pool.wait(8, timeout=30)
+
     @pytest.mark.parametrize(
         ("arguments", "error"),
         [
+            ((1, "tcp://127.0.0.1:99999"), ValueError),
+            ((1, "tcp://127.0.0.1:1\0"), ValueError),
+            ((1, "tcp://127.0.0.1"), ValueError),
             ((), TypeError),
             ((-1,), ValueError),
             ((1.5,), TypeError),
@@ -114,6 +170,52 @@ class TestDaemons:
 
 
 class TestUrls:
+    def test_a_path_whose_socket_is_removed(self, tmp_path: Path) -> None:
+        path = tmp_path / "socket"
+        with daemons(1, f"ipc://{path}"):
+            assert mirai(abs, -1).result() == 1
+            assert path.exists()
+        assert not path.exists()
+
+    def test_illegal_messages_are_counted_and_their_sender_cut_off(self) -> None:
+        from dispatcher.messages import VERSION, Done, Hello, Refused, Welcome
+        from dispatcher.wire import decode, encode
+
+        with daemons(1, "tcp://127.0.0.1:0") as pool:
+            assert pool._keys is not None
+            context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+            socket = dial(context, pool._keys.client, pool._keys.server.public)
+            socket.rcvtimeo = 20_000
+            socket.connect(pool.url)
+            hello = encode(Hello(VERSION))
+            for frames, answer in [(hello, Welcome), ([b"nonsense"], Refused)]:
+                socket.send_multipart(frames)
+                received = decode(socket.recv_multipart(), Welcome | Refused)
+                assert type(received) is answer
+            socket.send_multipart(hello)  # too late: nobody listens any more
+            wait_until(lambda: status().rejected == 2)
+            while socket.poll(0):
+                assert type(decode(socket.recv_multipart(), Welcome | Refused)) is Refused
+            context.destroy(linger=0)
+            stranger = Link(pool.url, pool._keys.client, pool._keys.server.public, ToClient)
+            stranger.send(Done(()))
+            wait_until(lambda: status().rejected == 3)
+            stranger.close()
+            assert mirai(abs, -1).result(timeout=20) == 1
+
+    def test_the_sockets_cannot_forget_curve(self) -> None:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        pair = KeyPair.new()
+        router, dealer = listen(context, pair), dial(context, pair, pair.public)
+        try:
+            assert router.getsockopt(zmq.MECHANISM) == dealer.getsockopt(zmq.MECHANISM) == zmq.CURVE
+            assert router.getsockopt(zmq.ZAP_ENFORCE_DOMAIN) == 1
+            for socket in (router, dealer):
+                assert 0 < int(socket.getsockopt(zmq.HANDSHAKE_IVL)) <= 5_000
+                assert int(socket.getsockopt(zmq.MAXMSGSIZE)) > 0
+        finally:
+            context.destroy(linger=0)
+
     def test_tcp(self) -> None:
         with daemons(2, "tcp://127.0.0.1:0") as pool:
             assert pool.url.startswith("tcp://127.0.0.1:")
@@ -124,7 +226,6 @@ class TestUrls:
     @pytest.mark.parametrize("url", ["ipc", "tcp://127.0.0.1:0"])
     @pytest.mark.parametrize("wrong", ["client", "server"])
     def test_a_wrong_key_is_an_error_and_not_a_hang(self, url: str, wrong: str) -> None:
-        from dispatcher.security import KeyPair
         from mirai._channel import Channel
         from mirai._options import DEFAULTS
 
@@ -133,10 +234,11 @@ class TestUrls:
         client = KeyPair.new() if wrong == "client" else pool._keys.client
         channel = Channel(pool.url, client, server, profile="thief", explain=lambda: None)
         try:
-            future = channel.submit(abs, [((-1,), {})], DEFAULTS)[0]
-            assert isinstance(future.exception(timeout=20), AuthenticationError)
-        except AuthenticationError:
-            pass  # it had ended before we submitted
+            try:
+                error = channel.submit(abs, [((-1,), {})], DEFAULTS)[0].exception(timeout=20)
+            except AuthenticationError as early:
+                error = early  # it had ended before we submitted
+            assert isinstance(error, AuthenticationError)
         finally:
             channel.close(MiraiError("the test is over"))
         assert mirai(abs, -1).result() == 1
@@ -177,6 +279,12 @@ def host_end(process: subprocess.Popen[str], mark: str) -> tuple[str, str]:
     return out, err
 
 
+def sleeps(pid: int) -> bool:
+    """Return whether the process's main thread sleeps in the system."""
+    stat = Path(f"/proc/{pid}/task/{pid}/stat").read_text()
+    return stat.rpartition(")")[2].split()[0] == "S"
+
+
 class TestTheHostEnds:
     def test_without_tearing_down(self, script: Script, mark: str) -> None:
         process = script(START)
@@ -202,6 +310,7 @@ class TestTheHostEnds:
         process = script(START + where)
         assert process.stdout is not None
         process.stdout.readline()
+        wait_until(lambda: sleeps(process.pid))  # Python takes no notice just before a sleep
         os.killpg(process.pid, signal.SIGINT)
         _, err = host_end(process, mark)
         assert process.returncode == -signal.SIGINT
@@ -215,6 +324,7 @@ class TestTheHostEnds:
         )
         assert process.stdout is not None
         process.stdout.readline()
+        wait_until(lambda: sleeps(process.pid))
         os.killpg(process.pid, signal.SIGINT)
         host_end(process, mark)
         assert process.returncode == -signal.SIGINT
@@ -260,6 +370,28 @@ class TestTheDispatcherEnds:
         with daemons(1):
             assert mirai(abs, -1).result() == 1
 
+    def test_by_a_signal_without_a_name(self) -> None:
+        pool = daemons(1)
+        future = mirai(time.sleep, 600)
+        os.kill(pool._process.pid, signal.SIGRTMIN + 6)
+        with pytest.raises(DispatcherLost, match="signal 40"):
+            future.result(timeout=20)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
+    def test_a_daemon_that_cannot_hear_of_it_dies_too(self, mark: str, tmp_path: Path) -> None:
+        """It holds the interpreter's lock, so that its own thread cannot end it."""
+
+        def hold(begun: Path) -> None:
+            begun.touch()
+            ctypes.PyDLL(None).sleep(600)
+
+        pool = daemons(1)
+        future = mirai(hold, tmp_path / "begun")
+        wait_until((tmp_path / "begun").exists)
+        os.kill(pool._process.pid, signal.SIGKILL)
+        assert isinstance(future.exception(timeout=20), DispatcherLost)
+        wait_until(lambda: not processes_marked(mark))
+
     def test_the_error_says_how(self) -> None:
         pool = daemons(1)
         future = mirai(time.sleep, 600)
@@ -297,10 +429,48 @@ class TestTheDispatcherEnds:
 
 
 class TestFork:
+    def test_the_callbacks_are_the_parents(self, script: Script, mark: str) -> None:
+        process = script(
+            START
+            + """
+import warnings
+warnings.simplefilter("ignore")
+ms[0].add_done_callback(lambda _: print("called in", os.getpid() == parent, flush=True))
+parent = os.getpid()
+if (pid := os.fork()) == 0:
+    os._exit(0)
+os.waitpid(pid, 0)
+daemons(0)
+"""
+        )
+        out, err = host_end(process, mark)
+        assert (out.split("\n")[1:], err) == (["called in True", ""], "")
+
+    @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+    def test_tearing_down_does_not_wait_for_a_forked_child(self) -> None:
+        """It holds the pipe whose end would tell the dispatcher to leave."""
+        pool = daemons(1)
+        assert mirai(abs, -1).result() == 1
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(writer)
+            os.read(reader, 1)
+            os._exit(0)
+        os.close(reader)
+        assert pool._process is not None
+        daemons(0)
+        how = pool._process.how_it_ended(timeout=0)
+        os.close(writer)
+        os.waitpid(child, 0)
+        assert how == "exit code 0"
+
     def test_the_child_has_no_pool_and_says_so(self, script: Script, mark: str) -> None:
         process = script(
             START
             + """
+import warnings
+warnings.simplefilter("ignore")  # Python 3.12 warns of a fork where there are threads
 from mirai import DispatcherLost, status, MiraiError
 if (pid := os.fork()) == 0:
     try: ms[0].result(timeout=5)

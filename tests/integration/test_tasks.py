@@ -71,6 +71,54 @@ class TestWhatCanBeSent:
         assert mirai(len, "four").result() == 4
         assert mirai(Account, 7).result().total == 7
 
+    def test_a_cached_function_of_main(self, script: Script) -> None:
+        process = script("""
+import functools
+from mirai import mirai, daemons
+@functools.cache
+def fibonacci(n): return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
+@functools.lru_cache(maxsize=3)
+def double(n): return 2 * n
+with daemons(1):
+    print(mirai(fibonacci, 80).result(), mirai(double, 4).result())
+    print(mirai(lambda: double.cache_parameters()["maxsize"]).result())
+    print(mirai(lambda: double).result()(5))
+""")
+        out, err = process.communicate(timeout=30)
+        assert (out.split(), err) == (["23416728348467685", "8", "3", "10"], "")
+
+    def test_a_class_of_main_that_comes_back_is_left_alone(self, script: Script) -> None:
+        process = script("""
+from enum import Enum
+from mirai import mirai, daemons
+CONFIG = 1
+class A:
+    count = 0
+    def get(self): return CONFIG
+class Colour(Enum):
+    RED = 1
+def make():
+    A.count = 99
+    return A(), Colour.RED
+with daemons(1):
+    first = mirai(make)
+    CONFIG, A.count = 2, 7
+    a, colour = first.result()
+    print(a.get(), A().get(), A.count, type(a) is A, colour is Colour.RED)
+    CONFIG = 3
+    print(a.get(), mirai(lambda: A().get()).result())
+""")
+        out, err = process.communicate(timeout=30)
+        assert (out.splitlines(), err) == (["2 2 7 True True", "3 3"], "")
+
+    def test_a_name_that_is_no_text(self) -> None:
+        def function() -> int:
+            return 1
+
+        function.__qualname__ = "a\udc80"
+        assert mirai(function).result(timeout=20) == 1
+        assert mirai(abs, -2).result(timeout=20) == 2
+
     def test_a_coroutine_function(self) -> None:
         async def double(x: int) -> int:
             await asyncio.sleep(0)
