@@ -5,4 +5,8 @@
 keeps the local daemons alive, and ``security`` holds the keys.  Nothing here imports the client.
 """
 
+# Before msgspec, which imports it in C and does not look whether that worked: Ctrl-C at that
+# moment would be swallowed, and end in a segmentation fault later.
+import datetime as _datetime  # noqa: F401
+
 __version__ = "0.1.0"

@@ -215,3 +215,21 @@ def test_wrong_calls_are_errors(tmp_path: Path) -> None:
     }
     missed = {what for number, what in expected.items() if number not in refused}
     assert missed == set(), checked.stdout + checked.stderr
+
+
+def test_ctrl_c_during_the_import_is_not_swallowed() -> None:
+    """msgspec imports datetime in C, and would go on without it, to crash later."""
+    program = """
+import sys
+class Interrupter:
+    def find_spec(self, name, path=None, target=None):
+        if name == "datetime": raise KeyboardInterrupt
+sys.modules.pop("datetime", None)
+sys.meta_path.insert(0, Interrupter())
+try: import mirai
+except KeyboardInterrupt: print("interrupted")
+"""
+    command = [sys.executable, "-c", program]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.returncode) == ("interrupted", 0)
