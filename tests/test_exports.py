@@ -223,7 +223,9 @@ def test_ctrl_c_during_the_import_is_not_swallowed() -> None:
 import sys
 class Interrupter:
     def find_spec(self, name, path=None, target=None):
-        if name == "datetime": raise KeyboardInterrupt
+        if name == "datetime":
+            sys.meta_path.remove(self)
+            raise KeyboardInterrupt
 sys.modules.pop("datetime", None)
 sys.meta_path.insert(0, Interrupter())
 try: import mirai
