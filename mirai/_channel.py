@@ -10,18 +10,14 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import Any
 
-from dispatcher import wire
 from dispatcher.messages import (
     VERSION,
     Ask,
-    Cancel,
-    Function,
     Hello,
     Message,
     Refused,
@@ -29,8 +25,6 @@ from dispatcher.messages import (
     Results,
     Scale,
     Stop,
-    Submit,
-    Task,
     ToClient,
     Welcome,
 )
@@ -46,59 +40,25 @@ from mirai._errors import (
 from mirai._future import Failure, Mirai, Value
 from mirai._link import Link
 from mirai._options import TaskOptions
+from mirai._outbox import Outbox
 from mirai._pending import Pending
-from mirai._serialize import FunctionPickles, Packed, function_name, pack
+from mirai._serialize import FunctionPickles, function_name, pack
 
-KNOWN_FUNCTIONS = 512
-"""How many functions the dispatcher keeps for us; those used longest ago are forgotten."""
 MESSAGES_A_TURN = 64
 
 Explain = Callable[[], MiraiError | None]
 
 
 @dataclass(slots=True)
-class _Outbox:
-    """What callers want sent."""
+class _Requests:
+    """What callers want to know or to have, besides tasks."""
 
-    tasks: list[tuple[Mirai[Any], Task]] = field(default_factory=list)
-    functions: list[Function] = field(default_factory=list)
-    forget: list[int] = field(default_factory=list)
     asks: list[Mirai[Any]] = field(default_factory=list)
     drains: list[Mirai[None]] = field(default_factory=list)
     scale: int | None = None
 
     def __bool__(self) -> bool:
-        """Whether there is anything to do.  A function is never alone: it comes with a task."""
-        scale = self.scale is not None
-        return scale or bool(self.tasks or self.asks or self.drains)
-
-
-class _Functions:
-    """The numbers of the functions that the dispatcher knows; a function is its pickle."""
-
-    def __init__(self) -> None:
-        self._numbers: OrderedDict[Packed, int] = OrderedDict()
-        self._fresh = count(1)
-
-    def number(self, packed: Packed, name: str, outbox: _Outbox) -> int:
-        """Return the function's number; put it into the outbox if it is new.
-
-        One that brings large buffers along is not kept: it is sent with each task.
-        """
-        known = self._numbers.get(packed) if not packed[1] else None
-        if known is not None:
-            self._numbers.move_to_end(packed)
-            return known
-        number = next(self._fresh)
-        # First the outbox: a number must not be known that Ctrl-C keeps from being sent.
-        outbox.functions.append(Function(number, name, *packed))
-        if packed[1]:
-            outbox.forget.append(number)
-            return number
-        self._numbers[packed] = number
-        if len(self._numbers) > KNOWN_FUNCTIONS:
-            outbox.forget.append(self._numbers.popitem(last=False)[1])
-        return number
+        return bool(self.asks or self.drains or self.scale is not None)
 
 
 class Channel:
@@ -116,13 +76,9 @@ class Channel:
         self._profile = profile
         self._explain = explain
         self._pickles = FunctionPickles()
-        self._functions = _Functions()
-        self._ids = count(1)
-        # Cancels come without the lock: from a finalizer or a signal handler, which may run in
-        # a thread that holds it.  (It is re-entrant for the rest of what those may do.)
-        self._cancels: deque[int] = deque()
         self._lock = threading.RLock()  # guards what follows, up to the blank line
-        self._outbox = _Outbox()
+        self._outbox = Outbox(profile)
+        self._requests = _Requests()
         self._end: tuple[MiraiError, bool] | None = None  # why it ended; as a cancellation?
 
         self._pending = Pending()
@@ -152,38 +108,26 @@ class Channel:
         more = (options.retry_on,) if options.retry_on else ()
         payloads = [pack((args, kwargs, *more)) for args, kwargs in calls]
         label = function_name(fn)
-        name = options.name or label.partition(":")[0]
         with self._lock:
             self._check_open()
-            number = self._functions.number(packed, label, self._outbox)
-            entries = [self._entry(name, number, payload, options) for payload in payloads]
-            self._outbox.tasks += entries
+            mirais = self._outbox.add(packed, label, payloads, options, self._cancel)
             self._wake()
-        return [mirai for mirai, _ in entries]
-
-    def _entry(
-        self, name: str, number: int, payload: Packed, options: TaskOptions
-    ) -> tuple[Mirai[Any], Task]:
-        mirai: Mirai[Any] = Mirai(next(self._ids), name, self._profile)
-        mirai._cancel_hook = self._cancel
-        timeout = options.timeout or 0.0
-        priority, retries = options.priority, options.retries
-        return mirai, Task(mirai.id, number, *payload, priority, timeout, retries)
+        return mirais
 
     def ask(self) -> Mirai[Any]:
         """Ask for the dispatcher's PoolReport."""
-        return self._request("status", lambda outbox: outbox.asks)
+        return self._request("status", lambda requests: requests.asks)
 
     def scale(self, count: int) -> None:
         """Tell the dispatcher how many local daemons to keep."""
         with self._lock:
             self._check_open()
-            self._outbox.scale = count
+            self._requests.scale = count
             self._wake()
 
     def drained(self) -> Mirai[None]:
         """Return a mirai that is settled once no task is pending."""
-        return self._request("drained", lambda outbox: outbox.drains)
+        return self._request("drained", lambda requests: requests.drains)
 
     def close(self, error: MiraiError) -> None:
         """End the channel: settle what is pending as cancelled, with ``error``.  Idempotent."""
@@ -199,22 +143,22 @@ class Channel:
         """Fail everything without touching thread, lock or socket: for a forked child."""
         self._lock = threading.RLock()
         self._end = (error, False)
-        for mirai, _ in self._outbox.tasks:
+        for mirai, _ in self._outbox.take().tasks:
             self._pending.add(mirai)
         self._pending.forsake(error)
 
-    def _request(self, name: str, box: Callable[[_Outbox], list[Mirai[Any]]]) -> Mirai[Any]:
+    def _request(self, name: str, box: Callable[[_Requests], list[Mirai[Any]]]) -> Mirai[Any]:
         if self.is_current_thread():
             raise RuntimeError("a done-callback must not wait for the thread that it runs in")
-        request: Mirai[Any] = Mirai(next(self._ids), name, self._profile)
+        request: Mirai[Any] = Mirai(self._outbox.next_id(), name, self._profile)
         with self._lock:
             self._check_open()
-            box(self._outbox).append(request)
+            box(self._requests).append(request)
             self._wake()
         return request
 
     def _cancel(self, mirai: Mirai[Any]) -> None:
-        self._cancels.append(mirai.id)
+        self._outbox.cancel(mirai)
         self._wake()
 
     def _check_open(self) -> None:
@@ -264,39 +208,29 @@ class Channel:
             self._flush()
 
     def _has_mail(self) -> bool:
-        return bool(self._outbox or self._cancels or self._end)
+        return bool(self._outbox or self._requests or self._end)
 
     def _flush(self) -> None:
-        """Send what has gathered: tasks before the cancels that may be about them."""
-        with self._lock:
-            if not self._has_mail():
-                self._answer_drains()
-                return
-            outbox, self._outbox = self._outbox, _Outbox()
-        cancels = [self._cancels.popleft() for _ in range(len(self._cancels))]
-        # In order but for a submit inside another one, from a signal handler or a finalizer.
-        outbox.tasks.sort(key=lambda entry: entry[1].id)
-        tasks = []
-        for mirai, task in outbox.tasks:
-            if not mirai.done():
-                self._pending.add(mirai)
-                tasks.append(task)
-        for batch, functions in wire.work(tasks, outbox.functions):
-            self._link.send(Submit(batch, functions))
-        if outbox.forget:
-            self._link.send(Submit((), (), tuple(outbox.forget)))
-        if ids := tuple(id for id in cancels if self._pending.remove(id)):
-            self._link.send(Cancel(ids))
-        if outbox.scale is not None:
-            self._link.send(Scale(outbox.scale))
-        for request in outbox.asks:
-            self._asked[request.id] = request
-            self._link.send(Ask(request.id))
-        self._drains += outbox.drains
+        """Send what has gathered."""
+        if self._has_mail():
+            with self._lock:
+                gathered = self._outbox.take()
+                requests, self._requests = self._requests, _Requests()
+            for message in gathered.messages(self._pending):
+                self._link.send(message)
+            self._send_requests(requests)
         self._answer_drains()
 
+    def _send_requests(self, requests: _Requests) -> None:
+        if requests.scale is not None:
+            self._link.send(Scale(requests.scale))
+        for ask in requests.asks:
+            self._asked[ask.id] = ask
+            self._link.send(Ask(ask.id))
+        self._drains += requests.drains
+
     def _answer_drains(self) -> None:
-        if self._drains and not self._pending and not self._outbox.tasks:
+        if self._drains and not self._pending and not self._outbox:
             drains, self._drains = self._drains, []
             for request in drains:
                 request.settle(Value(None))
@@ -330,11 +264,11 @@ class Channel:
         with self._lock:
             assert self._end is not None
             error, cancelled = self._end
-            outbox, self._outbox = self._outbox, _Outbox()
-        for mirai, _ in outbox.tasks:
+            gathered, requests = self._outbox.take(), self._requests
+        for mirai, _ in gathered.tasks:
             self._pending.add(mirai)
         self._pending.lose(error, cancelled=cancelled)
-        for request in (*self._asked.values(), *outbox.asks):
+        for request in (*self._asked.values(), *requests.asks):
             request.settle(Failure(again(error)))
-        for drain in (*self._drains, *outbox.drains):
+        for drain in (*self._drains, *requests.drains):
             drain.settle(Value(None))

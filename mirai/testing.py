@@ -18,7 +18,7 @@ The order of operations is that of ``mirai._channel``, ``mirai._daemon`` and
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType, UnionType
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -41,12 +41,10 @@ from dispatcher.core import (
 from dispatcher.messages import (
     VERSION,
     Buffer,
-    Cancel,
     Crash,
     Done,
     FromClient,
     FromDaemon,
-    Function,
     Hello,
     Interrupt,
     Kind,
@@ -58,8 +56,6 @@ from dispatcher.messages import (
     Returned,
     Run,
     Stop,
-    Submit,
-    Task,
     ToClient,
     ToDaemon,
 )
@@ -68,8 +64,10 @@ from mirai._daemon import Hand
 from mirai._errors import DispatcherLost, MiraiError, ProtocolError
 from mirai._evaluate import Evaluator
 from mirai._future import Mirai
+from mirai._options import DEFAULTS
+from mirai._outbox import Outbox
 from mirai._pending import Pending
-from mirai._serialize import FunctionPickles, Packed, function_name, pack
+from mirai._serialize import FunctionPickles, function_name, pack
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -168,12 +166,8 @@ class Client:
         self.alive = True
         self.crash = Crash("its connection was lost")
         self._number = number
-        self._known_functions = known_functions
         self._pickles = FunctionPickles()
-        self._functions: OrderedDict[Packed, int] = OrderedDict()
-        self._last_function = 0
-        self._last_id = 0
-        self._reset_outbox()
+        self._outbox = Outbox(f"client {number}", known_functions)
         self.link.up.send(Hello(VERSION, "memory", number))
 
     def submit(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Mirai[Any]:
@@ -183,33 +177,16 @@ class Client:
         packed = self._pickles.pack(fn)
         payload, blobs = pack((args, kwargs))
         label = function_name(fn)
-        self._last_id += 1
-        mirai: Mirai[Any] = Mirai(self._last_id, label.partition(":")[0], f"client {self._number}")
-        mirai._cancel_hook = self._cancel
-        task = Task(mirai.id, self._function(packed, label), payload, blobs)
-        self._tasks.append((mirai, task))
-        return mirai
+        return self._outbox.add(packed, label, [(payload, blobs)], DEFAULTS, self._cancel)[0]
 
     def can_flush(self) -> bool:
         """Whether there is anything to send."""
-        return self.alive and bool(self._tasks or self._cancels)
+        return self.alive and bool(self._outbox)
 
     def flush(self) -> None:
-        """Send what has gathered: tasks before the cancels that may be about them."""
-        functions, forget, cancels = tuple(self._new), tuple(self._forget), self._cancels
-        tasks = []
-        for mirai, task in self._tasks:
-            if not mirai.done():
-                self.pending.add(mirai)
-                tasks.append(task)
-        self._reset_outbox()
-        batches = list(wire.batches(tasks)) or [()] * bool(functions or forget)
-        for index, batch in enumerate(batches):
-            last = index == len(batches) - 1
-            self.link.up.send(Submit(batch, functions, forget if last else ()))
-            functions = ()
-        if ids := tuple(id for id in cancels if self.pending.remove(id)):
-            self.link.up.send(Cancel(ids))
+        """Send what has gathered."""
+        for message in self._outbox.take().messages(self.pending):
+            self.link.up.send(message)
 
     def can_read(self) -> bool:
         """Whether a message has arrived."""
@@ -232,33 +209,13 @@ class Client:
         """
         self.alive = False
         self.link.close(arriving)
-        for mirai, _ in self._tasks:
+        for mirai, _ in self._outbox.take().tasks:
             self.pending.add(mirai)
-        self._reset_outbox()
         self.pending.lose(error, cancelled=cancelled)
-
-    def _reset_outbox(self) -> None:
-        self._tasks: list[tuple[Mirai[Any], Task]] = []
-        self._new: list[Function] = []
-        self._forget: list[int] = []
-        self._cancels: list[int] = []
 
     def _cancel(self, mirai: Mirai[Any]) -> None:
         if self.alive:
-            self._cancels.append(mirai.id)
-
-    def _function(self, packed: Packed, name: str) -> int:
-        """Return the function's number, and have the dispatcher told of it if it is new."""
-        number = self._functions.get(packed)
-        if number is not None:
-            self._functions.move_to_end(packed)
-            return number
-        self._last_function += 1
-        self._functions[packed] = self._last_function
-        self._new.append(Function(self._last_function, name, *packed))
-        if len(self._functions) > self._known_functions:
-            self._forget.append(self._functions.popitem(last=False)[1])
-        return self._last_function
+            self._outbox.cancel(mirai)
 
 
 class Daemon:

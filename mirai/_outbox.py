@@ -1,0 +1,130 @@
+"""What callers want sent, until it is sent: tasks, the functions that they need, cancels.
+
+The caller's side adds, the channel's side takes; whoever owns both says how they are kept apart
+(``Channel`` by its lock).  Only ``cancel`` needs no lock: it may come from a finalizer or a
+signal handler, which may run in a thread that holds it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from dispatcher import wire
+from dispatcher.messages import Cancel, Function, Message, Submit, Task
+from mirai._future import Mirai
+from mirai._options import TaskOptions
+from mirai._pending import Pending
+from mirai._serialize import Packed
+
+KNOWN_FUNCTIONS = 512
+"""How many functions the dispatcher keeps for us; those used longest ago are forgotten."""
+
+
+@dataclass(slots=True)
+class Gathered:
+    """What has gathered since the last time."""
+
+    tasks: list[tuple[Mirai[Any], Task]] = field(default_factory=list)
+    functions: list[Function] = field(default_factory=list)
+    forget: list[int] = field(default_factory=list)
+    cancels: list[int] = field(default_factory=list)
+
+    def messages(self, pending: Pending) -> Iterator[Message]:
+        """Yield the messages to send, and enter the mirais that are sent into ``pending``.
+
+        Tasks come before the cancels that may be about them; one that is cancelled already is
+        not sent at all.
+        """
+        # In order but for a submit inside another one, from a signal handler or a finalizer.
+        self.tasks.sort(key=lambda entry: entry[1].id)
+        tasks = []
+        for mirai, task in self.tasks:
+            if not mirai.done():
+                pending.add(mirai)
+                tasks.append(task)
+        for batch, functions in wire.work(tasks, self.functions):
+            yield Submit(batch, functions)
+        if self.forget:
+            yield Submit((), (), tuple(self.forget))
+        if ids := tuple(id for id in self.cancels if pending.remove(id)):
+            yield Cancel(ids)
+
+
+class Outbox:
+    """Numbers the tasks and the functions of one connection, and keeps them until taken."""
+
+    def __init__(self, profile: str, known_functions: int = KNOWN_FUNCTIONS) -> None:
+        self._profile = profile
+        self._ids = count(1)
+        self._numbers = count(1)
+        self._known: OrderedDict[Packed, int] = OrderedDict()
+        self._limit = known_functions
+        self._box = Gathered()
+        self._cancels: deque[int] = deque()
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to send.  A function never comes without a task."""
+        return bool(self._box.tasks or self._cancels)
+
+    def add(
+        self,
+        function: Packed,
+        label: str,
+        payloads: list[Packed],
+        options: TaskOptions,
+        hook: Callable[[Mirai[Any]], None],
+    ) -> list[Mirai[Any]]:
+        """Add a task for each payload; return their mirais.
+
+        ``label`` is the function's name for the dispatcher; ``hook`` is called by a mirai that
+        is cancelled.
+        """
+        name = options.name or label.partition(":")[0]
+        number = self._number(function, label)
+        timeout = options.timeout or 0.0
+        entries = []
+        for payload in payloads:
+            mirai: Mirai[Any] = Mirai(next(self._ids), name, self._profile)
+            mirai._cancel_hook = hook
+            task = Task(mirai.id, number, *payload, options.priority, timeout, options.retries)
+            entries.append((mirai, task))
+        self._box.tasks += entries
+        return [mirai for mirai, _ in entries]
+
+    def cancel(self, mirai: Mirai[Any]) -> None:
+        """Tell the dispatcher that nobody wants this task any more."""
+        self._cancels.append(mirai.id)
+
+    def take(self) -> Gathered:
+        """Return what has gathered, and begin anew."""
+        gathered, self._box = self._box, Gathered()
+        gathered.cancels = [self._cancels.popleft() for _ in range(len(self._cancels))]
+        return gathered
+
+    def next_id(self) -> int:
+        """Return a number that no task has."""
+        return next(self._ids)
+
+    def _number(self, function: Packed, label: str) -> int:
+        """Return the function's number; put it into the box if it is new.
+
+        One that brings large buffers along is not kept: it is sent with each task.
+        """
+        known = self._known.get(function) if not function[1] else None
+        if known is not None:
+            self._known.move_to_end(function)
+            return known
+        number = next(self._numbers)
+        # First the box: a number must not be known that Ctrl-C keeps from being sent.
+        self._box.functions.append(Function(number, label, *function))
+        if function[1]:
+            self._box.forget.append(number)
+            return number
+        self._known[function] = number
+        if len(self._known) > self._limit:
+            self._box.forget.append(self._known.popitem(last=False)[1])
+        return number
