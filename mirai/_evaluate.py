@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 class Evaluator:
     """Runs tasks one after the other, and keeps the functions and the event loop between them."""
 
-    def __init__(self) -> None:
+    def __init__(self, let_through: tuple[type[BaseException], ...] = ()) -> None:
+        """``let_through``: what a task raises of these is raised here, and is no outcome."""
+        self._let_through = let_through
         self._definitions: dict[int, Function] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
         self._runner: asyncio.Runner | None = None
@@ -47,6 +49,8 @@ class Evaluator:
                 seconds = time.perf_counter() - begun
             payload, blobs = pack(value)
         except BaseException as error:
+            if isinstance(error, self._let_through):
+                raise
             again = any(isinstance(error, kinds) for kinds in retry_on)
             return Outcome(task.id, Kind.ERROR, *pack(_tell(error)), seconds, again=again)
         return Outcome(task.id, Kind.VALUE, payload, blobs, seconds)

@@ -238,7 +238,7 @@ class Mirai(Future[T], Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         if not self.done():
-            if _running_loop() is not None:
+            if running_loop() is not None:
                 yield from _wait_on_asyncio(self)
             elif "trio" not in sys.modules:
                 raise RuntimeError("to await a mirai, run in asyncio or in trio")
@@ -252,7 +252,8 @@ class Mirai(Future[T], Generic[T]):
 # ── asyncio ──────────────────────────────────────────────────────────────────────────────
 
 
-def _running_loop() -> asyncio.AbstractEventLoop | None:
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the asyncio loop that runs in this thread, without importing asyncio."""
     events = sys.modules.get("asyncio.events")
     return None if events is None else events._get_running_loop()
 
@@ -290,7 +291,7 @@ def _landing(loop: asyncio.AbstractEventLoop) -> _Landing:
 
 
 def _wait_on_asyncio(mirai: Mirai[Any]) -> Generator[Any, None, None]:
-    loop = _running_loop()
+    loop = running_loop()
     assert loop is not None
     future: asyncio.Future[None] = loop.create_future()
     landing = _landing(loop)

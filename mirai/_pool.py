@@ -19,6 +19,7 @@ from mirai._limits import NO_LIMITS, Limits
 from mirai._options import DEFAULTS, TaskOptions
 from mirai._process import DispatcherProcess, boot_argv, search_path
 from mirai._status import Status
+from mirai._sync import SyncChannel
 
 GRACE = 5.0
 """Seconds that a cancelled task has to leave before its daemon is killed."""
@@ -28,11 +29,15 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class PoolOptions:
-    """What a pool is made of: how many local daemons, where it listens, when daemons leave."""
+    """What a pool is made of: how many local daemons, where it listens, when daemons leave.
+
+    Or nothing of it, with ``sync``: tasks are evaluated by their callers.
+    """
 
     count: int
     url: str = "ipc"
     limits: Limits = NO_LIMITS
+    sync: bool = False
 
 
 class _Keys(NamedTuple):
@@ -64,11 +69,15 @@ class Daemons:
         self._owner = os.getpid()
         self._keys: _Keys | None = None
         self._process: DispatcherProcess | None = None
-        self._channel: Channel | None = None
+        self._channel: Channel | SyncChannel | None = None
 
     def start(self) -> None:
         """Start the dispatcher, which starts the daemons; return as soon as it listens."""
         assert self._options is not None
+        if self._options.sync:
+            self.url = "sync"
+            self._channel = SyncChannel(self.profile)
+            return
         self._keys = _Keys(server=KeyPair.new(), client=KeyPair.new())
         self._process = DispatcherProcess(_config(self._options, self._keys))
         self.url = self._process.listening_url()
@@ -202,7 +211,7 @@ class Daemons:
         threading.Thread(target=end, name="mirai-shutdown").start()
         return ended
 
-    def _open(self) -> Channel:
+    def _open(self) -> Channel | SyncChannel:
         if self._channel is None:
             raise DispatcherLost("the pool was shut down")
         return self._channel

@@ -28,6 +28,7 @@ def daemons(
     n: int | None = None,
     url: str | None = None,
     *,
+    sync: bool = False,
     profile: str | None = None,
     idle_time: float | str | None = None,
     wall_time: float | str | None = None,
@@ -43,6 +44,9 @@ def daemons(
     ``url`` is where the dispatcher listens: ``None`` for the fastest local transport, or
     ``"tcp://127.0.0.1:0"`` and the like (port 0: any that is free).  CURVE is always on.
 
+    With ``sync=True`` there is no process at all: each task is evaluated by the call of
+    ``mirai`` itself, so that ``breakpoint()`` works in it; everything else looks the same.
+
     ``profile`` names the pool, where there are several; by default it is that of the block's
     ``use_profile``, or ``"default"``.
 
@@ -54,7 +58,7 @@ def daemons(
     Raises ValueError or TypeError for what is not a pool, and MiraiError if the dispatcher
     cannot start (its address is in use, say).
     """
-    if n is None and url is None:
+    if n is None and url is None and not sync:
         raise TypeError("daemons() needs the number of daemons, or a url to listen on, or both")
     count = 0 if n is None else check_count(n)
     _check_url(url)
@@ -63,9 +67,9 @@ def daemons(
     limits = _limits(idle_time, wall_time, max_tasks)
     profile = current_profile() if profile is None else profile
     _replace(profile, None)
-    if count == 0 and url is None:
+    if count == 0 and url is None and not (sync and n is None):
         return Daemons(profile, None, _forget)
-    pool = _start(profile, PoolOptions(count, url or "ipc", limits))
+    pool = _start(profile, PoolOptions(count, url or "ipc", limits, bool(sync)))
     _replace(profile, pool)
     return pool
 

@@ -1,0 +1,107 @@
+"""The synchronous mode: a channel that evaluates in the caller, for debugging.
+
+Arguments, functions and results are pickled and unpickled as they are on their way to a daemon,
+so that what works here works there; errors and retries look the same.  A timeout is noticed when
+the task has ended.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from bdb import BdbQuit
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from dispatcher.messages import Kind, Outcome, PoolReport, Submit, Task
+from mirai._errors import DispatcherLost, MiraiError
+from mirai._evaluate import Evaluator
+from mirai._future import Mirai, Value, running_loop
+from mirai._options import TaskOptions
+from mirai._outbox import Outbox
+from mirai._pending import Pending
+from mirai._serialize import FunctionPickles, function_name, pack
+
+
+class SyncChannel:
+    """Like ``Channel``, with the caller's thread in the place of everything behind it."""
+
+    def __init__(self, profile: str) -> None:
+        self._profile = profile
+        self._pickles = FunctionPickles()
+        self._outbox = Outbox(profile)
+        self._pending = Pending()
+        self._evaluator = Evaluator(let_through=(KeyboardInterrupt, BdbQuit))
+        self._completed = 0
+        self._end: MiraiError | None = None
+
+    def submit(
+        self,
+        fn: Callable[..., Any],
+        calls: Iterable[tuple[Any, dict[str, Any]]],
+        options: TaskOptions,
+    ) -> list[Mirai[Any]]:
+        """Evaluate each call of ``fn`` now; return mirais that are settled."""
+        if self._end is not None:
+            raise DispatcherLost("the pool was shut down")
+        function = self._pickles.pack(fn)
+        more = (options.retry_on,) if options.retry_on else ()
+        payloads = [pack((args, kwargs, *more)) for args, kwargs in calls]
+        label = function_name(fn)
+        mirais = self._outbox.add(function, label, payloads, options, lambda _: None)
+        for message in self._outbox.take().messages(self._pending):
+            assert isinstance(message, Submit)
+            self._evaluator.learn(message.functions, message.forget)
+            for task in message.tasks:
+                self._pending.settle([self._run(task)])
+                self._completed += 1
+        return mirais
+
+    def _run(self, task: Task) -> Outcome:
+        begun = time.monotonic()
+        outcome = self._evaluate(task)
+        for _ in range(task.retries):
+            if not outcome.again:
+                break
+            outcome = self._evaluate(task)
+        if task.timeout and time.monotonic() - begun > task.timeout:
+            return Outcome(task.id, Kind.TIMEOUT)
+        return outcome
+
+    def _evaluate(self, task: Task) -> Outcome:
+        """Evaluate in this thread, or, where an event loop runs in it, in another one."""
+        if running_loop() is None:
+            return self._evaluator.evaluate(task)
+        outcomes: list[Outcome] = []
+        thread = threading.Thread(target=lambda: outcomes.append(self._evaluator.evaluate(task)))
+        thread.start()
+        thread.join()
+        return outcomes[0]
+
+    def ask(self) -> Mirai[Any]:
+        """Return a mirai of a PoolReport without daemons."""
+        return self._settled(PoolReport(0, 0, 0, 0, self._completed, 0))
+
+    def drained(self) -> Mirai[None]:
+        """Return a mirai that is settled: nothing is ever pending."""
+        return self._settled(None)
+
+    def scale(self, count: int) -> None:
+        """Do nothing: there are no daemons here."""
+
+    def close(self, error: MiraiError) -> None:
+        """Take no more tasks.  Idempotent."""
+        self._end = error
+        self._evaluator.close()
+
+    def is_current_thread(self) -> bool:
+        """Return False: it has no thread of its own."""
+        return False
+
+    def forsake(self, error: MiraiError) -> None:
+        """Do nothing: nothing is pending in a forked child either."""
+
+    def _settled(self, value: Any) -> Mirai[Any]:
+        mirai: Mirai[Any] = Mirai(0, "", self._profile)
+        mirai.settle(Value(value))
+        return mirai
