@@ -43,6 +43,7 @@ from dispatcher.security import KeyPair
 from mirai._evaluate import Evaluator
 from mirai._limits import NO_LIMITS, Limits
 from mirai._link import Link
+from mirai._profiles import mark_daemon
 
 SWITCH_INTERVAL = 0.0005
 """How long the main thread may keep the I/O thread from running, in seconds."""
@@ -314,6 +315,7 @@ def main() -> None:
         watermark = Watermark(config["watermark"])
         os.close(config["watermark"])
     pair = KeyPair(config["public"], config["secret"])
+    mark_daemon()
     limits = Limits(**config["options"]["limits"])
     Daemon(config["url"], pair, config["server"], watermark, limits).run()
 

@@ -22,6 +22,7 @@ _current: ContextVar[str] = ContextVar("mirai_profile", default=DEFAULT)
 _profiles: dict[str, Daemons] = {}
 _living: set[Daemons] = set()  # the pools of the profiles, those on their way, and ephemeral ones
 _guard = threading.RLock()  # held for moments only
+_on_daemon = False
 
 
 def daemons(
@@ -56,7 +57,8 @@ def daemons(
     is work again.
 
     Raises ValueError or TypeError for what is not a pool, and MiraiError if the dispatcher
-    cannot start (its address is in use, say).
+    cannot start (its address is in use, say), or if a task wants a pool of its own and does not
+    name its ``profile``: on a daemon that is most often a mistake.
     """
     if n is None and url is None and not sync:
         raise TypeError("daemons() needs the number of daemons, or a url to listen on, or both")
@@ -65,6 +67,8 @@ def daemons(
     if profile is not None and not isinstance(profile, str):
         raise TypeError(f"profile must be a str, not {type(profile).__name__}")
     limits = _limits(idle_time, wall_time, max_tasks)
+    if _on_daemon and profile is None and n != 0 and not sync:
+        raise MiraiError("daemons() inside a task: name the profile if you mean it")
     profile = current_profile() if profile is None else profile
     _replace(profile, None)
     if count == 0 and url is None and not (sync and n is None):
@@ -99,6 +103,17 @@ def use_profile(name: str) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def on_daemon() -> bool:
+    """Return whether this code is evaluated by a daemon."""
+    return _on_daemon
+
+
+def mark_daemon() -> None:
+    """Say that this process is a daemon; for mirai's own use."""
+    global _on_daemon
+    _on_daemon = True
 
 
 def current_profile() -> str:

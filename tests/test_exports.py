@@ -36,6 +36,7 @@ EXPECTED = {
     "daemons",
     "mirai",
     "mirai_map",
+    "on_daemon",
     "race",
     "status",
     "use_profile",

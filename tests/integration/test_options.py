@@ -14,7 +14,16 @@ from typing import Any
 import pytest
 from conftest import wait_until
 
-from mirai import DaemonCrashed, TaskTimeout, daemons, mirai, status, use_profile
+from mirai import (
+    DaemonCrashed,
+    MiraiError,
+    TaskTimeout,
+    daemons,
+    mirai,
+    on_daemon,
+    status,
+    use_profile,
+)
 
 
 class TestTimeout:
@@ -153,6 +162,30 @@ class TestProfiles:
                     thread.start()
                     thread.join()
             assert seen == ["default"]
+
+
+class TestInsideATask:
+    def test_it_knows_where_it_is(self) -> None:
+        with daemons(1):
+            assert mirai(on_daemon).result() is True
+        assert on_daemon() is False
+
+    def test_a_task_may_send_a_task_of_its_own(self) -> None:
+        with daemons(1):
+            assert mirai(lambda: mirai(abs, -3).result()).result(timeout=30) == 3
+
+    def test_a_pool_inside_a_task_must_be_named(self) -> None:
+        def unnamed() -> None:
+            daemons(1)
+
+        def named() -> int:
+            with daemons(1, profile="inner"):
+                return mirai.options(profile="inner")(abs, -4).result()
+
+        with daemons(1):
+            with pytest.raises(MiraiError, match="name the profile"):
+                mirai(unnamed).result(timeout=30)
+            assert mirai(named).result(timeout=30) == 4
 
 
 @pytest.mark.parametrize(
