@@ -58,7 +58,7 @@ _T = TypeVar("_T")
 
 HORIZON = 0.004
 """Seconds of work that a daemon may have in hand."""
-OVERHEAD = 20e-6
+OVERHEAD = 8e-6
 """Seconds that any task costs besides the call itself."""
 LONGEST = 4 * HORIZON
 """A call that took longer counts as this long, or one outlier would spoil the mean."""

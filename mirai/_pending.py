@@ -70,6 +70,8 @@ class Pending:
 class Pickled:
     """The answer of a task, as the daemon sent it."""
 
+    __slots__ = ("_outcome", "is_error")
+
     def __init__(self, outcome: Outcome) -> None:
         self.is_error = outcome.kind is Kind.ERROR
         self._outcome = outcome
