@@ -224,6 +224,7 @@ class Dispatcher:
         self._silent: dict[int, float] = {}  # daemons with spare tasks in hand, since when
         self._stubborn: dict[int, tuple[Job, float]] = {}  # interrupted jobs by key, since when
         self._timeouts = Timeouts()
+        self._asked: list[tuple[int, Ask]] = []  # reports that wait for daemons
         self._barren: Crash | None = None
         self._cumulative = 0
         self._completed = 0
@@ -322,9 +323,10 @@ class Dispatcher:
                 self._submit(self._client(peer), event, now)
             case Cancel(ids):
                 self._cancel(self._client(peer), ids, now)
-            case Ask(number):
+            case Ask():
                 self._client(peer)
-                self._post(peer).first.append(Report(number, self.report(now)))
+                self._asked.append((peer, event))
+                self._answer_asked(now)
             case Done(outcomes):
                 self._finish(self._daemon(peer), outcomes, now)
             case Returned(ids):
@@ -365,6 +367,16 @@ class Dispatcher:
             self._daemons[peer] = self._idle[peer] = _Daemon(peer, hello, now)
             self._cumulative += 1
             self._barren = None
+            self._answer_asked(now)
+
+    def _answer_asked(self, now: float) -> None:
+        """Send the reports for which there are daemons enough."""
+        asked, self._asked = self._asked, []
+        for peer, ask in asked:
+            if ask.at_least > len(self._daemons):
+                self._asked.append((peer, ask))
+            else:
+                self._post(peer).first.append(Report(ask.number, self.report(now)))
 
     def _lose(self, peer: int, lost: Lost, now: float) -> None:
         client = self._clients.pop(peer, None)
@@ -376,6 +388,7 @@ class Dispatcher:
         self._mail.pop(peer, None)
 
     def _drop_client(self, client: _Client, now: float) -> None:
+        self._asked = [(peer, ask) for peer, ask in self._asked if peer != client.peer]
         for job in list(client.jobs.values()):
             self._abandon(job, now)
         for entry in client.functions.values():

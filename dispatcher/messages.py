@@ -188,6 +188,8 @@ class Ask(_Message, frozen=True):
     """What does the pool look like?  The Report bears the same number."""
 
     number: int
+    at_least: int = 0
+    """Report as soon as so many daemons are there."""
 
 
 class Scale(_Message, frozen=True):

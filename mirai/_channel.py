@@ -53,7 +53,7 @@ Explain = Callable[[], MiraiError | None]
 class _Requests:
     """What callers want to know or to have, besides tasks."""
 
-    asks: list[Mirai[Any]] = field(default_factory=list)
+    asks: list[tuple[Mirai[Any], int]] = field(default_factory=list)
     drains: list[Mirai[None]] = field(default_factory=list)
     scale: int | None = None
 
@@ -114,9 +114,9 @@ class Channel:
             self._wake()
         return mirais
 
-    def ask(self) -> Mirai[Any]:
-        """Ask for the dispatcher's PoolReport."""
-        return self._request("status", lambda requests: requests.asks)
+    def ask(self, at_least: int = 0) -> Mirai[Any]:
+        """Ask for the dispatcher's PoolReport, as soon as so many daemons are there."""
+        return self._request("status", lambda requests, it: requests.asks.append((it, at_least)))
 
     def scale(self, count: int) -> None:
         """Tell the dispatcher how many local daemons to keep."""
@@ -127,7 +127,7 @@ class Channel:
 
     def drained(self) -> Mirai[None]:
         """Return a mirai that is settled once no task is pending."""
-        return self._request("drained", lambda requests: requests.drains)
+        return self._request("drained", lambda requests, it: requests.drains.append(it))
 
     def close(self, error: MiraiError) -> None:
         """End the channel: settle what is pending as cancelled, with ``error``.  Idempotent."""
@@ -147,13 +147,13 @@ class Channel:
             self._pending.add(mirai)
         self._pending.forsake(error)
 
-    def _request(self, name: str, box: Callable[[_Requests], list[Mirai[Any]]]) -> Mirai[Any]:
+    def _request(self, name: str, put: Callable[[_Requests, Mirai[Any]], None]) -> Mirai[Any]:
         if self.is_current_thread():
             raise RuntimeError("a done-callback must not wait for the thread that it runs in")
         request: Mirai[Any] = Mirai(self._outbox.next_id(), name, self._profile)
         with self._lock:
             self._check_open()
-            box(self._requests).append(request)
+            put(self._requests, request)
             self._wake()
         return request
 
@@ -224,9 +224,9 @@ class Channel:
     def _send_requests(self, requests: _Requests) -> None:
         if requests.scale is not None:
             self._link.send(Scale(requests.scale))
-        for ask in requests.asks:
+        for ask, at_least in requests.asks:
             self._asked[ask.id] = ask
-            self._link.send(Ask(ask.id))
+            self._link.send(Ask(ask.id, at_least))
         self._drains += requests.drains
 
     def _answer_drains(self) -> None:
@@ -268,7 +268,7 @@ class Channel:
         for mirai, _ in gathered.tasks:
             self._pending.add(mirai)
         self._pending.lose(error, cancelled=cancelled)
-        for request in (*self._asked.values(), *requests.asks):
+        for request in (*self._asked.values(), *(ask for ask, _ in requests.asks)):
             request.settle(Failure(again(error)))
         for drain in (*self._drains, *requests.drains):
             drain.settle(Value(None))

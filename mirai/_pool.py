@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType, TracebackType
@@ -132,11 +131,11 @@ class Daemons:
 
         Raises TimeoutError if they have not within ``timeout`` seconds, and DispatcherLost.
         """
-        until = None if timeout is None else time.monotonic() + timeout
-        while (there := self.status().connections) < n:
-            if until is not None and time.monotonic() >= until:
-                raise TimeoutError(f"{there} of {n} daemons have joined within {timeout} s")
-            time.sleep(0.005)
+        try:
+            self._open().ask(check_count(n)).result(timeout)
+        except TimeoutError:
+            there = self.status().connections
+            raise TimeoutError(f"{there} of {n} daemons have joined within {timeout} s") from None
 
     # ── the end ──────────────────────────────────────────────────────────────────────────
 

@@ -78,7 +78,7 @@ class SyncChannel:
         thread.join()
         return outcomes[0]
 
-    def ask(self) -> Mirai[Any]:
+    def ask(self, at_least: int = 0) -> Mirai[Any]:  # noqa: ARG002  # the caller is daemon enough
         """Return a mirai of a PoolReport without daemons."""
         return self._settled(PoolReport(0, 0, 0, 0, self._completed, 0))
 

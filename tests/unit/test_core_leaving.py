@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from test_core import CLIENT, CRASH, D1, D2, D3, TINY, Pool, answers, done, given, sent
 
-from dispatcher.core import Command, CutOff, Keep, Lost, Retire, Role
-from dispatcher.messages import Kind, Leave, Recall, Returned, Scale, Stop
+from dispatcher.core import Command, CutOff, Keep, Lost, Retire, Role, Send
+from dispatcher.messages import Ask, Kind, Leave, Recall, Report, Returned, Scale, Stop
 
 
 def stopped(commands: list[Command], *daemons: int) -> list[int]:
@@ -81,3 +81,24 @@ def test_a_client_may_scale_and_a_daemon_may_not() -> None:
     pool = Pool([D1])
     assert pool.step((CLIENT, Scale(3))) == [Keep(3)]
     assert pool.step((D1, Scale(3)))[-1] == CutOff(D1)
+
+
+def test_a_report_may_wait_for_daemons() -> None:
+    pool = Pool()
+    assert pool.step((CLIENT, Ask(1, 2)), (CLIENT, Ask(2))) == pool_reports(pool, 2)
+    assert sent(pool.join(D1, Role.DAEMON), CLIENT, Report) == []
+    reports = sent(pool.join(D2, Role.DAEMON), CLIENT, Report)
+    assert [(report.number, report.pool.connections) for report in reports] == [(1, 2)]
+    assert sent(pool.join(D3, Role.DAEMON), CLIENT, Report) == []
+
+
+def test_a_report_that_waits_goes_with_its_client() -> None:
+    pool = Pool()
+    pool.step((CLIENT, Ask(1, 1)))
+    pool.step((CLIENT, Lost(CRASH)))
+    assert pool.core._asked == []
+    assert sent(pool.join(D1, Role.DAEMON), CLIENT, Report) == []
+
+
+def pool_reports(pool: Pool, number: int) -> list[Command]:
+    return [Send(CLIENT, Report(number, pool.report()))]

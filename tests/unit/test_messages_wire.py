@@ -95,7 +95,7 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     Refused: st.builds(Refused, st.text()),
     Submit: st.builds(Submit, several(TASKS), several(FUNCTIONS), IDS),
     Cancel: st.builds(Cancel, IDS),
-    Ask: st.builds(Ask, NUMBERS),
+    Ask: st.builds(Ask, NUMBERS, NUMBERS),
     Scale: st.builds(Scale, st.integers(0, 10_000)),
     Results: st.builds(Results, several(OUTCOMES)),
     Report: st.builds(Report, NUMBERS, POOLS),
