@@ -518,7 +518,7 @@ class Dispatcher:
         if daemon.leaving:
             return
         daemon.leaving = True
-        if daemon.hand and not daemon.recalled:
+        if daemon.hand:  # all of it: a recall on its way leaves out what should be running by now
             daemon.recalled = True
             self._post(daemon.peer).recall.extend(daemon.hand)
         self._rank(daemon, now)

@@ -48,6 +48,7 @@ from dispatcher.messages import (
     Hello,
     Interrupt,
     Kind,
+    Leave,
     Message,
     Outcome,
     Recall,
@@ -235,6 +236,8 @@ class Daemon:
         self.crash = Crash("the daemon died", KILLED, "memory", number)
         self.started = 0 if watermark else None
         """The key of the task that it began last, as its watermark shows it after its death."""
+        self.leaving = False
+        """It has said that it wants to leave, and begins nothing more."""
         self._clock = clock
         self._waiting = 0  # tasks in the hand that have not begun
         self._outbox: list[Outcome] = []
@@ -264,7 +267,8 @@ class Daemon:
 
     def can_begin(self) -> bool:
         """Whether it is free and has a task."""
-        return self.alive and self._outcome is None and self._waiting > 0
+        free = self.alive and not self.leaving and self._outcome is None
+        return free and self._waiting > 0
 
     def begin(self) -> None:
         """Start the next task."""
@@ -296,6 +300,12 @@ class Daemon:
         outcomes, self._outbox = self._outbox, []
         for batch in wire.batches(outcomes):
             self.link.up.send(Done(batch))
+
+    def depart(self) -> None:
+        """Want to leave, as at a limit or at SIGTERM."""
+        if self.alive and not self.leaving:
+            self.leaving = True
+            self.link.up.send(Leave())
 
     def die(self, arriving: int | None = None) -> None:
         """Be gone; of what is on its way to the dispatcher, ``arriving`` messages arrive."""
@@ -399,6 +409,10 @@ class World:
         """Let a daemon die at once; ``arriving`` of its last messages arrive (None: all)."""
         if self.daemons[daemon].alive:
             self.daemons[daemon].die(arriving)
+
+    def depart(self, daemon: int) -> None:
+        """Let a daemon want to leave: it ends its task, and hands back the rest."""
+        self.daemons[daemon].depart()
 
     def step(self, seconds: float) -> None:
         """Let time pass, and the dispatcher do what is due by then."""

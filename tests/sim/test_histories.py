@@ -259,6 +259,7 @@ class History:
             (5, self.cancel),
             (4, self.pass_time),
             (1, self.kill),
+            (1, self.depart),
             (1, self.add_daemon),
             (1, self.repeat),
             (0.3, self.leave),
@@ -336,6 +337,12 @@ class History:
             self.lost_return |= any(isinstance(each, Returned) for each in sent[arriving:])
             self.tell(f"  daemon {number}, {arriving} of {len(sent)} messages arrive")
             self.world.kill(number, arriving)
+
+    def depart(self) -> None:
+        """A daemon wants to leave; another one comes, lest there be none."""
+        if living := self.living():
+            self.world.depart(self.random.choice(living))
+            self.add_daemon()
 
     def add_daemon(self) -> None:
         if len(self.living()) < 4:

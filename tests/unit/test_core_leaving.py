@@ -102,3 +102,15 @@ def test_a_report_that_waits_goes_with_its_client() -> None:
 
 def pool_reports(pool: Pool, number: int) -> list[Command]:
     return [Send(CLIENT, Report(number, pool.report()))]
+
+
+def test_one_that_leaves_while_it_is_recalled_hands_back_the_first_task_too() -> None:
+    """The recall before leaves out the task that should have been running by then."""
+    pool = Pool([D1])
+    pool.learn(TINY)
+    pool.submit(2, 3)
+    assert sent(pool.wait(1.0), D1, Recall) == [Recall((3,))]
+    assert sent(pool.step((D1, Leave())), D1, Recall) == [Recall((2, 3))]
+    assert stopped(pool.step((D1, Returned((3,)))), D1) == []
+    assert stopped(pool.step((D1, Returned((2,)))), D1) == [D1]
+    assert given(pool.join(D2, Role.DAEMON), D2) == [2, 3]
