@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
 
@@ -57,7 +57,9 @@ class Hand:
     A task leaves ``waiting`` once: it starts, is handed back, or is dropped.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_empty: Callable[[], None] | None = None) -> None:
+        """``on_empty`` is called by ``take`` before it waits for a task."""
+        self._on_empty = on_empty
         self._waiting: deque[Task] = deque()
         self._change = threading.Condition()
         self._closed = False
@@ -75,6 +77,8 @@ class Hand:
         """Start the next task, waiting for one if need be; None once stopped."""
         with self._change:
             self.current = 0
+            if self._on_empty is not None and not self._waiting:
+                self._on_empty()
             while (self._closed or not self._waiting) and not self._stopped:
                 self._change.wait()
             if self._stopped:
@@ -126,7 +130,8 @@ class Daemon:
         self._tasks = 0  # how many have been evaluated
         self._leaving = False  # wants to leave
         self._told = False  # has said so
-        self._hand = Hand()
+        # The I/O thread must hear of the moment from which idle time counts.
+        self._hand = Hand(self._ring if limits.idle_time is not None else None)
         self._evaluator = Evaluator()
         self._watermark = watermark
         self._outbox: list[Outcome] = []
@@ -187,6 +192,9 @@ class Daemon:
     def _on_terminate(self, _number: int, _frame: FrameType | None) -> None:
         """Leave when the running task has ended."""
         self._want_to_leave()
+
+    def _ring(self) -> None:
+        self._link.ring()
 
     def _want_to_leave(self) -> None:
         self._leaving = True
