@@ -201,7 +201,7 @@ def _parts(value: object) -> Iterator[tuple[str, object]]:
 
 def _picklable(value: object) -> bool:
     try:
-        cloudpickle.dumps(value, 5)
+        dumps(value)
     except Exception:
         return False
     return True

@@ -305,6 +305,12 @@ def _not_assigned_yet() -> Callable[[], Any]:
     return inner
 
 
+def test_a_cached_function_is_not_blamed_for_what_stands_beside_it() -> None:
+    cached = functools.lru_cache(lambda x: x)
+    with pytest.raises(SerializationError, match=r"lock at \['lock'\]"):
+        pack({"cached": cached, "lock": LOCK})
+
+
 @pytest.mark.parametrize(
     "value", [{NoRepr(): LOCK}, NoDict(), _not_assigned_yet()], ids=["repr", "dict", "cell"]
 )
