@@ -579,7 +579,7 @@ class Dispatcher:
     # ── daemons ──────────────────────────────────────────────────────────────────────────
 
     def _rank(self, daemon: _Daemon, now: float) -> None:
-        """Put a daemon that has just been heard into the groups that it belongs to."""
+        """Put a daemon that is not silent any more into the groups that it belongs to."""
         self._silent.pop(daemon.peer, None)
         self._place(daemon, now)
 
@@ -640,8 +640,7 @@ class Dispatcher:
         for peer, _ in list(_due(self._silent.items(), now - PATIENCE)):
             daemon = self._daemons[peer]
             daemon.recalled = daemon.overdue = True
-            del self._silent[peer]
-            self._open.pop(peer, None)
+            self._rank(daemon, now)
             self._post(peer).recall.extend(list(daemon.hand)[1:])
 
     def _kill_stubborn(self, now: float) -> None:

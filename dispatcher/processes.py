@@ -134,7 +134,7 @@ class Process:
                 return None
             self.kill()  # its process group; before the wait, while the number is still its own
             self._popen.wait()
-            for _ in range(TAIL_BYTES // 1_024):
+            for _ in range(8):  # all that a pipe holds; a process left over may write for ever
                 if self.output < 0 or not self.read_output():
                     break
         return self._popen.returncode

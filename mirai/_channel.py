@@ -40,9 +40,8 @@ from mirai._errors import (
 from mirai._future import Failure, Mirai, Value
 from mirai._link import Link
 from mirai._options import TaskOptions
-from mirai._outbox import Outbox
+from mirai._outbox import Call, Outbox
 from mirai._pending import Pending
-from mirai._serialize import FunctionPickles, function_name, pack
 
 MESSAGES_A_TURN = 64
 
@@ -75,7 +74,6 @@ class Channel:
         self._url = url
         self._profile = profile
         self._explain = explain
-        self._pickles = FunctionPickles()
         self._lock = threading.RLock()  # guards what follows, up to the blank line
         self._outbox = Outbox(profile)
         self._requests = _Requests()
@@ -96,7 +94,7 @@ class Channel:
     def submit(
         self,
         fn: Callable[..., Any],
-        calls: Iterable[tuple[Any, dict[str, Any]]],
+        calls: Iterable[Call],
         options: TaskOptions,
     ) -> list[Mirai[Any]]:
         """Send one task for each call of ``fn``, given by its arguments and keywords.
@@ -104,13 +102,10 @@ class Channel:
         Raises SerializationError if something cannot be pickled, and why the channel has ended
         if it has; then nothing is sent.
         """
-        packed = self._pickles.pack(fn)
-        more = (options.retry_on,) if options.retry_on else ()
-        payloads = [pack((args, kwargs, *more)) for args, kwargs in calls]
-        label = function_name(fn)
+        parcel = self._outbox.parcel(fn, calls, options)
         with self._lock:
             self._check_open()
-            mirais = self._outbox.add(packed, label, payloads, options, self._cancel)
+            mirais = self._outbox.add(parcel, self._cancel)
             self._wake()
         return mirais
 

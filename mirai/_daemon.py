@@ -124,6 +124,7 @@ class Daemon:
         watermark: Watermark | None = None,
         limits: Limits = NO_LIMITS,
     ) -> None:
+        self._link = Link(url, pair, server, ToDaemon)
         self._limits = limits
         self._born = time.monotonic()
         self._idle_since: float | None = self._born
@@ -131,7 +132,7 @@ class Daemon:
         self._leaving = False  # wants to leave
         self._told = False  # has said so
         # The I/O thread must hear of the moment from which idle time counts.
-        self._hand = Hand(self._ring if limits.idle_time is not None else None)
+        self._hand = Hand(self._link.ring if limits.idle_time is not None else None)
         self._evaluator = Evaluator()
         self._watermark = watermark
         self._outbox: list[Outcome] = []
@@ -141,7 +142,6 @@ class Daemon:
         self._handler = self._on_interrupt
         self._pid = os.getpid()
         self._exit_code = 0
-        self._link = Link(url, pair, server, ToDaemon)
 
     # ── the main thread ──────────────────────────────────────────────────────────────────
 
@@ -192,9 +192,6 @@ class Daemon:
     def _on_terminate(self, _number: int, _frame: FrameType | None) -> None:
         """Leave when the running task has ended."""
         self._want_to_leave()
-
-    def _ring(self) -> None:
-        self._link.ring()
 
     def _want_to_leave(self) -> None:
         self._leaving = True

@@ -18,15 +18,13 @@ from itertools import chain
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from mirai._future import Mirai, Value
+from mirai._outbox import Call
 
 T = TypeVar("T")
 K = TypeVar("K")
 R = TypeVar("R")
 
-Element = tuple[tuple[Any, ...], dict[str, Any]]
-"""The arguments and keywords of one call."""
-
-Submit = Callable[[Callable[..., Any], Iterable[Element]], list[Mirai[Any]]]
+Submit = Callable[[Callable[..., Any], Iterable[Call]], list[Mirai[Any]]]
 
 
 class Progress(Protocol):
@@ -170,7 +168,7 @@ class MiraiStream(Generic[T]):
         self,
         submit: Submit,
         fn: Callable[..., Any],
-        elements: Iterator[Element],
+        elements: Iterator[Call],
         max_in_flight: int,
     ) -> None:
         self._submit = submit
@@ -341,7 +339,7 @@ class Constant:
         return self.__wrapped__(*element, *self.args, **columns, **self.kwargs)
 
 
-def elements_of(iterables: tuple[Any, ...]) -> Iterator[Element]:
+def elements_of(iterables: tuple[Any, ...]) -> Iterator[Call]:
     """Return the calls that a map over these makes.
 
     The rows of a DataFrame (pandas, polars, Arrow) become keywords; all else is iterated over,

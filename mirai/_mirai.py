@@ -7,12 +7,10 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from typing import Any, ParamSpec, TypeVar, overload
 
-from mirai._errors import MiraiError
 from mirai._future import Mirai, Value
 from mirai._map import Constant, MiraiDict, MiraiMap, MiraiStream, elements_of
 from mirai._options import DEFAULTS, Seconds, TaskOptions
-from mirai._pool import Daemons
-from mirai._profiles import current_profile, ephemeral, pool_of
+from mirai._profiles import current_profile, ephemeral, pool_of, require_pool
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -163,7 +161,7 @@ class Verb:
         """
         if not callable(fn):
             raise TypeError(f"the first argument must be callable, not {type(fn).__name__}")
-        pool = self._pool()
+        pool = require_pool(self._options.profile)
         function = Constant(fn, args, kwargs or {}) if args or kwargs else fn
         if max_in_flight is not None:
             submit = partial(pool.submit_all, options=self._options)
@@ -174,13 +172,6 @@ class Verb:
             return MiraiDict(mirais, keys)
         mirais = pool.submit_all(function, elements_of(iterables), self._options)
         return MiraiMap(mirais, range(len(mirais)))
-
-    def _pool(self) -> Daemons:
-        profile = self._options.profile or current_profile()
-        pool = pool_of(profile)
-        if pool is None:
-            raise MiraiError(f"no daemons are set for profile {profile!r}: call daemons(n) first")
-        return pool
 
     def __repr__(self) -> str:
         return "mirai" if self._options is DEFAULTS else f"mirai with {self._options}"

@@ -8,7 +8,7 @@ signal handler, which may run in a thread that holds it.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -18,10 +18,24 @@ from dispatcher.messages import Cancel, Function, Message, Submit, Task
 from mirai._future import Mirai
 from mirai._options import TaskOptions
 from mirai._pending import Pending
-from mirai._serialize import Packed
+from mirai._serialize import FunctionPickles, Packed, function_name, pack
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""The arguments and keywords of one call."""
 
 KNOWN_FUNCTIONS = 512
 """How many functions the dispatcher keeps for us; those used longest ago are forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """Tasks of one function, pickled and not yet numbered."""
+
+    function: Packed
+    label: str
+    """The function's name for the dispatcher."""
+    payloads: list[Packed]
+    options: TaskOptions
 
 
 @dataclass(slots=True)
@@ -59,6 +73,7 @@ class Outbox:
 
     def __init__(self, profile: str, known_functions: int = KNOWN_FUNCTIONS) -> None:
         self._profile = profile
+        self._pickles = FunctionPickles()
         self._ids = count(1)
         self._numbers = count(1)
         self._known: OrderedDict[Packed, int] = OrderedDict()
@@ -70,24 +85,24 @@ class Outbox:
         """Whether there is anything to send.  A function never comes without a task."""
         return bool(self._box.tasks or self._cancels)
 
-    def add(
-        self,
-        function: Packed,
-        label: str,
-        payloads: list[Packed],
-        options: TaskOptions,
-        hook: Callable[[Mirai[Any]], None],
-    ) -> list[Mirai[Any]]:
-        """Add a task for each payload; return their mirais.
+    def parcel(self, fn: Callable[..., Any], calls: Iterable[Call], options: TaskOptions) -> Parcel:
+        """Pickle calls of ``fn``, given by their arguments and keywords.  Needs no lock.
 
-        ``label`` is the function's name for the dispatcher; ``hook`` is called by a mirai that
-        is cancelled.
+        Raises SerializationError.
         """
-        name = options.name or label.partition(":")[0]
-        number = self._number(function, label)
+        function = self._pickles.pack(fn)
+        more = (options.retry_on,) if options.retry_on else ()
+        payloads = [pack((args, kwargs, *more)) for args, kwargs in calls]
+        return Parcel(function, function_name(fn), payloads, options)
+
+    def add(self, parcel: Parcel, hook: Callable[[Mirai[Any]], None]) -> list[Mirai[Any]]:
+        """Add the tasks of a parcel; return their mirais, which call ``hook`` when cancelled."""
+        options = parcel.options
+        name = options.name or parcel.label.partition(":")[0]
+        number = self._number(parcel.function, parcel.label)
         timeout = options.timeout or 0.0
         entries = []
-        for payload in payloads:
+        for payload in parcel.payloads:
             mirai: Mirai[Any] = Mirai(next(self._ids), name, self._profile)
             mirai._cancel_hook = hook
             task = Task(mirai.id, number, *payload, options.priority, timeout, options.retries)

@@ -16,6 +16,7 @@ from mirai._errors import DispatcherLost, MiraiError, TaskCancelled
 from mirai._future import Mirai, Value
 from mirai._limits import NO_LIMITS, Limits
 from mirai._options import DEFAULTS, TaskOptions
+from mirai._outbox import Call
 from mirai._process import DispatcherProcess, boot_argv, search_path
 from mirai._status import Status
 from mirai._sync import SyncChannel
@@ -106,7 +107,7 @@ class Daemons:
     def submit_all(
         self,
         fn: Callable[..., Any],
-        calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]],
+        calls: Iterable[Call],
         options: TaskOptions = DEFAULTS,
     ) -> list[Mirai[Any]]:
         """Send one task for each call, given by its arguments and keywords: all, or none."""

@@ -83,11 +83,7 @@ def status(profile: str | None = None) -> Status:
 
     Raises MiraiError if the profile has none, or if the dispatcher is lost.
     """
-    profile = current_profile() if profile is None else profile
-    pool = pool_of(profile)
-    if pool is None:
-        raise MiraiError(f"no daemons are set for profile {profile!r}")
-    return pool.status()
+    return require_pool(profile).status()
 
 
 @contextlib.contextmanager
@@ -124,6 +120,15 @@ def current_profile() -> str:
 def pool_of(profile: str) -> Daemons | None:
     """Return the pool of a profile, if it has one."""
     return _profiles.get(profile)
+
+
+def require_pool(profile: str | None) -> Daemons:
+    """Return the pool of a profile (None: the current one).  Raises MiraiError if it has none."""
+    profile = current_profile() if profile is None else profile
+    pool = pool_of(profile)
+    if pool is None:
+        raise MiraiError(f"no daemons are set for profile {profile!r}: call daemons(n) first")
+    return pool
 
 
 def ephemeral(profile: str) -> Daemons:

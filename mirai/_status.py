@@ -4,20 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dispatcher.messages import PoolReport
-
-
-@dataclass(frozen=True, slots=True)
-class DaemonStatus:
-    """One daemon.  ``since`` is in seconds since it joined."""
-
-    id: int
-    host: str
-    pid: int
-    state: str
-    tasks: int
-    done: int
-    since: float
+from dispatcher.messages import DaemonReport, PoolReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,25 +24,13 @@ class Status:
     executing: int
     completed: int
     rejected: int
-    daemons: tuple[DaemonStatus, ...]
+    daemons: tuple[DaemonReport, ...]
 
     @classmethod
     def of(cls, profile: str, url: str, report: PoolReport) -> Status:
         """Make one of the dispatcher's report."""
-        return cls(
-            profile=profile,
-            url=url,
-            connections=report.connections,
-            cumulative=report.cumulative,
-            awaiting=report.awaiting,
-            executing=report.executing,
-            completed=report.completed,
-            rejected=report.rejected,
-            daemons=tuple(
-                DaemonStatus(d.id, d.host, d.pid, d.state, d.tasks, d.done, d.since)
-                for d in report.daemons
-            ),
-        )
+        fields = {name: getattr(report, name) for name in report.__struct_fields__}
+        return cls(profile=profile, url=url, **fields)
 
     def __str__(self) -> str:
         lines = [

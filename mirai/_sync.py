@@ -18,9 +18,8 @@ from mirai._errors import DispatcherLost, MiraiError
 from mirai._evaluate import Evaluator
 from mirai._future import Mirai, Value, running_loop
 from mirai._options import TaskOptions
-from mirai._outbox import Outbox
+from mirai._outbox import Call, Outbox
 from mirai._pending import Pending
-from mirai._serialize import FunctionPickles, function_name, pack
 
 
 class SyncChannel:
@@ -28,7 +27,6 @@ class SyncChannel:
 
     def __init__(self, profile: str) -> None:
         self._profile = profile
-        self._pickles = FunctionPickles()
         self._outbox = Outbox(profile)
         self._pending = Pending()
         self._evaluator = Evaluator(let_through=(KeyboardInterrupt, BdbQuit))
@@ -38,17 +36,14 @@ class SyncChannel:
     def submit(
         self,
         fn: Callable[..., Any],
-        calls: Iterable[tuple[Any, dict[str, Any]]],
+        calls: Iterable[Call],
         options: TaskOptions,
     ) -> list[Mirai[Any]]:
         """Evaluate each call of ``fn`` now; return mirais that are settled."""
         if self._end is not None:
             raise DispatcherLost("the pool was shut down")
-        function = self._pickles.pack(fn)
-        more = (options.retry_on,) if options.retry_on else ()
-        payloads = [pack((args, kwargs, *more)) for args, kwargs in calls]
-        label = function_name(fn)
-        mirais = self._outbox.add(function, label, payloads, options, lambda _: None)
+        parcel = self._outbox.parcel(fn, calls, options)
+        mirais = self._outbox.add(parcel, lambda _: None)
         for message in self._outbox.take().messages(self._pending):
             assert isinstance(message, Submit)
             self._evaluator.learn(message.functions, message.forget)

@@ -68,7 +68,6 @@ from mirai._future import Mirai
 from mirai._options import DEFAULTS
 from mirai._outbox import Outbox
 from mirai._pending import Pending
-from mirai._serialize import FunctionPickles, function_name, pack
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -167,7 +166,6 @@ class Client:
         self.alive = True
         self.crash = Crash("its connection was lost")
         self._number = number
-        self._pickles = FunctionPickles()
         self._outbox = Outbox(f"client {number}", known_functions)
         self.link.up.send(Hello(VERSION, "memory", number))
 
@@ -175,10 +173,8 @@ class Client:
         """Put a task into the outbox.  Raises SerializationError, or DispatcherLost at the end."""
         if not self.alive:
             raise DispatcherLost("this client has left")
-        packed = self._pickles.pack(fn)
-        payload, blobs = pack((args, kwargs))
-        label = function_name(fn)
-        return self._outbox.add(packed, label, [(payload, blobs)], DEFAULTS, self._cancel)[0]
+        parcel = self._outbox.parcel(fn, [(args, kwargs)], DEFAULTS)
+        return self._outbox.add(parcel, self._cancel)[0]
 
     def can_flush(self) -> bool:
         """Whether there is anything to send."""
