@@ -4,9 +4,9 @@ Every message that carries work carries a list of it: a batch costs one wake-up,
 call and one encryption, whatever its length.  A task's payload and an outcome's payload are
 opaque here and everywhere else in ``dispatcher``.
 
-    client ──▶ dispatcher    Hello  Submit  Cancel  Ask  Scale
-    client ◀── dispatcher    Welcome  Refused  Results  Report  Stop
-    daemon ──▶ dispatcher    Hello  Done  Returned  Leave
+    client ──▶ dispatcher    Hello  Submit  Everywhere  Cancel  Ask  Scale
+    client ◀── dispatcher    Welcome  Refused  Results  Report  Printed  Stop
+    daemon ──▶ dispatcher    Hello  Done  Returned  Printed  Leave
     daemon ◀── dispatcher    Welcome  Refused  Run  Recall  Interrupt  Stop
 """
 
@@ -82,6 +82,10 @@ class Task(_Part, frozen=True):
     """Seconds from now after which it is given up; 0: never."""
     retries: int = 0
     """How often it may run again, after its daemon died or where its outcome says ``again``."""
+    tags: tuple[str, ...] = ()
+    """Only a daemon that carries all of these may have it."""
+    stream: bytes = b""
+    """What the daemon seeds the task's random numbers with; empty: nothing."""
 
 
 class Kind(IntEnum):
@@ -119,6 +123,15 @@ class Outcome(_Part, frozen=True):
     crash: Crash | None = None
     again: bool = False
     """Whether this error is one after which the task's sender wants it to run again."""
+    log: str = ""
+    """The last lines that the task printed."""
+
+
+class Slot(_Part, frozen=True):
+    """What sets one local daemon apart from the others."""
+
+    env: dict[str, str] = {}
+    tags: tuple[str, ...] = ()
 
 
 class DaemonReport(_Part, frozen=True):
@@ -135,6 +148,7 @@ class DaemonReport(_Part, frozen=True):
     """How many it has answered."""
     since: float
     """Seconds since it joined."""
+    tags: tuple[str, ...] = ()
 
 
 class PoolReport(_Part, frozen=True):
@@ -158,6 +172,8 @@ class Hello(_Message, frozen=True):
     version: int
     host: str = ""
     pid: int = 0
+    tags: tuple[str, ...] = ()
+    """What a daemon carries."""
 
 
 class Welcome(_Message, frozen=True):
@@ -174,6 +190,19 @@ class Submit(_Message, frozen=True):
     """New tasks, the functions that they are the first to need, and numbers not needed again."""
 
     tasks: tuple[Task, ...]
+    functions: tuple[Function, ...] = ()
+    forget: tuple[int, ...] = ()
+
+
+class Everywhere(_Message, frozen=True):
+    """One call for every daemon: now, and for each that joins later before its first task.
+
+    The first daemons answer, one for each of ``ids``; what the others say is dropped.
+    """
+
+    ids: tuple[int, ...]
+    task: Task
+    """The call; its id means nothing."""
     functions: tuple[Function, ...] = ()
     forget: tuple[int, ...] = ()
 
@@ -196,6 +225,8 @@ class Scale(_Message, frozen=True):
     """Keep this many local daemons from now on."""
 
     count: Annotated[int, msgspec.Meta(ge=0, le=10_000)]
+    slots: tuple[Slot, ...] = ()
+    """What the daemons are told besides what all are told; empty: nothing."""
 
 
 class Results(_Message, frozen=True):
@@ -247,6 +278,13 @@ class Returned(_Message, frozen=True):
     ids: tuple[int, ...]
 
 
+class Printed(_Message, frozen=True):
+    """What a task has printed, for those who want to see it at once."""
+
+    id: int
+    text: str
+
+
 class Leave(_Message, frozen=True):
     """Give me nothing more, take back what I have not started, and stop me when I am done."""
 
@@ -254,15 +292,16 @@ class Leave(_Message, frozen=True):
     """Whether it leaves because there was nothing to do."""
 
 
-FromClient = Hello | Submit | Cancel | Ask | Scale
-FromDaemon = Hello | Done | Returned | Leave
-ToClient = Welcome | Refused | Results | Report | Stop
+FromClient = Hello | Submit | Everywhere | Cancel | Ask | Scale
+FromDaemon = Hello | Done | Returned | Printed | Leave
+ToClient = Welcome | Refused | Results | Report | Printed | Stop
 ToDaemon = Welcome | Refused | Run | Recall | Interrupt | Stop
 Message = (
     Hello
     | Welcome
     | Refused
     | Submit
+    | Everywhere
     | Cancel
     | Ask
     | Scale
@@ -274,5 +313,6 @@ Message = (
     | Stop
     | Done
     | Returned
+    | Printed
     | Leave
 )

@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 from mirai._future import Mirai, Value
 from mirai._map import Constant, MiraiDict, MiraiMap, MiraiStream, elements_of
 from mirai._options import DEFAULTS, Seconds, TaskOptions
+from mirai._pool_options import check_tags
 from mirai._profiles import current_profile, ephemeral, pool_of, require_pool
 
 P = ParamSpec("P")
@@ -60,6 +61,7 @@ class Verb:
         retry_on: tuple[type[BaseException], ...] | type[BaseException] = (),
         priority: int = 0,
         name: str | None = None,
+        tags: Iterable[str] = (),
         profile: str | None = None,
     ) -> Verb:
         """Return the same verb for tasks with these options.
@@ -68,12 +70,14 @@ class Verb:
         ``retries``: how often it may run again after its daemon died, or after an exception of
         the classes in ``retry_on``; without it, no task runs twice.  ``priority``: higher ones
         first, then first in first out.  ``name``: what it is called in errors and in its repr.
-        ``profile``: the pool to send it to.
+        ``tags``: only a daemon that carries all of them gets it.  ``profile``: the pool to send
+        it to.
 
         Raises TypeError or ValueError for what makes no sense.
         """
         kinds = retry_on if isinstance(retry_on, tuple) else (retry_on,)
-        return Verb(TaskOptions(timeout, retries, kinds, priority, name, profile))
+        marks = check_tags(tags)
+        return Verb(TaskOptions(timeout, retries, kinds, priority, name, profile, marks))
 
     @overload
     def map(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from mirai._pool_options import check_tags
+
 Seconds = float
 
 
@@ -18,6 +20,7 @@ class TaskOptions:
     priority: int = 0
     name: str | None = None
     profile: str | None = None
+    tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.timeout is not None:
@@ -41,6 +44,7 @@ class TaskOptions:
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+        check_tags(self.tags)
 
 
 def _number(name: str, value: object) -> None:

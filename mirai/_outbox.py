@@ -105,7 +105,15 @@ class Outbox:
         for payload in parcel.payloads:
             mirai: Mirai[Any] = Mirai(next(self._ids), name, self._profile)
             mirai._cancel_hook = hook
-            task = Task(mirai.id, number, *payload, options.priority, timeout, options.retries)
+            task = Task(
+                mirai.id,
+                number,
+                *payload,
+                options.priority,
+                timeout,
+                options.retries,
+                options.tags,
+            )
             entries.append((mirai, task))
         self._box.tasks += entries
         return [mirai for mirai, _ in entries]

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple
 
@@ -14,30 +14,14 @@ from dispatcher.security import KeyPair
 from mirai._channel import Channel
 from mirai._errors import DispatcherLost, MiraiError, TaskCancelled
 from mirai._future import Mirai, Value
-from mirai._limits import NO_LIMITS, Limits
 from mirai._options import DEFAULTS, TaskOptions
 from mirai._outbox import Call
+from mirai._pool_options import PoolOptions, check_count
 from mirai._process import DispatcherProcess, boot_argv, search_path
 from mirai._status import Status
 from mirai._sync import SyncChannel
 
-GRACE = 5.0
-"""Seconds that a cancelled task has to leave before its daemon is killed."""
-
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class PoolOptions:
-    """What a pool is made of: how many local daemons, where it listens, when daemons leave.
-
-    Or nothing of it, with ``sync``: tasks are evaluated by their callers.
-    """
-
-    count: int
-    url: str = "ipc"
-    limits: Limits = NO_LIMITS
-    sync: bool = False
 
 
 class _Keys(NamedTuple):
@@ -243,15 +227,6 @@ async def _shielded(mirai: Mirai[None]) -> None:
     await mirai
 
 
-def check_count(n: object) -> int:
-    """Return ``n``, which must be a number of daemons.  Raises TypeError or ValueError."""
-    if not isinstance(n, int) or isinstance(n, bool):
-        raise TypeError(f"n must be an int, not {type(n).__name__}")
-    if not 0 <= n <= 10_000:
-        raise ValueError(f"n must be from 0 to 10,000 and not negative: {n}")
-    return n
-
-
 def _config(options: PoolOptions, keys: _Keys) -> dict[str, Any]:
     plan = {
         "count": options.count,
@@ -265,6 +240,6 @@ def _config(options: PoolOptions, keys: _Keys) -> dict[str, Any]:
         "secret": keys.server.secret,
         "client": keys.client.public,
         "host_pid": os.getpid(),
-        "grace": GRACE,
+        "grace": options.grace,
         "plan": plan,
     }

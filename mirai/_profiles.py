@@ -7,13 +7,23 @@ import contextlib
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
+from typing import Any
 
 from mirai import _future
 from mirai._errors import DispatcherLost, MiraiError
 from mirai._limits import Limits, seconds
-from mirai._pool import Daemons, PoolOptions, check_count
+from mirai._pool import Daemons
+from mirai._pool_options import (
+    GRACE,
+    Env,
+    PoolOptions,
+    Tags,
+    check_count,
+    check_tags,
+    size_in_bytes,
+)
 from mirai._status import Status
 
 DEFAULT = "default"
@@ -29,11 +39,23 @@ def daemons(
     n: int | None = None,
     url: str | None = None,
     *,
+    dispatcher: bool = True,
     sync: bool = False,
+    seed: int | None = None,
+    memory: int | str | None = None,
+    serial: Iterable[Any] = (),
     profile: str | None = None,
     idle_time: float | str | None = None,
     wall_time: float | str | None = None,
     max_tasks: int | None = None,
+    cleanup: bool = True,
+    output: str | os.PathLike[str] | None = None,
+    init: Callable[[], object] | None = None,
+    env: Env | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    python: str | os.PathLike[str] | None = None,
+    tags: Tags = (),
+    grace: float | str = GRACE,
 ) -> Daemons:
     """Set the pool of a profile: a dispatcher process and ``n`` persistent local daemons.
 
@@ -66,14 +88,31 @@ def daemons(
     _check_url(url)
     if profile is not None and not isinstance(profile, str):
         raise TypeError(f"profile must be a str, not {type(profile).__name__}")
-    limits = _limits(idle_time, wall_time, max_tasks)
+    options = PoolOptions(
+        count,
+        url or "ipc",
+        dispatcher=dispatcher,
+        sync=sync,
+        seed=seed,
+        memory=None if memory is None else size_in_bytes("memory", memory),
+        serial=tuple(serial),
+        limits=_limits(idle_time, wall_time, max_tasks),
+        cleanup=cleanup,
+        output=None if output is None else os.fspath(output),
+        init=init,
+        env=env,
+        cwd=None if cwd is None else os.path.abspath(cwd),
+        python=None if python is None else os.fspath(python),
+        tags=tags if callable(tags) else check_tags(tags),
+        grace=seconds("grace", grace) if isinstance(grace, str) else grace,
+    )
     if _on_daemon and profile is None and n != 0 and not sync:
         raise MiraiError("daemons() inside a task: name the profile if you mean it")
     profile = current_profile() if profile is None else profile
     _replace(profile, None)
     if count == 0 and url is None and not (sync and n is None):
         return Daemons(profile, None, _forget)
-    pool = _start(profile, PoolOptions(count, url or "ipc", limits, bool(sync)))
+    pool = _start(profile, options)
     _replace(profile, pool)
     return pool
 

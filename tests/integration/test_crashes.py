@@ -242,15 +242,14 @@ class TestCancel:
             assert mirai(os.getpid).result() == pid
             assert (tmp_path / "left").exists()
 
-    def test_one_that_does_not_leave_is_killed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("mirai._pool.GRACE", 0.2)
+    def test_one_that_does_not_leave_is_killed(self) -> None:
 
         def stubborn() -> None:
             while True:
                 with contextlib.suppress(KeyboardInterrupt):
                     time.sleep(600)
 
-        with daemons(1):
+        with daemons(1, grace=0.2):
             pid = mirai(os.getpid).result()
             future = started(stubborn)
             future.cancel()
