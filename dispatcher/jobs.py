@@ -49,8 +49,10 @@ class Job:
         "client",
         "cost",
         "daemon",
+        "depth",
         "function",
         "id",
+        "pinned",
         "task",
         "waiting",
     )
@@ -65,6 +67,8 @@ class Job:
         self.cost = 0.0  # seconds it was expected to take when it was given away
         self.attempt = 1  # which run of it this is
         self.cancelled = False  # its client has its answer already
+        self.depth = 0  # how many jobs there are around it, each of which may wait for the next
+        self.pinned = False  # for this daemon and no other
 
     @property
     def key(self) -> int:

@@ -86,6 +86,8 @@ class Task(_Part, frozen=True):
     """Only a daemon that carries all of these may have it."""
     stream: bytes = b""
     """What the daemon seeds the task's random numbers with; empty: nothing."""
+    keep: bool = False
+    """What it changes in its process is there to stay."""
 
 
 class Kind(IntEnum):
@@ -201,10 +203,8 @@ class Everywhere(_Message, frozen=True):
     """
 
     ids: tuple[int, ...]
-    task: Task
-    """The call; its id means nothing."""
-    functions: tuple[Function, ...] = ()
-    forget: tuple[int, ...] = ()
+    call: Task
+    """Its id means nothing."""
 
 
 class Cancel(_Message, frozen=True):

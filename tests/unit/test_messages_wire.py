@@ -18,6 +18,7 @@ from dispatcher.messages import (
     Crash,
     DaemonReport,
     Done,
+    Everywhere,
     FromClient,
     FromDaemon,
     Function,
@@ -28,6 +29,7 @@ from dispatcher.messages import (
     Message,
     Outcome,
     PoolReport,
+    Printed,
     ProtocolError,
     Recall,
     Refused,
@@ -36,6 +38,7 @@ from dispatcher.messages import (
     Returned,
     Run,
     Scale,
+    Slot,
     Stop,
     Submit,
     Task,
@@ -61,7 +64,20 @@ def several(parts: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]
 
 
 FUNCTIONS = st.builds(Function, NUMBERS, st.text(), PAYLOADS, several(BLOBS))
-TASKS = st.builds(Task, NUMBERS, NUMBERS, PAYLOADS, several(BLOBS), PRIORITIES)
+TAGS = several(st.text())
+TASKS = st.builds(
+    Task,
+    NUMBERS,
+    NUMBERS,
+    PAYLOADS,
+    several(BLOBS),
+    PRIORITIES,
+    SECONDS,
+    NUMBERS,
+    TAGS,
+    PAYLOADS,
+    st.booleans(),
+)
 CRASHES = st.builds(
     Crash,
     st.text(),
@@ -72,7 +88,15 @@ CRASHES = st.builds(
     st.text(),
 )
 OUTCOMES = st.builds(
-    Outcome, NUMBERS, st.sampled_from(Kind), PAYLOADS, several(BLOBS), SECONDS, st.none() | CRASHES
+    Outcome,
+    NUMBERS,
+    st.sampled_from(Kind),
+    PAYLOADS,
+    several(BLOBS),
+    SECONDS,
+    st.none() | CRASHES,
+    st.booleans(),
+    st.text(),
 )
 DAEMONS = st.builds(
     DaemonReport,
@@ -83,20 +107,23 @@ DAEMONS = st.builds(
     NUMBERS,
     NUMBERS,
     SECONDS,
+    TAGS,
 )
 POOLS = st.builds(
     PoolReport, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS, several(DAEMONS)
 )
 IDS = several(NUMBERS)
+SLOTS = st.builds(Slot, st.dictionaries(st.text(), st.text(), max_size=2), TAGS)
 
 STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
-    Hello: st.builds(Hello, NUMBERS, st.text(), NUMBERS),
+    Hello: st.builds(Hello, NUMBERS, st.text(), NUMBERS, TAGS),
     Welcome: st.builds(Welcome),
     Refused: st.builds(Refused, st.text()),
     Submit: st.builds(Submit, several(TASKS), several(FUNCTIONS), IDS),
+    Everywhere: st.builds(Everywhere, IDS, TASKS),
     Cancel: st.builds(Cancel, IDS),
     Ask: st.builds(Ask, NUMBERS, NUMBERS),
-    Scale: st.builds(Scale, st.integers(0, 10_000)),
+    Scale: st.builds(Scale, st.integers(0, 10_000), several(SLOTS)),
     Results: st.builds(Results, several(OUTCOMES)),
     Report: st.builds(Report, NUMBERS, POOLS),
     Run: st.builds(Run, several(TASKS), several(FUNCTIONS), IDS),
@@ -105,6 +132,7 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     Stop: st.builds(Stop),
     Done: st.builds(Done, several(OUTCOMES)),
     Returned: st.builds(Returned, IDS),
+    Printed: st.builds(Printed, NUMBERS, st.text()),
     Leave: st.builds(Leave, st.booleans()),
 }
 ANY_MESSAGE = st.one_of(*STRATEGIES.values())

@@ -13,8 +13,12 @@ from dispatcher.queue import Queue
 ENTRY = FunctionEntry(Function(1, "f", b""), Estimate())
 
 
-def job(key: int, client: int = 1, priority: int = 0) -> Job:
-    return Job(key, client, ENTRY, Task(key, 1, b"", (), priority))
+def job(
+    key: int, client: int = 1, priority: int = 0, tags: tuple[str, ...] = (), depth: int = 0
+) -> Job:
+    each = Job(key, client, ENTRY, Task(key, 1, b"", (), priority, tags=tags))
+    each.depth = depth
+    return each
 
 
 def filled(*jobs: Job) -> Queue:
@@ -151,7 +155,8 @@ def test_discarded_jobs_do_not_pile_up() -> None:
         queue.discard(each)
     held = sum(
         len(lane.fresh) + len(lane.returned)
-        for line in queue._lines.values()
+        for level in queue._levels.values()
+        for line in level.lines.values()
         for lane in line.lanes.values()
     )
     assert held <= 10 + 65
@@ -166,48 +171,63 @@ class Model:
 
     def __init__(self) -> None:
         self.waiting: list[Job] = []
-        self.turns: list[int] = []
+        self.turns: dict[int, list[int]] = {}  # by depth
 
     def add(self, each: Job) -> None:
         self.waiting.append(each)
-        if each.client not in self.turns:
-            self.turns.append(each.client)
+        turns = self.turns.setdefault(each.depth, [])
+        if each.client not in turns:
+            turns.append(each.client)
 
-    def pop(self) -> Job | None:
-        while self.turns:
-            client = self.turns.pop(0)
-            mine = [each for each in self.waiting if each.client == client]
-            if mine:
-                self.turns.append(client)
-                best = min(mine, key=lambda each: (-each.task.priority, each.key))
-                self.waiting.remove(best)
-                return best
+    def remove(self, each: Job) -> None:
+        self.waiting.remove(each)
+        if not self._of(each.depth, each.client):
+            self.turns[each.depth].remove(each.client)
+
+    def pop(self, carried: frozenset[str], nested: bool) -> Job | None:
+        for depth in sorted(self.turns, reverse=True):
+            for client in [] if nested and depth == 0 else list(self.turns[depth]):
+                self.turns[depth].remove(client)
+                self.turns[depth].append(client)
+                mine = [each for each in self._of(depth, client) if carried >= {*each.task.tags}]
+                if mine:
+                    best = min(mine, key=lambda each: (-each.task.priority, each.key))
+                    self.remove(best)
+                    return best
         return None
 
+    def _of(self, depth: int, client: int) -> list[Job]:
+        return [each for each in self.waiting if (each.depth, each.client) == (depth, client)]
 
+
+TAGS = st.sampled_from([(), (), ("a",), ("b",), ("a", "b")])
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["push", "push", "push", "pop", "put_back", "discard"]),
+        st.sampled_from(["push", "push", "push", "pop", "pop nested", "put_back", "discard"]),
         st.integers(1, 3),
         st.integers(-1, 1),
+        TAGS,
+        st.integers(0, 2),
         st.integers(0, 1_000),
     ),
     max_size=120,
 )
+Step = tuple[str, int, int, tuple[str, ...], int, int]
 
 
-@settings(max_examples=200)
+@settings(max_examples=300)
 @given(STEPS, st.integers(0, 300))
-def test_it_does_what_the_model_does(steps: list[tuple[str, int, int, int]], churn: int) -> None:
+def test_it_does_what_the_model_does(steps: list[Step], churn: int) -> None:
     queue, model, out = Queue(), Model(), []
-    for key, (step, client, priority, pick) in enumerate(steps, 1):
+    for key, (step, client, priority, tags, depth, pick) in enumerate(steps, 1):
         if step == "push":
-            each = job(key, client, priority)
+            each = job(key, client, priority, tags, depth)
             queue.push(each)
             model.add(each)
-        elif step == "pop":
-            popped = queue.pop()
-            assert popped is model.pop()
+        elif step.startswith("pop"):
+            nested = step == "pop nested"
+            popped = queue.pop(frozenset(tags), nested=nested)
+            assert popped is model.pop(frozenset(tags), nested)
             if popped is not None:
                 out.append(popped)
         elif step == "put_back" and out:
@@ -215,14 +235,34 @@ def test_it_does_what_the_model_does(steps: list[tuple[str, int, int, int]], chu
             queue.put_back(each)
             model.add(each)
         elif step == "discard" and model.waiting:
-            each = model.waiting.pop(pick % len(model.waiting))
+            each = model.waiting[pick % len(model.waiting)]
+            model.remove(each)
             queue.discard(each)
         assert len(queue) == len(model.waiting)
+        assert queue.has_nested() == any(each.depth for each in model.waiting)
     for key in range(churn):  # enough to bring about a compaction, in some examples
-        each = job(10_000 + key)
+        each = job(10_000 + key, client=4)
         queue.push(each)
         queue.discard(each)
-        model.turns += [each.client] * (each.client not in model.turns)
-    while (popped := queue.pop()) is not None:
-        assert popped is model.pop()
+    while (popped := queue.pop(None)) is not None:
+        assert popped is model.pop(frozenset({"a", "b"}), nested=False)
     assert not model.waiting
+
+
+def test_a_job_with_tags_is_for_those_who_carry_them_all() -> None:
+    queue = filled(job(1, tags=("a", "b")), job(2, tags=("a",)), job(3))
+    assert queue.pop(frozenset({"a"})).key == 2  # type: ignore[union-attr]
+    assert queue.pop(frozenset({"a"})).key == 3  # type: ignore[union-attr]
+    assert queue.pop(frozenset({"a"})) is None
+    assert queue.pop(frozenset({"a", "b", "c"})).key == 1  # type: ignore[union-attr]
+
+
+def test_the_deepest_come_first() -> None:
+    queue = filled(job(1), job(2, depth=1), job(3, depth=2), job(4, depth=1))
+    assert drain(queue) == [3, 2, 4, 1]
+
+
+def test_only_nested_jobs_can_be_asked_for() -> None:
+    queue = filled(job(1), job(2, depth=1))
+    assert queue.pop(nested=True).key == 2  # type: ignore[union-attr]
+    assert queue.pop(nested=True) is None
