@@ -10,10 +10,17 @@ by the mean duration of each function; a function that has never ended fills a h
 long tasks are given one at a time, to whoever is free, and tiny ones by the hundred.  When an
 estimate was wrong (a daemon that has more than one task in hand is silent for ``PATIENCE``
 seconds), what it has not started is recalled, and others get it.
+
+*Lending.*  A task may itself be a client, and wait for what it has submitted.  While a daemon's
+task has such tasks unanswered, the daemon *lends* its place: it is given nothing, what it has not
+started is recalled, and the shell is told to have another daemon in its stead.  What lies deepest
+goes first, and the outermost tasks are held back while more daemons lend than work, so that few
+wait at a time.  Where all lend and no more daemons can be had, the innermost tasks fail.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -30,6 +37,7 @@ from dispatcher.messages import (
     Crash,
     DaemonReport,
     Done,
+    Everywhere,
     Function,
     Hello,
     Interrupt,
@@ -46,12 +54,13 @@ from dispatcher.messages import (
     Returned,
     Run,
     Scale,
+    Slot,
     Stop,
     Submit,
     Task,
     Welcome,
 )
-from dispatcher.queue import Queue
+from dispatcher.queue import NO_TAGS, Queue
 from dispatcher.wire import BATCH_TASKS, batches, work
 
 _T = TypeVar("_T")
@@ -66,8 +75,16 @@ PATIENCE = 0.006
 """Seconds of silence after which a daemon's unstarted tasks are recalled."""
 MAX_ESTIMATES = 10_000
 """Names of functions whose mean duration is kept for one client."""
+MAX_STANDING = 1_000
+"""Calls for every daemon that are kept for one client."""
 MAX_TIMEOUT = 1e9
 """A longer timeout of a task, in seconds, is none."""
+
+
+STUCK = (
+    "all {} daemons wait for tasks that their own tasks have submitted, and no more daemons can be"
+    " had: nothing is left to run this task"
+)
 
 
 class Role(Enum):
@@ -152,14 +169,32 @@ class CutOff:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Keep this many local daemons from now on."""
+    """Keep this many local daemons from now on; tell each what is in its slot, if there are any."""
+
+    count: int
+    slots: tuple[Slot, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lend:
+    """Have this many local daemons more than are kept, in the stead of those that wait."""
 
     count: int
 
 
-Command = Send | Kill | CutOff | Keep
+Command = Send | Kill | CutOff | Keep | Lend
 
 # ── state ────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(slots=True, eq=False)
+class _Standing:
+    """A call for every daemon, for as long as its client is there."""
+
+    client: int
+    function: FunctionEntry
+    call: Task
+    ids: deque[int]  # the client's numbers for answers of daemons that have not joined yet
 
 
 @dataclass(slots=True, eq=False)
@@ -168,6 +203,8 @@ class _Client:
     last: int = 0  # the largest task id so far
     jobs: dict[int, Job] = field(default_factory=dict)  # by its own id; unanswered
     functions: dict[int, FunctionEntry] = field(default_factory=dict)  # by its own number
+    standing: list[_Standing] = field(default_factory=list)
+    daemon: int = 0  # the daemon in whose process it is, whose tasks it serves
     estimates: dict[str, Estimate] = field(default_factory=dict)  # by the function's name
 
 
@@ -179,11 +216,14 @@ class _Daemon:
     hand: dict[int, Job] = field(default_factory=dict)  # by key, in the order of evaluation
     load: float = 0.0  # seconds that the hand should take
     recalled: bool = False  # asked to hand back, and has not done so
+    lending: bool = False  # its task waits for tasks of its own
     leaving: bool = False  # gets nothing more, and is stopped when its hand is empty
     overdue: bool = False  # has been silent for too long, and has not answered a task since
     knows: set[FunctionEntry] = field(default_factory=set)
     forget: list[int] = field(default_factory=list)  # to tell it with its next tasks
     done: int = 0
+    client: int = 0  # the client in its process
+    tags: frozenset[str] = NO_TAGS
 
     def take(self, key: int) -> Job | None:
         """Remove a job from the hand; None if it is not there."""
@@ -209,9 +249,14 @@ class _Mail:
 class Dispatcher:
     """The pool: who is there, what waits, and who has what in hand."""
 
-    def __init__(self, *, grace: float = 5.0) -> None:
-        """``grace``: seconds that an interrupted task has to leave before its daemon is killed."""
+    def __init__(self, *, grace: float = 5.0, kept: int = 0, spare: int = 0) -> None:
+        """``grace``: seconds that an interrupted task has to leave before its daemon is killed.
+
+        ``kept`` local daemons are to come, and up to ``spare`` more where daemons lend.
+        """
         self._grace = grace
+        self._kept = kept
+        self._spare = spare
         self._clients: dict[int, _Client] = {}
         self._daemons: dict[int, _Daemon] = {}
         self._queue = Queue()
@@ -223,6 +268,10 @@ class Dispatcher:
         # Both in the order of time, since every entry gets the same delay.
         self._silent: dict[int, float] = {}  # daemons with spare tasks in hand, since when
         self._stubborn: dict[int, tuple[Job, float]] = {}  # interrupted jobs by key, since when
+        self._lending: dict[int, _Daemon] = {}
+        self._lent = 0  # how many the shell has been told of
+        self._doubtful: set[int] = set()  # daemons of which it may have changed whether they lend
+        self._standing: list[_Standing] = []  # of all clients, oldest first
         self._timeouts = Timeouts()
         self._asked: list[tuple[int, Ask]] = []  # reports that wait for daemons
         self._barren: Crash | None = None
@@ -248,7 +297,9 @@ class Dispatcher:
         self._give_up(now)
         self._recall_from_silent(now)
         self._kill_stubborn(now)
-        self._assign(now)
+        self._distribute(now)
+        if self._lend():
+            self._distribute(now)
         return self._flush()
 
     def next_deadline(self) -> float | None:
@@ -279,6 +330,7 @@ class Dispatcher:
                     tasks=len(daemon.hand),
                     done=daemon.done,
                     since=now - daemon.since,
+                    tags=daemon.hello.tags,
                 )
                 for peer, daemon in self._daemons.items()
             ),
@@ -301,13 +353,22 @@ class Dispatcher:
             idle = not daemon.hand and not daemon.recalled and not daemon.leaving
             assert (peer in self._idle) == idle, "idle daemons are lost sight of"
             watched = daemon.recalled or daemon.overdue or daemon.leaving or peer in self._silent
-            assert len(daemon.hand) < 2 or watched, "a daemon could keep tasks for ever"
-        if self._queue:
-            assert not self._idle and not self._open, "work waits while a daemon idles"
+            movable = sum(not job.pinned for job in daemon.hand.values())
+            assert movable < 2 or watched, "a daemon could keep tasks for ever"
+            lends = bool(daemon.hand) and self._has_nested(daemon)
+            assert lends == daemon.lending == (peer in self._lending), "who lends is not known"
+            assert not lends or peer not in self._open, "a daemon that lends would be given work"
+        self._check_queue()
+
+    def _check_queue(self) -> None:
+        free = [*self._idle.values(), *self._open.values()]
+        for job in self._queue if free else ():
+            fits = any(daemon.tags.issuperset(job.task.tags) for daemon in free)
+            assert not fits or (self._is_short() and not job.depth), "work waits beside the idle"
 
     def has_waiting(self) -> bool:
-        """Whether a task waits in the queue."""
-        return len(self._queue) > 0
+        """Whether a task waits for a daemon."""
+        return len(self._queue) > 0 or any(standing.ids for standing in self._standing)
 
     # ── events ───────────────────────────────────────────────────────────────────────────
 
@@ -321,6 +382,8 @@ class Dispatcher:
                 self._barren = crash
             case Submit():
                 self._submit(self._client(peer), event, now)
+            case Everywhere():
+                self._everywhere(self._client(peer), event, now)
             case Cancel(ids):
                 self._cancel(self._client(peer), ids, now)
             case Ask():
@@ -337,9 +400,9 @@ class Dispatcher:
                 raise ProtocolError(reason)
             case Retire(peers, count):
                 self._retire(peers, count, now)
-            case Scale(count):
+            case Scale():
                 self._client(peer)
-                self._commands.append(Keep(count))
+                self._scale(event)
             case _:
                 raise ProtocolError(f"{type(event).__name__} is not for a dispatcher")
 
@@ -362,12 +425,22 @@ class Dispatcher:
             raise ProtocolError(f"protocol version {hello.version}, wanted {VERSION}")
         self._post(peer).first.append(Welcome())
         if role is Role.CLIENT:
-            self._clients[peer] = _Client(peer)
+            client = self._clients[peer] = _Client(peer)
+            self._find_its_daemon(client, hello)
         else:
-            self._daemons[peer] = self._idle[peer] = _Daemon(peer, hello, now)
+            daemon = _Daemon(peer, hello, now, tags=frozenset(hello.tags))
+            self._daemons[peer] = self._idle[peer] = daemon
             self._cumulative += 1
             self._barren = None
+            for standing in self._standing:
+                self._pin(standing, daemon, now)
             self._answer_asked(now)
+
+    def _find_its_daemon(self, client: _Client, hello: Hello) -> None:
+        """See whether it is a daemon's process that has become a client too."""
+        for daemon in self._daemons.values():
+            if hello.pid and (daemon.hello.host, daemon.hello.pid) == (hello.host, hello.pid):
+                client.daemon, daemon.client = daemon.peer, client.peer
 
     def _answer_asked(self, now: float) -> None:
         """Send the reports for which there are daemons enough."""
@@ -389,15 +462,23 @@ class Dispatcher:
 
     def _drop_client(self, client: _Client, now: float) -> None:
         self._asked = [(peer, ask) for peer, ask in self._asked if peer != client.peer]
+        for standing in client.standing:
+            self._standing.remove(standing)
+            self._release(standing.function)
         for job in list(client.jobs.values()):
             self._abandon(job, now)
+        if client.daemon in self._daemons:
+            self._daemons[client.daemon].client = 0
+            self._doubtful.add(client.daemon)
         for entry in client.functions.values():
             self._forget(entry)
 
     def _drop_daemon(self, daemon: _Daemon, lost: Lost) -> None:
         """Fail what may have started, and queue the rest again."""
-        for group in (self._idle, self._open, self._silent):
+        for group in (self._idle, self._open, self._silent, self._lending):
             group.pop(daemon.peer, None)
+        if daemon.client in self._clients:
+            self._clients[daemon.client].daemon = 0
         for entry in daemon.knows:
             entry.holders.discard(daemon.peer)
         hand = list(daemon.hand.values())
@@ -410,16 +491,20 @@ class Dispatcher:
             job.daemon = 0
             self._stubborn.pop(job.key, None)
             if job.cancelled:
-                self._release(job)
-            elif index >= begun:
+                self._release(job.function)
+            elif index >= begun and not job.pinned:
                 self._queue.put_back(job)
-            elif job.may_retry():
+            elif job.may_retry() and not job.pinned:
                 self._retry(job)
             else:
                 self._settle(job, _crashed(job, lost.crash))
 
     def _submit(self, client: _Client, submit: Submit, now: float) -> None:
         self._check(client, submit)
+        depth = 0
+        if client.daemon:
+            depth = self._depth_around(client) + 1
+            self._doubtful.add(client.daemon)
         for function in submit.functions:
             self._define(client, function)
         for task in submit.tasks:
@@ -428,15 +513,82 @@ class Dispatcher:
             entry.uses += 1
             number = entry.definition.number
             own = Task(
-                self._keys, number, task.payload, task.blobs, task.priority, retries=task.retries
+                self._keys,
+                number,
+                task.payload,
+                task.blobs,
+                task.priority,
+                0.0,
+                task.retries,
+                task.tags,
+                task.stream,
             )
             job = client.jobs[task.id] = Job(task.id, client.peer, entry, own)
+            job.depth = depth
             self._queue.push(job)
             if 0.0 < task.timeout < MAX_TIMEOUT:
                 self._timeouts.add(job, now + task.timeout)
             client.last = task.id
         for number in submit.forget:
             self._forget(client.functions.pop(number))
+
+    def _depth_around(self, client: _Client) -> int:
+        """Return the depth of the job from which a client in a daemon's process submits."""
+        hand = self._daemons[client.daemon].hand
+        return next(iter(hand.values())).depth if hand else 0
+
+    def _everywhere(self, client: _Client, event: Everywhere, now: float) -> None:
+        """Give a call to all daemons, and keep it for those to come."""
+        tasks = tuple(structs.replace(event.call, id=id) for id in event.ids)
+        self._check(client, Submit(tasks))
+        if event.call.function not in client.functions:
+            raise ProtocolError("a call of an unknown function")
+        if len(client.standing) >= MAX_STANDING:
+            raise ProtocolError(f"more than {MAX_STANDING} calls for every daemon")
+        entry = client.functions[event.call.function]
+        entry.uses += 1
+        client.last = max((client.last, *event.ids))
+        standing = _Standing(client.peer, entry, event.call, deque(event.ids))
+        client.standing.append(standing)
+        self._standing.append(standing)
+        for daemon in self._daemons.values():
+            if not daemon.leaving:
+                self._pin(standing, daemon, now)
+        if self._barren is not None and not self._daemons:
+            self._answer_missing(standing, 0, _lost(self._barren))
+
+    def _pin(self, standing: _Standing, daemon: _Daemon, now: float) -> None:
+        """Give the call to this daemon, behind what it has."""
+        self._keys += 1
+        function = standing.function
+        function.uses += 1
+        number = function.definition.number
+        task = structs.replace(
+            standing.call, id=self._keys, function=number, timeout=0.0, retries=0, keep=True
+        )
+        id = standing.ids.popleft() if standing.ids else 0
+        job = Job(id, standing.client, function, task)
+        job.pinned = True
+        if id:
+            self._clients[standing.client].jobs[id] = job
+        else:
+            job.cancelled = True  # nobody is there to be told
+        self._give(daemon, job)
+        self._place(daemon, now)
+
+    def _answer_missing(self, standing: _Standing, coming: int, answer: Outcome) -> None:
+        """Say of all but so many answers that have no daemon yet that there will be none."""
+        while len(standing.ids) > coming:
+            id = standing.ids.pop()
+            self._completed += 1
+            self._post(standing.client).outcomes.append(structs.replace(answer, id=id))
+
+    def _scale(self, event: Scale) -> None:
+        self._kept = event.count
+        for standing in self._standing:
+            coming = max(0, event.count - len(self._daemons))
+            self._answer_missing(standing, coming, Outcome(0, Kind.CANCELLED))
+        self._commands.append(Keep(event.count, event.slots))
 
     def _check(self, client: _Client, submit: Submit) -> None:
         """Raise before anything has changed."""
@@ -468,6 +620,10 @@ class Dispatcher:
             job = client.jobs.get(id)
             if job is not None:
                 self._abandon(job, now)
+                continue
+            for standing in client.standing:
+                if id in standing.ids:
+                    standing.ids.remove(id)
 
     def _finish(self, daemon: _Daemon, outcomes: Sequence[Outcome], now: float) -> None:
         """Pass on how tasks ended.  Whatever the daemon was not asked for is dropped."""
@@ -484,13 +640,15 @@ class Dispatcher:
                 job.function.estimate.learn(max(0.0, min(LONGEST, outcome.seconds)))
             self._stubborn.pop(job.key, None)
             if job.cancelled:
-                self._release(job)
+                self._release(job.function)
             elif outcome.again and job.may_retry():
                 self._retry(job)
             else:
                 self._settle(job, _renumbered(outcome, job.id))
         if head not in daemon.hand:
             daemon.overdue = False
+        if daemon.client:
+            self._doubtful.add(daemon.peer)
         self._rank(daemon, now)
 
     def _take_back(self, daemon: _Daemon, keys: Sequence[int], now: float) -> None:
@@ -501,9 +659,13 @@ class Dispatcher:
                 continue
             self._stubborn.pop(key, None)
             if job.cancelled:
-                self._release(job)
+                self._release(job.function)
+            elif job.pinned:
+                self._settle(job, Outcome(job.id, Kind.CANCELLED))
             else:
                 self._queue.put_back(job)
+        if daemon.client:
+            self._doubtful.add(daemon.peer)
         daemon.recalled = False
         self._rank(daemon, now)
 
@@ -527,22 +689,27 @@ class Dispatcher:
 
     def _settle(self, job: Job, outcome: Outcome) -> None:
         """Answer a job that is in no queue and no hand."""
-        del self._clients[job.client].jobs[job.id]
+        client = self._clients[job.client]
+        del client.jobs[job.id]
+        if client.daemon:
+            self._doubtful.add(client.daemon)
         self._timeouts.discard(job)
         self._post(job.client).outcomes.append(outcome)
         self._completed += 1
-        self._release(job)
+        self._release(job.function)
 
     def _abandon(self, job: Job, now: float) -> None:
         """Get rid of a job whose client has its answer, or is gone."""
         client = self._clients.get(job.client)
         if client is not None:
             del client.jobs[job.id]
+            if client.daemon:
+                self._doubtful.add(client.daemon)
         job.cancelled = True
         self._timeouts.discard(job)
         if job.waiting:
             self._queue.discard(job)
-            self._release(job)
+            self._release(job.function)
         else:
             self._post(job.daemon).interrupt.append(job.key)
             self._stubborn[job.key] = (job, now)
@@ -560,9 +727,9 @@ class Dispatcher:
             self._completed += 1
             self._abandon(job, now)
 
-    def _release(self, job: Job) -> None:
-        job.function.uses -= 1
-        self._drop_if_unused(job.function)
+    def _release(self, entry: FunctionEntry) -> None:
+        entry.uses -= 1
+        self._drop_if_unused(entry)
 
     def _forget(self, entry: FunctionEntry) -> None:
         entry.forgotten = True
@@ -594,28 +761,41 @@ class Dispatcher:
         elif not daemon.hand:
             daemon.overdue = False
             self._idle[daemon.peer] = daemon
-        elif not daemon.overdue:
+        elif not (daemon.overdue or daemon.lending):
             if daemon.load < HORIZON and len(daemon.hand) < BATCH_TASKS:
                 self._open[daemon.peer] = daemon
             if len(daemon.hand) > 1:
                 self._silent.setdefault(daemon.peer, now)
+
+    def _distribute(self, now: float) -> None:
+        self._review(now)
+        self._assign(now)
+        self._review(now)
 
     def _assign(self, now: float) -> None:
         """Give out what waits: to idle daemons first, each an equal share, within its credit."""
         if self._barren is not None and not self._daemons:
             self._fail_all(self._barren)
         takers = 0  # that have not had their share in this round
+        unfit = []  # daemons for which nothing waits
         while self._queue and (self._idle or self._open):
             daemon = next(iter((self._idle or self._open).values()))
             takers = takers or len(self._idle) + len(self._open)
             share = -(-len(self._queue) // takers)
             takers -= 1
+            short = self._is_short()
             while share and daemon.load < HORIZON and len(daemon.hand) < BATCH_TASKS:
-                job = self._queue.pop()
+                job = self._queue.pop(daemon.tags, nested=short)
                 if job is None:
+                    unfit.append(daemon)
                     break
                 self._give(daemon, job)
                 share -= 1
+            self._place(daemon, now)
+            if unfit and unfit[-1] is daemon:
+                self._idle.pop(daemon.peer, None)
+                self._open.pop(daemon.peer, None)
+        for daemon in unfit:
             self._place(daemon, now)
 
     def _give(self, daemon: _Daemon, job: Job) -> None:
@@ -625,6 +805,8 @@ class Dispatcher:
         job.daemon = daemon.peer
         daemon.hand[job.key] = job
         daemon.load += job.cost
+        if daemon.client:
+            self._doubtful.add(daemon.peer)
         mail = self._post(daemon.peer)
         mail.tasks.append(job.task)
         if function not in daemon.knows:
@@ -633,15 +815,24 @@ class Dispatcher:
             mail.functions.append(function.definition)
 
     def _fail_all(self, crash: Crash) -> None:
-        while (job := self._queue.pop()) is not None:
+        while (job := self._queue.pop(None)) is not None:
             self._settle(job, _crashed(job, crash))
+        for standing in self._standing:
+            self._answer_missing(standing, 0, _lost(crash))
 
     def _recall_from_silent(self, now: float) -> None:
         for peer, _ in list(_due(self._silent.items(), now - PATIENCE)):
             daemon = self._daemons[peer]
-            daemon.recalled = daemon.overdue = True
-            self._rank(daemon, now)
-            self._post(peer).recall.extend(list(daemon.hand)[1:])
+            daemon.overdue = True
+            self._recall(daemon, now)
+
+    def _recall(self, daemon: _Daemon, now: float) -> None:
+        """Ask for all but its first task, and what is for no other."""
+        keys = [key for key, job in list(daemon.hand.items())[1:] if not job.pinned]
+        if keys:
+            daemon.recalled = True
+            self._post(daemon.peer).recall.extend(keys)
+        self._rank(daemon, now)
 
     def _kill_stubborn(self, now: float) -> None:
         """Order the end of daemons whose interrupted task does not leave; look again later."""
@@ -651,6 +842,56 @@ class Dispatcher:
             self._stubborn[key] = (job, now)
             if next(iter(self._daemons[job.daemon].hand)) == key:
                 self._commands.append(Kill(job.daemon, key))
+
+    # ── lending ──────────────────────────────────────────────────────────────────────────
+
+    def _has_nested(self, daemon: _Daemon) -> bool:
+        """Whether tasks that were submitted from its process are unanswered."""
+        client = self._clients.get(daemon.client)
+        return client is not None and bool(client.jobs)
+
+    def _review(self, now: float) -> None:
+        """See which daemons have begun or ceased to lend."""
+        while self._doubtful:
+            daemon = self._daemons.get(self._doubtful.pop())
+            if daemon is None:
+                continue
+            lends = bool(daemon.hand) and self._has_nested(daemon)
+            if lends == daemon.lending:
+                continue
+            daemon.lending = lends
+            if not lends:
+                del self._lending[daemon.peer]
+                self._rank(daemon, now)
+            else:
+                self._lending[daemon.peer] = daemon
+                self._rank(daemon, now)
+                if not daemon.recalled:
+                    self._recall(daemon, now)
+
+    def _is_short(self) -> bool:
+        """Whether so many daemons lend that the outermost tasks have to wait."""
+        return 2 * len(self._lending) > len(self._daemons)
+
+    def _lend(self) -> bool:
+        """Have others in the stead of daemons that wait, if there is work.
+
+        Where none can be had, fail what they wait for, and return True.
+        """
+        lent = len(self._lending)
+        if lent < self._lent or (lent > self._lent and self._queue):
+            self._lent = lent
+            self._commands.append(Lend(lent))
+        if self._queue.has_nested() and lent == len(self._daemons):
+            full = lent >= self._kept + self._spare
+            if full or self._barren is not None:
+                self._fail_nested(self._barren or Crash(STUCK.format(lent)))
+                return True
+        return False
+
+    def _fail_nested(self, crash: Crash) -> None:
+        while (job := self._queue.pop(None, nested=True)) is not None:
+            self._settle(job, _crashed(job, crash))
 
     # ── commands ─────────────────────────────────────────────────────────────────────────
 
@@ -694,6 +935,10 @@ def _state(daemon: _Daemon) -> str:
 
 def _renumbered(outcome: Outcome, id: int) -> Outcome:
     return Outcome(id, outcome.kind, outcome.payload, outcome.blobs, outcome.seconds)
+
+
+def _lost(crash: Crash) -> Outcome:
+    return Outcome(0, Kind.CRASHED, crash=crash)
 
 
 def _crashed(job: Job, crash: Crash) -> Outcome:

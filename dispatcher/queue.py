@@ -9,7 +9,7 @@ never changes and keys grow with age.  A job with tags is only for those who car
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Set
+from collections.abc import Iterator
 from heapq import heappop, heappush
 
 from dispatcher.jobs import Job
@@ -70,7 +70,7 @@ class _Line:
             self.order = sorted(self.lanes.values(), key=lambda lane: -lane.priority)
         return lane
 
-    def pop(self, carried: Set[str] | None) -> Job | None:
+    def pop(self, carried: frozenset[str] | None) -> Job | None:
         best: Job | None = None
         chosen: _Lane | None = None
         for lane in self.order:
@@ -90,7 +90,7 @@ class _Line:
         self.order = [each for each in self.order if each is not lane]
 
 
-def _fits(lane: _Lane, carried: Set[str] | None) -> bool:
+def _fits(lane: _Lane, carried: frozenset[str] | None) -> bool:
     return not lane.tags or carried is None or carried.issuperset(lane.tags)
 
 
@@ -108,7 +108,7 @@ class _Level:
             self.turns.append(client)
         return line
 
-    def pop(self, carried: Set[str] | None) -> Job | None:
+    def pop(self, carried: frozenset[str] | None) -> Job | None:
         for _ in range(len(self.turns)):
             client = self.turns[0]
             line = self.lines[client]
@@ -138,6 +138,14 @@ class Queue:
     def __len__(self) -> int:
         return self._size
 
+    def __iter__(self) -> Iterator[Job]:
+        """Iterate over the waiting jobs, in no order."""
+        for level in self._levels.values():
+            for line in level.lines.values():
+                for lane in line.order:
+                    yield from (job for job in lane.fresh if job.waiting)
+                    yield from (job for _, job in lane.returned if job.waiting)
+
     def push(self, job: Job) -> None:
         """Add a job that is younger than all before it."""
         self._line(job).lane(job.task.priority, job.task.tags).fresh.append(job)
@@ -160,7 +168,7 @@ class Queue:
             line.dead = 0
         self._tidy(job)
 
-    def pop(self, carried: Set[str] | None = NO_TAGS, *, nested: bool = False) -> Job | None:
+    def pop(self, carried: frozenset[str] | None = NO_TAGS, *, nested: bool = False) -> Job | None:
         """Take out the next job for a daemon that carries these tags (None: all there are).
 
         With ``nested``, only one that another job may be waiting for.  None if nothing fits.

@@ -35,6 +35,7 @@ from dispatcher.core import (
     Joined,
     Keep,
     Kill,
+    Lend,
     Lost,
     Retire,
     Role,
@@ -377,6 +378,8 @@ class Server:
     def _obey(self, command: Command) -> None:
         if isinstance(command, Keep):
             self._keep(command.count)
+            return
+        if isinstance(command, Lend):
             return
         peer = self._numbers.get(command.peer)
         if peer is None:

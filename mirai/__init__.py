@@ -22,7 +22,7 @@ from mirai._errors import (
 )
 from mirai._future import Mirai
 from mirai._map import MiraiDict, MiraiMap, MiraiStream
-from mirai._mirai import mirai, mirai_map, race
+from mirai._mirai import everywhere, mirai, mirai_map, race
 from mirai._pool import Daemons
 from mirai._profiles import daemons, on_daemon, status, use_profile
 from mirai._status import Status
@@ -45,6 +45,7 @@ __all__ = [
     "TaskCancelled",
     "TaskTimeout",
     "daemons",
+    "everywhere",
     "mirai",
     "mirai_map",
     "on_daemon",

@@ -109,6 +109,20 @@ class Channel:
             self._wake()
         return mirais
 
+    def everywhere(
+        self, fn: Callable[..., Any], call: Call, answers: int, options: TaskOptions
+    ) -> list[Mirai[Any]]:
+        """Send a call for every daemon; return the mirais of the first so many answers.
+
+        Raises like ``submit``.
+        """
+        parcel = self._outbox.parcel(fn, [call], options)
+        with self._lock:
+            self._check_open()
+            mirais = self._outbox.add_standing(parcel, answers, self._cancel)
+            self._wake()
+        return mirais
+
     def ask(self, at_least: int = 0) -> Mirai[Any]:
         """Ask for the dispatcher's PoolReport, as soon as so many daemons are there."""
         return self._request("status", lambda requests, it: requests.asks.append((it, at_least)))
@@ -138,7 +152,7 @@ class Channel:
         """Fail everything without touching thread, lock or socket: for a forked child."""
         self._lock = threading.RLock()
         self._end = (error, False)
-        for mirai, _ in self._outbox.take().tasks:
+        for mirai in self._outbox.take().mirais():
             self._pending.add(mirai)
         self._pending.forsake(error)
 
@@ -260,7 +274,7 @@ class Channel:
             assert self._end is not None
             error, cancelled = self._end
             gathered, requests = self._outbox.take(), self._requests
-        for mirai, _ in gathered.tasks:
+        for mirai in gathered.mirais():
             self._pending.add(mirai)
         self._pending.lose(error, cancelled=cancelled)
         for request in (*self._asked.values(), *(ask for ask, _ in requests.asks)):

@@ -7,11 +7,12 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from typing import Any, ParamSpec, TypeVar, overload
 
+from mirai._errors import MiraiError
 from mirai._future import Mirai, Value
 from mirai._map import Constant, MiraiDict, MiraiMap, MiraiStream, elements_of
 from mirai._options import DEFAULTS, Seconds, TaskOptions
 from mirai._pool_options import check_tags
-from mirai._profiles import current_profile, ephemeral, pool_of, require_pool
+from mirai._profiles import current_profile, ephemeral, on_daemon, pool_of, require_pool
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -194,6 +195,31 @@ def _positive(count: object) -> int:
     if count < 1:
         raise ValueError(f"max_in_flight must be positive: {count}")
     return count
+
+
+@overload
+def everywhere(
+    fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+) -> MiraiMap[T]: ...
+@overload
+def everywhere(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> MiraiMap[T]: ...
+def everywhere(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> MiraiMap[Any]:
+    """Evaluate a call once on every daemon, and on each that joins later before its first task.
+
+    For what a process must have before it can work: imports, connections, a working directory.
+    What the call changes there is not undone by a daemon's cleanup.  Returns the mirais of the
+    daemons that are there or about to join: the local ones that the pool keeps, and the remote
+    ones that have joined; what the call returns on daemons that come later is dropped.
+
+    Raises TypeError if ``fn`` cannot be called, SerializationError, DispatcherLost, and
+    MiraiError if no daemons are set, or inside a task: that one's daemon could not answer.
+    """
+    if not callable(fn):
+        raise TypeError(f"the first argument must be callable, not {type(fn).__name__}")
+    if on_daemon():
+        raise MiraiError("everywhere() inside a task would wait for the task's own daemon")
+    mirais = require_pool(None).everywhere(fn, args, kwargs)
+    return MiraiMap(mirais, range(len(mirais)))
 
 
 def race(mirais: Iterable[Mirai[Any]]) -> Mirai[int]:

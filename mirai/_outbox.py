@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any
 
 from dispatcher import wire
-from dispatcher.messages import Cancel, Function, Message, Submit, Task
+from dispatcher.messages import Cancel, Everywhere, Function, Message, Submit, Task
 from mirai._future import Mirai
 from mirai._options import TaskOptions
 from mirai._pending import Pending
@@ -43,9 +43,17 @@ class Gathered:
     """What has gathered since the last time."""
 
     tasks: list[tuple[Mirai[Any], Task]] = field(default_factory=list)
+    standing: list[tuple[list[Mirai[Any]], Task]] = field(default_factory=list)
+    """Calls for every daemon, each with an id of its own, and the mirais of its answers."""
     functions: list[Function] = field(default_factory=list)
     forget: list[int] = field(default_factory=list)
     cancels: list[int] = field(default_factory=list)
+
+    def mirais(self) -> Iterator[Mirai[Any]]:
+        """Yield those that wait for what has gathered."""
+        yield from (mirai for mirai, _ in self.tasks)
+        for mirais, _ in self.standing:
+            yield from mirais
 
     def messages(self, pending: Pending) -> Iterator[Message]:
         """Yield the messages to send, and enter the mirais that are sent into ``pending``.
@@ -55,17 +63,35 @@ class Gathered:
         """
         # In order but for a submit inside another one, from a signal handler or a finalizer.
         self.tasks.sort(key=lambda entry: entry[1].id)
-        tasks = []
-        for mirai, task in self.tasks:
-            if not mirai.done():
-                pending.add(mirai)
-                tasks.append(task)
-        for batch, functions in wire.work(tasks, self.functions):
-            yield Submit(batch, functions)
+        if self.standing:
+            yield from self._standing(pending)
+        yield from self._submits(self.tasks, pending)
         if self.forget:
             yield Submit((), (), tuple(self.forget))
         if ids := tuple(id for id in self.cancels if pending.remove(id)):
             yield Cancel(ids)
+
+    def _standing(self, pending: Pending) -> Iterator[Message]:
+        """Yield the calls for every daemon, and the tasks that were submitted before them."""
+        for mirais, call in sorted(self.standing, key=lambda entry: entry[1].id):
+            before = [entry for entry in self.tasks if entry[1].id < call.id]
+            self.tasks = self.tasks[len(before) :]
+            yield from self._submits(before, pending)
+            for mirai in mirais:
+                pending.add(mirai)
+            yield Everywhere(tuple(mirai.id for mirai in mirais), call)
+
+    def _submits(
+        self, entries: list[tuple[Mirai[Any], Task]], pending: Pending
+    ) -> Iterator[Message]:
+        tasks = []
+        for mirai, task in entries:
+            if not mirai.done():
+                pending.add(mirai)
+                tasks.append(task)
+        functions, self.functions = self.functions, []
+        for batch, some in wire.work(tasks, functions):
+            yield Submit(batch, some)
 
 
 class Outbox:
@@ -83,7 +109,7 @@ class Outbox:
 
     def __bool__(self) -> bool:
         """Whether there is anything to send.  A function never comes without a task."""
-        return bool(self._box.tasks or self._cancels)
+        return bool(self._box.tasks or self._box.standing or self._cancels)
 
     def parcel(self, fn: Callable[..., Any], calls: Iterable[Call], options: TaskOptions) -> Parcel:
         """Pickle calls of ``fn``, given by their arguments and keywords.  Needs no lock.
@@ -117,6 +143,21 @@ class Outbox:
             entries.append((mirai, task))
         self._box.tasks += entries
         return [mirai for mirai, _ in entries]
+
+    def add_standing(
+        self, parcel: Parcel, answers: int, hook: Callable[[Mirai[Any]], None]
+    ) -> list[Mirai[Any]]:
+        """Add a call for every daemon; return the mirais of the first so many answers."""
+        number = self._number(parcel.function, parcel.label)
+        call = Task(next(self._ids), number, *parcel.payloads[0])
+        name = parcel.label.partition(":")[0]
+        mirais: list[Mirai[Any]] = []
+        for _ in range(answers):
+            mirai: Mirai[Any] = Mirai(next(self._ids), name, self._profile)
+            mirai._cancel_hook = hook
+            mirais.append(mirai)
+        self._box.standing.append((mirais, call))
+        return mirais
 
     def cancel(self, mirai: Mirai[Any]) -> None:
         """Tell the dispatcher that nobody wants this task any more."""

@@ -54,6 +54,7 @@ class Daemons:
         self._keys: _Keys | None = None
         self._process: DispatcherProcess | None = None
         self._channel: Channel | SyncChannel | None = None
+        self._kept = 0 if options is None else options.count  # local daemons
 
     def start(self) -> None:
         """Start the dispatcher, which starts the daemons; return as soon as it listens."""
@@ -97,6 +98,14 @@ class Daemons:
         """Send one task for each call, given by its arguments and keywords: all, or none."""
         return self._open().submit(fn, calls, options)
 
+    def everywhere(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> list[Mirai[Any]]:
+        """Evaluate a call on every daemon; see ``everywhere``."""
+        channel = self._open()
+        answers = max(self._kept, channel.ask().result().connections)
+        return channel.everywhere(fn, (args, dict(kwargs)), answers, DEFAULTS)
+
     # ── daemons ──────────────────────────────────────────────────────────────────────────
 
     def status(self) -> Status:
@@ -110,6 +119,7 @@ class Daemons:
         to the others.  Raises TypeError, ValueError, or DispatcherLost.
         """
         self._open().scale(check_count(n))
+        self._kept = n
 
     def wait(self, n: int, timeout: float | None = None) -> None:
         """Wait until at least ``n`` daemons have joined.

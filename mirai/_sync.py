@@ -52,6 +52,16 @@ class SyncChannel:
                 self._completed += 1
         return mirais
 
+    def everywhere(
+        self,
+        fn: Callable[..., Any],
+        call: Call,
+        answers: int,  # noqa: ARG002  # the caller is the only daemon
+        options: TaskOptions,
+    ) -> list[Mirai[Any]]:
+        """Evaluate it here; return one mirai."""
+        return self.submit(fn, [call], options)
+
     def _run(self, task: Task) -> Outcome:
         begun = time.monotonic()
         outcome = self._evaluate(task)

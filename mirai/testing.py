@@ -34,6 +34,7 @@ from dispatcher.core import (
     Joined,
     Keep,
     Kill,
+    Lend,
     Lost,
     Role,
     Send,
@@ -176,6 +177,15 @@ class Client:
         parcel = self._outbox.parcel(fn, [(args, kwargs)], DEFAULTS)
         return self._outbox.add(parcel, self._cancel)[0]
 
+    def everywhere(
+        self, fn: Callable[..., Any], args: Any, kwargs: Any, answers: int
+    ) -> list[Mirai[Any]]:
+        """Put a call for every daemon into the outbox.  Raises like ``submit``."""
+        if not self.alive:
+            raise DispatcherLost("this client has left")
+        parcel = self._outbox.parcel(fn, [(args, kwargs)], DEFAULTS)
+        return self._outbox.add_standing(parcel, answers, self._cancel)
+
     def can_flush(self) -> bool:
         """Whether there is anything to send."""
         return self.alive and bool(self._outbox)
@@ -206,7 +216,7 @@ class Client:
         """
         self.alive = False
         self.link.close(arriving)
-        for mirai, _ in self._outbox.take().tasks:
+        for mirai in self._outbox.take().mirais():
             self.pending.add(mirai)
         self.pending.lose(error, cancelled=cancelled)
 
@@ -391,6 +401,12 @@ class World:
         """Have a client submit a task, which leaves with its next ``flush``."""
         return self.clients[client].submit(fn, args, kwargs)
 
+    def everywhere(
+        self, client: int, answers: int, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> list[Mirai[T]]:
+        """Have a client submit a call for every daemon; return the mirais of some answers."""
+        return self.clients[client].everywhere(fn, args, kwargs, answers)
+
     def cancel(self, mirai: Mirai[Any]) -> bool:
         """Cancel a mirai.  The dispatcher learns of it by its client's next ``flush``."""
         return mirai.cancel()
@@ -489,7 +505,7 @@ class World:
         return [(number, Joined(peer.role, message))]
 
     def _obey(self, command: Command) -> None:
-        if isinstance(command, Keep):
+        if isinstance(command, (Keep, Lend)):
             return  # there are no processes here
         peer = self._peers[command.peer]
         match command:

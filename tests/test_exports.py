@@ -34,6 +34,7 @@ EXPECTED = {
     "TaskCancelled",
     "TaskTimeout",
     "daemons",
+    "everywhere",
     "mirai",
     "mirai_map",
     "on_daemon",

@@ -140,5 +140,4 @@ def test_the_payload_of_a_cancelled_task_is_not_kept() -> None:
         for future in futures:
             world.cancel(future)
         world.settle()
-        lines = world.core._queue._lines.values()
-        assert not any(lane.fresh for line in lines for lane in line.lanes.values())
+        assert not world.core._queue._levels
