@@ -8,7 +8,6 @@ standard input ends the dispatcher, so that it never outlives the process that h
 from __future__ import annotations
 
 import json
-import os
 import sys
 
 
@@ -16,14 +15,14 @@ def main() -> None:
     """Serve until standard input ends or a signal comes."""
     line = sys.stdin.buffer.readline()
     settings = json.loads(line)
-    plan = settings["plan"]
     # The daemons are started before anything slow is imported: they have imports of their own.
-    from dispatcher.processes import Process
+    from dispatcher.processes import Plan
 
+    plan = Plan(**settings["plan"])
     started, error = [], None
     try:
-        for _ in range(plan["count"] if plan else 0):
-            started.append(Process(plan["argv"], os.fsencode(plan["lead"])))
+        for _ in range(plan.count):
+            started.append(plan.start())
     except OSError as failure:
         error = failure
     from dispatcher.server import serve

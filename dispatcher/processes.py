@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 TAIL_BYTES = 8_192
 """How much of a daemon's output is kept."""
@@ -24,6 +25,18 @@ TAIL_LINES = 30
 MAX_FAILURES = 5
 """How many daemons in a row may die before they have joined until no more are started."""
 POSIX = os.name == "posix"
+
+
+def _tells_of_deaths() -> bool:
+    """Whether a descriptor can tell of a process's end: not everywhere, and not in every jail."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+PIDFD = _tells_of_deaths()
 
 
 class Watermark:
@@ -91,6 +104,15 @@ class Process:
         if self._popen.stdout is not None:
             self.output = self._popen.stdout.fileno()
             os.set_blocking(self.output, False)
+        self.sentinel = -1  # a descriptor that becomes readable at its end
+        if PIDFD:
+            try:
+                self.sentinel = os.pidfd_open(self.pid)
+            except BaseException:
+                self.kill()
+                self.wait()
+                self.close()
+                raise
         self._write(lead)
 
     def configure(self, line: bytes) -> None:
@@ -197,13 +219,31 @@ class Process:
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
-        self.output = -1
+        if self.sentinel >= 0:
+            os.close(self.sentinel)
+        self.output = self.sentinel = -1
         self._release_watermark()
 
     def _release_watermark(self) -> None:
         if self._watermark is not None:
             self._watermark.close()
             self._watermark = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The local daemons that a dispatcher keeps, and how they are started."""
+
+    count: int
+    argv: list[str]
+    lead: str
+    """What a daemon must read before it can import anything."""
+    options: dict[str, Any]
+    """Passed on to each daemon, unread."""
+
+    def start(self) -> Process:
+        """Start one.  Raises OSError."""
+        return Process(self.argv, os.fsencode(self.lead))
 
 
 @dataclass(slots=True)

@@ -18,12 +18,10 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import msgspec
 import zmq
-from msgspec import structs
 
 from dispatcher.core import (
     Barren,
@@ -53,28 +51,13 @@ from dispatcher.messages import (
     Refused,
     Stop,
 )
-from dispatcher.processes import POSIX, Process, Replacement
+from dispatcher.nursery import Nursery
+from dispatcher.processes import PIDFD, POSIX, Plan, Process
 from dispatcher.security import ZAP_ENDPOINT, Gate, KeyPair, listen
 from dispatcher.sockets import monitor_events, rest_of_message, waiting_messages
 from dispatcher.wire import Reader, encode
 
 MESSAGES_A_TURN = 256
-_HOST = socket.gethostname()
-PATIENCE = 0.5
-"""Seconds between the two signs of a local daemon's end (exit and hang-up) before we insist."""
-FAREWELL = 1.0
-"""Seconds that daemons have to leave when the pool is torn down."""
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """The local daemons that a dispatcher keeps."""
-
-    count: int
-    argv: list[str]
-    lead: str
-    """What a daemon must read before it can import anything."""
-    options: dict[str, Any]
-    """Passed on to each daemon, unread."""
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -85,12 +68,12 @@ class Config(msgspec.Struct, frozen=True):
     secret: str
     client: str
     """The client's public key."""
+    plan: Plan
     host_pid: int = 0
     grace: float = 5.0
-    plan: Plan | None = None
 
     def __repr__(self) -> str:  # without the secret
-        return f"Config(url={self.url!r}, plan={self.plan!r})"
+        return f"Config(url={self.url!r})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +137,7 @@ class Server:
         self._reader_of_hello = Reader(Hello)
         self._hung_up: set[_Peer] = set()
         self._barred: set[int] = set()  # connections whose peers broke the protocol
-        self._processes: list[Process] = []
-        self._ending: dict[Process, float] = {}  # died or hung up; when to insist on the other
-        self._replacement = Replacement()
-        self._dormant = False  # daemons have left for idleness; work brings new ones
-        self._wanted = config.plan.count if config.plan else 0
+        self._nursery = Nursery(config.plan, self)
         self._events: list[tuple[int, Event]] = []
         self._stopping = False
         # Descriptors besides the sockets: one entry in the poll, however many there are.
@@ -170,6 +149,9 @@ class Server:
         for source in (self._router, self._zap, self._monitor):
             self._poller.register(source, zmq.POLLIN)
         if POSIX:
+            self._selector.register(
+                self._nursery.fileno(), selectors.EVENT_READ, self._nursery.tend
+            )
             self._poller.register(self._selector.fileno(), zmq.POLLIN)
 
     def _bind(self, url: str) -> str:
@@ -183,6 +165,10 @@ class Server:
                 url = "tcp://127.0.0.1:0"
         self._router.bind(url)
         return url if url.startswith("ipc://@") else _endpoint(self._router)
+
+    def adopt(self, process: Process) -> None:
+        """Take on a local daemon that was started."""
+        self._nursery.adopt(process)
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────
 
@@ -217,38 +203,36 @@ class Server:
             self._read_monitor()
         if self._zap in ready:
             self._answer_zap()
-        if not POSIX:
-            self._look_for_dead()
-        elif self._selector.fileno() in ready:
+        if POSIX and self._selector.fileno() in ready:
             self._read_others()
+        if self._nursery.must_look():
+            self._nursery.look_for_dead()
         if self._receive():
             self._declare_lost(time.monotonic())
         events, self._events = self._events, []
         for command in self._core.handle(events, time.monotonic()):
             self._obey(command)
-        if self._dormant and self._core.has_waiting():
-            self._dormant = False
-            self._fill_up()
+        if self._core.has_waiting():
+            self._nursery.work_waits()
 
     def _timeout(self) -> int | None:
         """Return how long to wait for something to happen, in milliseconds; None: for ever."""
         if self._hung_up or self._events:
             return 0
-        deadlines = list(self._ending.values())
-        if (deadline := self._core.next_deadline()) is not None:
-            deadlines.append(deadline)
-        if not POSIX:
-            deadlines.append(time.monotonic() + 0.25)
-        if not deadlines:
+        deadlines = (self._core.next_deadline(), self._nursery.deadline())
+        deadline = min((each for each in deadlines if each is not None), default=None)
+        if deadline is None:
             return None
-        wait = min(min(deadlines) - time.monotonic(), 3_600.0)
+        wait = min(deadline - time.monotonic(), 3_600.0)
         return max(0, int(wait * 1_000) + 1)
 
     def _catch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop())
         if POSIX:
-            signal.signal(signal.SIGCHLD, lambda *_: None)
+            if not PIDFD:
+                signal.signal(signal.SIGCHLD, lambda *_: None)
+                self._nursery.told_of_deaths()
             self._selector.register(self._wake_out, selectors.EVENT_READ, self._drain_wakes)
         signal.set_wakeup_fd(self._wake_in.fileno(), warn_on_full_buffer=False)
         self._wake_in.send(b"\0")  # whatever happened before the handlers were there
@@ -258,7 +242,7 @@ class Server:
         with contextlib.suppress(BlockingIOError):
             while True:
                 self._wake_out.recv(4_096)
-        self._look_for_dead()
+        self._nursery.look_for_dead()
 
     def _read_others(self) -> None:
         for key, _ in self._selector.select(0):
@@ -339,9 +323,7 @@ class Server:
         if not serial:
             self._hung_up.add(peer)  # its connection has ended already
         if owner.process is not None:
-            owner.process.joined = owner.process.connected = True
-            self._replacement.joined()
-            self._fill_up()  # those that were not replaced while no daemon could start
+            self._nursery.joined(owner.process)
         self._events.append((peer.number, Joined(owner.role, hello)))
 
     def _expel(self, peer: _Peer) -> None:
@@ -358,16 +340,9 @@ class Server:
             if process is None:
                 self._lose(peer, Lost(Crash("its connection was lost")))
             else:
-                process.connected = False
-                self._ending.setdefault(process, now + PATIENCE)
+                self._nursery.hung_up(process, now)
         self._hung_up.clear()
-        for process, deadline in list(self._ending.items()):
-            if process.reap() is None:
-                if now >= deadline:
-                    process.kill()
-                    self._ending[process] = now + PATIENCE
-            elif now >= deadline or not process.connected:
-                self._bury(process)
+        self._nursery.bury(now)
 
     def _lose(self, peer: _Peer, lost: Lost) -> None:
         del self._peers[peer.route], self._numbers[peer.number]
@@ -377,7 +352,7 @@ class Server:
 
     def _obey(self, command: Command) -> None:
         if isinstance(command, Keep):
-            self._keep(command.count)
+            self._nursery.keep(command.count)
             return
         if isinstance(command, Lend):
             return
@@ -406,121 +381,43 @@ class Server:
             return False
         return True
 
-    # ── local daemons ────────────────────────────────────────────────────────────────────
+    # ── local daemons: what the nursery wants of its Parent ──────────────────────────────
 
-    def adopt(self, process: Process) -> None:
-        """Take on a daemon that was started: give it a key, and tell it where we are."""
-        assert self._config.plan is not None
+    def introduce(self, process: Process) -> dict[str, Any]:
+        """Give a daemon a key of its own, and say where we are."""
         pair = KeyPair.new()
         process.key = pair.public
         self._gate.admit(pair.public, _Owner(Role.DAEMON, process))
-        self._processes.append(process)
-        if process.output >= 0:
-            read = partial(self._read_output, process)
-            self._selector.register(process.output, selectors.EVENT_READ, read)
-        introduction = {
+        return {
             "url": self.url,
             "server": self._config.public,
             "public": pair.public,
             "secret": pair.secret,
-            "watermark": process.child_fd,
-            "options": self._config.plan.options,
         }
-        process.configure(msgspec.json.encode(introduction) + b"\n")
 
-    def _read_output(self, process: Process) -> None:
-        if not process.read_output():
-            self._unwatch(process)
-
-    def _unwatch(self, process: Process) -> None:
-        if process.output in self._selector.get_map():
-            self._selector.unregister(process.output)
-
-    def _look_for_dead(self) -> None:
-        for process in self._processes:
-            if process not in self._ending and process.reap() is not None:
-                self._ending[process] = time.monotonic() + PATIENCE
-
-    def _bury(self, process: Process) -> None:
-        """A daemon has ended: tell the core what it began, and start another."""
-        del self._ending[process]
-        self._processes.remove(process)
+    def disown(self, process: Process, crash: Crash) -> None:
+        """Tell the core which daemon is lost, and what it had begun."""
         self._gate.revoke(process.key)
-        crash = Crash("the daemon died", process.exit_code, _HOST, process.pid, tail=process.tail())
         for peer in [peer for peer in self._peers.values() if peer.owner.process is process]:
             self._lose(peer, Lost(crash, process.started()))
-        self._discard(process)
-        may_replace = self._replacement.ended(process.joined)
-        self._dormant = self._dormant or process.left_idle
-        if len(self._processes) >= self._wanted or process.left_idle:
-            return
-        if may_replace:
-            self._start_another()
-        elif not self._processes:
-            reason = f"{self._replacement.failures} daemons in a row died before they could join"
-            self._events.append((0, Barren(structs.replace(crash, reason=reason))))
 
-    def _keep(self, count: int) -> None:
-        """Keep so many local daemons: start more, or let those go that have least to do."""
-        if self._config.plan is None:
-            return
-        self._wanted = count
-        self._replacement = Replacement()
-        self._fill_up()
-        excess = len(self._processes) - count
-        for process in [process for process in self._processes if not process.joined][:excess]:
-            process.kill()
-            excess -= 1
-        if excess > 0:
-            local = [peer.number for peer in self._peers.values() if peer.owner.process is not None]
-            self._events.append((0, Retire(tuple(local), excess)))
+    def retire(self, count: int) -> None:
+        """Let the core choose who leaves."""
+        local = [peer.number for peer in self._peers.values() if peer.owner.process is not None]
+        self._events.append((0, Retire(tuple(local), count)))
 
-    def _fill_up(self) -> None:
-        """Start the daemons that are missing, but for those that left for idleness."""
-        if self._dormant:
-            return
-        for _ in range(self._wanted - len(self._processes)):
-            self._start_another()
-
-    def _discard(self, process: Process) -> None:
-        self._unwatch(process)
-        process.close()
-
-    def _start_another(self) -> None:
-        plan = self._config.plan
-        assert plan is not None
-        try:
-            process = Process(plan.argv, os.fsencode(plan.lead))
-        except OSError as error:
-            if not self._processes:
-                self._events.append((0, Barren(Crash(f"no daemon can be started: {error}"))))
-        else:
-            self.adopt(process)
+    def give_up(self, crash: Crash) -> None:
+        """Let the core fail what waits."""
+        self._events.append((0, Barren(crash)))
 
     # ── the end ──────────────────────────────────────────────────────────────────────────
 
     def _close(self) -> None:
         for peer in self._peers.values():
             self._send(peer.route, Stop())
-        for process in self._processes:
-            if not process.connected:
-                process.kill()
-        until = time.monotonic() + FAREWELL
-        wakes = selectors.DefaultSelector()
-        wakes.register(self._wake_out, selectors.EVENT_READ)
-        while any(process.reap() is None for process in self._processes):
-            left = until - time.monotonic()
-            if left <= 0:
-                break
-            wakes.select(left if POSIX else 0.01)
-            with contextlib.suppress(BlockingIOError):
-                self._wake_out.recv(4_096)
-        for process in self._processes:
-            process.kill()
-            process.wait()
-            self._discard(process)
+        self._nursery.end()
         self._context.destroy(linger=200)
-        for thing in (wakes, self._selector, self._wake_in, self._wake_out):
+        for thing in (self._selector, self._wake_in, self._wake_out):
             thing.close()
         if self.url.startswith("ipc:///"):
             with contextlib.suppress(OSError):
