@@ -883,7 +883,7 @@ class Dispatcher:
             self._lent = lent
             self._commands.append(Lend(lent))
         if self._queue.has_nested() and lent == len(self._daemons):
-            full = lent >= self._kept + self._spare
+            full = lent >= self._kept + (self._spare if self._kept else 0)
             if full or self._barren is not None:
                 self._fail_nested(self._barren or Crash(STUCK.format(lent)))
                 return True

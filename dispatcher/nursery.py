@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from msgspec import structs
 
 from dispatcher.messages import Crash
-from dispatcher.processes import PIDFD, POSIX, Plan, Process, Replacement
+from dispatcher.processes import PIDFD, POSIX, Plan, Process, Replacement, Stand
 
 PATIENCE = 0.5
 """Seconds between the two signs of a daemon's end (exit and hang-up) before we insist."""
@@ -54,6 +54,7 @@ class Nursery:
         self._wanted = plan.count
         self._processes: list[Process] = []
         self._ending: dict[Process, float] = {}  # died or hung up; when to insist on the other
+        self._stand = Stand()
         self._replacement = Replacement()
         self._dormant = False  # daemons have left for idleness; work brings new ones
         self._told_of_deaths = False
@@ -87,6 +88,8 @@ class Nursery:
     def deadline(self) -> float | None:
         """When ``bury`` or a look is due even if nothing happens; None if never."""
         deadlines = list(self._ending.values())
+        if (lull := self._stand.deadline()) is not None:
+            deadlines.append(lull)
         if self._processes and self.must_look():
             deadlines.append(time.monotonic() + GLANCE)
         return min(deadlines, default=None)
@@ -145,6 +148,8 @@ class Nursery:
                     self._ending[process] = now + PATIENCE
             elif now >= deadline or not process.connected:
                 self._bury(process)
+        if self._stand.dismiss(now):
+            self._shrink()
 
     def _bury(self, process: Process) -> None:
         del self._ending[process]
@@ -154,7 +159,7 @@ class Nursery:
         self._discard(process)
         may_replace = self._replacement.ended(process.joined)
         self._dormant = self._dormant or process.left_idle
-        if len(self._processes) >= self._wanted or process.left_idle:
+        if len(self._processes) >= self._target() or process.left_idle:
             return
         if may_replace:
             self._start_another()
@@ -167,7 +172,18 @@ class Nursery:
         self._wanted = count
         self._replacement = Replacement()
         self.fill_up()
-        excess = len(self._processes) - count
+        self._shrink()
+
+    def lend(self, count: int, now: float) -> None:
+        """Have others stand in for so many daemons that wait."""
+        self._stand.need(count, now)
+        self.fill_up()
+
+    def _target(self) -> int:
+        return self._wanted + self._stand.count if self._wanted else 0
+
+    def _shrink(self) -> None:
+        excess = len(self._processes) - self._target()
         for process in [process for process in self._processes if not process.joined][:excess]:
             process.kill()
             excess -= 1
@@ -184,15 +200,14 @@ class Nursery:
         """Start the daemons that are missing, but for those that left for idleness."""
         if self._dormant:
             return
-        for _ in range(self._wanted - len(self._processes)):
+        for _ in range(self._target() - len(self._processes)):
             self._start_another()
 
     def _start_another(self) -> None:
         try:
             process = self._plan.start()
         except OSError as error:
-            if not self._processes:
-                self._parent.give_up(Crash(f"no daemon can be started: {error}"))
+            self._parent.give_up(Crash(f"no daemon can be started: {error}"))
         else:
             self.adopt(process)
 

@@ -24,6 +24,10 @@ TAIL_LINES = 30
 """How many of its last lines an error shows."""
 MAX_FAILURES = 5
 """How many daemons in a row may die before they have joined until no more are started."""
+SPARE = 32
+"""How many daemons may stand in for daemons that wait."""
+LULL = 2.0
+"""Seconds for which they stay when they are not needed any more."""
 POSIX = os.name == "posix"
 
 
@@ -79,6 +83,7 @@ class Process:
         self.connected = False  # its connection has not ended yet
         self.left_idle = False  # it has said that it leaves because it had nothing to do
         self.key = ""  # its public key
+        self.inner_key = ""  # the public key of the client that its tasks may be
         self._tail = bytearray()
         self.child_fd = Watermark.create() if POSIX else -1
         self._watermark: Watermark | None = None
@@ -244,6 +249,39 @@ class Plan:
     def start(self) -> Process:
         """Start one.  Raises OSError."""
         return Process(self.argv, os.fsencode(self.lead))
+
+
+@dataclass(slots=True)
+class Stand:
+    """How many daemons more than are kept stand in for those that wait.  Pure, like the next.
+
+    More come at once; those that are not needed any more stay for a while, since a task that has
+    waited once is likely to wait again.
+    """
+
+    count: int = 0
+    _needed: int = 0
+    _since: float = 0.0  # since when fewer are needed
+
+    def need(self, count: int, now: float) -> None:
+        """So many daemons wait from now on."""
+        self._needed = min(count, SPARE)
+        if self._needed >= self.count:
+            self.count = self._needed
+        else:
+            self._since = now
+
+    def deadline(self) -> float | None:
+        """When ``dismiss`` has something to do; None if never."""
+        return self._since + LULL if self._needed < self.count else None
+
+    def dismiss(self, now: float) -> bool:
+        """Let go those that have not been needed for a while; return whether there are any."""
+        deadline = self.deadline()
+        if deadline is None or now < deadline:
+            return False
+        self.count = self._needed
+        return True
 
 
 @dataclass(slots=True)

@@ -52,7 +52,7 @@ from dispatcher.messages import (
     Stop,
 )
 from dispatcher.nursery import Nursery
-from dispatcher.processes import PIDFD, POSIX, Plan, Process
+from dispatcher.processes import PIDFD, POSIX, SPARE, Plan, Process
 from dispatcher.security import ZAP_ENDPOINT, Gate, KeyPair, listen
 from dispatcher.sockets import monitor_events, rest_of_message, waiting_messages
 from dispatcher.wire import Reader, encode
@@ -117,7 +117,7 @@ class Server:
     def __init__(self, config: Config) -> None:
         """Listen.  Raises zmq.ZMQError where the address cannot be bound."""
         self._config = config
-        self._core = Dispatcher(grace=config.grace)
+        self._core = Dispatcher(grace=config.grace, kept=config.plan.count, spare=SPARE)
         self._gate: Gate[_Owner] = Gate()
         self._gate.admit(config.client, _Owner(Role.CLIENT))
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -355,6 +355,7 @@ class Server:
             self._nursery.keep(command.count)
             return
         if isinstance(command, Lend):
+            self._nursery.lend(command.count, time.monotonic())
             return
         peer = self._numbers.get(command.peer)
         if peer is None:
@@ -384,20 +385,23 @@ class Server:
     # ── local daemons: what the nursery wants of its Parent ──────────────────────────────
 
     def introduce(self, process: Process) -> dict[str, Any]:
-        """Give a daemon a key of its own, and say where we are."""
-        pair = KeyPair.new()
-        process.key = pair.public
+        """Give a daemon a key of its own, and one for its tasks, and say where we are."""
+        pair, inner = KeyPair.new(), KeyPair.new()
+        process.key, process.inner_key = pair.public, inner.public
         self._gate.admit(pair.public, _Owner(Role.DAEMON, process))
+        self._gate.admit(inner.public, _Owner(Role.CLIENT))
         return {
             "url": self.url,
             "server": self._config.public,
             "public": pair.public,
             "secret": pair.secret,
+            "inner": {"public": inner.public, "secret": inner.secret},
         }
 
     def disown(self, process: Process, crash: Crash) -> None:
         """Tell the core which daemon is lost, and what it had begun."""
         self._gate.revoke(process.key)
+        self._gate.revoke(process.inner_key)
         for peer in [peer for peer in self._peers.values() if peer.owner.process is process]:
             self._lose(peer, Lost(crash, process.started()))
 

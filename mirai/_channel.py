@@ -55,9 +55,10 @@ class _Requests:
     asks: list[tuple[Mirai[Any], int]] = field(default_factory=list)
     drains: list[Mirai[None]] = field(default_factory=list)
     scale: int | None = None
+    cancel_since: int | None = None  # an id: cancel all that are younger
 
     def __bool__(self) -> bool:
-        return bool(self.asks or self.drains or self.scale is not None)
+        return any((self.asks, self.drains, self.scale is not None, self.cancel_since is not None))
 
 
 class Channel:
@@ -132,6 +133,16 @@ class Channel:
         with self._lock:
             self._check_open()
             self._requests.scale = count
+            self._wake()
+
+    def mark(self) -> int:
+        """Return a number that is larger than every task's so far, for ``cancel_since``."""
+        return self._outbox.next_id()
+
+    def cancel_since(self, mark: int) -> None:
+        """Cancel all that was submitted after ``mark()`` had returned this."""
+        with self._lock:
+            self._requests.cancel_since = mark
             self._wake()
 
     def drained(self) -> Mirai[None]:
@@ -237,6 +248,9 @@ class Channel:
             self._asked[ask.id] = ask
             self._link.send(Ask(ask.id, at_least))
         self._drains += requests.drains
+        if requests.cancel_since is not None:
+            for mirai in self._pending.since(requests.cancel_since):
+                mirai.cancel()
 
     def _answer_drains(self) -> None:
         if self._drains and not self._pending and not self._outbox:

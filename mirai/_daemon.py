@@ -43,7 +43,7 @@ from dispatcher.security import KeyPair
 from mirai._evaluate import Evaluator
 from mirai._limits import NO_LIMITS, Limits
 from mirai._link import Link
-from mirai._profiles import mark_daemon
+from mirai._profiles import Home, cancel_inner, inner_mark, mark_daemon
 
 SWITCH_INTERVAL = 0.0005
 """How long the main thread may keep the I/O thread from running, in seconds."""
@@ -139,6 +139,7 @@ class Daemon:
         self._asleep = False
         self._target = 0  # the task that an interrupt is meant for
         self._armed = 0  # the task that an interrupt can stop
+        self._struck = False  # one has stopped the task
         self._handler = self._on_interrupt
         self._pid = os.getpid()
         self._exit_code = 0
@@ -170,6 +171,7 @@ class Daemon:
             self._watermark.set(task.id)
         if signal.getsignal(signal.SIGINT) is not self._handler:
             signal.signal(signal.SIGINT, self._handler)  # a task has changed it
+        mark = inner_mark()
         try:
             self._armed = task.id
             if self._target == task.id:  # the signal came before it was armed
@@ -178,6 +180,9 @@ class Daemon:
             self._armed = 0
         except KeyboardInterrupt:
             outcome = Outcome(task.id, Kind.CANCELLED)
+        if self._struck:
+            self._struck = False
+            cancel_inner(mark)  # nobody will ask for them
         return outcome
 
     def _on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
@@ -187,6 +192,7 @@ class Daemon:
 
     def _strike(self) -> None:
         self._armed = 0  # first, so that it strikes once
+        self._struck = True
         raise KeyboardInterrupt
 
     def _on_terminate(self, _number: int, _frame: FrameType | None) -> None:
@@ -320,7 +326,10 @@ def main() -> None:
         watermark = Watermark(config["watermark"])
         os.close(config["watermark"])
     pair = KeyPair(config["public"], config["secret"])
-    mark_daemon()
+    home = Home(
+        config["options"]["profile"], config["url"], config["server"], KeyPair(**config["inner"])
+    )
+    mark_daemon(home)
     limits = Limits(**config["options"]["limits"])
     Daemon(config["url"], pair, config["server"], watermark, limits).run()
 

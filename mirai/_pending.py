@@ -40,6 +40,10 @@ class Pending:
         """Wait for it no longer; return whether it was waited for."""
         return self._mirais.pop(id, None) is not None
 
+    def since(self, id: int) -> list[Mirai[Any]]:
+        """Return the mirais that are younger than this id."""
+        return [mirai for number, mirai in self._mirais.items() if number > id]
+
     def settle(self, outcomes: Iterable[Outcome]) -> None:
         """Settle the mirais of these outcomes.  Unknown ids are late answers, and dropped."""
         for outcome in outcomes:

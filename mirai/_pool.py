@@ -64,15 +64,14 @@ class Daemons:
             self._channel = SyncChannel(self.profile)
             return
         self._keys = _Keys(server=KeyPair.new(), client=KeyPair.new())
-        self._process = DispatcherProcess(_config(self._options, self._keys))
+        self._process = DispatcherProcess(_config(self._options, self._keys, self.profile))
         self.url = self._process.listening_url()
-        self._channel = Channel(
-            self.url,
-            self._keys.client,
-            self._keys.server.public,
-            profile=self.profile,
-            explain=self._explain_loss,
-        )
+        self.attach(self.url, self._keys.server.public, self._keys.client)
+
+    def attach(self, url: str, server: str, pair: KeyPair) -> None:
+        """Connect to a dispatcher, without waiting for it."""
+        self.url = url
+        self._channel = Channel(url, pair, server, profile=self.profile, explain=self._explain_loss)
 
     def __repr__(self) -> str:
         return f"<Daemons {self.profile!r} at {self.url or 'nowhere'}>"
@@ -105,6 +104,14 @@ class Daemons:
         channel = self._open()
         answers = max(self._kept, channel.ask().result().connections)
         return channel.everywhere(fn, (args, dict(kwargs)), answers, DEFAULTS)
+
+    def mark(self) -> int:
+        """Return what ``cancel_since`` takes, to cancel what is submitted from now on."""
+        return self._open().mark()
+
+    def cancel_since(self, mark: int) -> None:
+        """Cancel what was submitted after ``mark()`` had returned this."""
+        self._open().cancel_since(mark)
 
     # ── daemons ──────────────────────────────────────────────────────────────────────────
 
@@ -219,7 +226,8 @@ class Daemons:
 
     def _explain_loss(self) -> MiraiError | None:
         """Say how the dispatcher ended; None if it has not."""
-        assert self._process is not None
+        if self._process is None:
+            return None
         ending = self._process.how_it_ended(timeout=1.0)
         if ending is None:
             return None
@@ -237,12 +245,12 @@ async def _shielded(mirai: Mirai[None]) -> None:
     await mirai
 
 
-def _config(options: PoolOptions, keys: _Keys) -> dict[str, Any]:
+def _config(options: PoolOptions, keys: _Keys, profile: str) -> dict[str, Any]:
     plan = {
         "count": options.count,
         "argv": boot_argv("mirai._daemon"),
         "lead": search_path(),
-        "options": {"limits": asdict(options.limits)},
+        "options": {"limits": asdict(options.limits), "profile": profile},
     }
     return {
         "url": options.url,

@@ -9,8 +9,10 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
+from dispatcher.security import KeyPair
 from mirai import _future
 from mirai._errors import DispatcherLost, MiraiError
 from mirai._limits import Limits, seconds
@@ -33,6 +35,17 @@ _profiles: dict[str, Daemons] = {}
 _living: set[Daemons] = set()  # the pools of the profiles, those on their way, and ephemeral ones
 _guard = threading.RLock()  # held for moments only
 _on_daemon = False
+_home: Home | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The pool that a daemon belongs to, for the tasks of its tasks."""
+
+    profile: str
+    url: str
+    server: str
+    pair: KeyPair
 
 
 def daemons(
@@ -145,10 +158,10 @@ def on_daemon() -> bool:
     return _on_daemon
 
 
-def mark_daemon() -> None:
-    """Say that this process is a daemon; for mirai's own use."""
-    global _on_daemon
-    _on_daemon = True
+def mark_daemon(home: Home | None) -> None:
+    """Say that this process is a daemon, and of which pool; for mirai's own use."""
+    global _on_daemon, _home
+    _on_daemon, _home = True, home
 
 
 def current_profile() -> str:
@@ -157,8 +170,35 @@ def current_profile() -> str:
 
 
 def pool_of(profile: str) -> Daemons | None:
-    """Return the pool of a profile, if it has one."""
-    return _profiles.get(profile)
+    """Return the pool of a profile, if it has one; a daemon's is the pool that it belongs to."""
+    pool = _profiles.get(profile)
+    if pool is None and _home is not None and profile in (DEFAULT, _home.profile):
+        return _come_home(profile, _home)
+    return pool
+
+
+def inner_mark() -> int | None:
+    """Return what ``cancel_inner`` takes; None while no task here has submitted any."""
+    pool = _profiles.get(DEFAULT)
+    return None if _home is None or pool is None else pool.mark()
+
+
+def cancel_inner(mark: int | None) -> None:
+    """Cancel what a task here has submitted to its own pool since ``inner_mark``."""
+    pool = _profiles.get(DEFAULT)
+    if _home is not None and pool is not None:
+        with contextlib.suppress(DispatcherLost):
+            pool.cancel_since(mark or 0)
+
+
+def _come_home(profile: str, home: Home) -> Daemons:
+    with _guard:
+        if profile not in _profiles:
+            pool = Daemons(profile, None, _forget)
+            _living.add(pool)
+            pool.attach(home.url, home.server, home.pair)
+            _profiles[profile] = pool
+        return _profiles[profile]
 
 
 def require_pool(profile: str | None) -> Daemons:

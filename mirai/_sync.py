@@ -87,6 +87,13 @@ class SyncChannel:
         """Return a mirai of a PoolReport without daemons."""
         return self._settled(PoolReport(0, 0, 0, 0, self._completed, 0))
 
+    def mark(self) -> int:
+        """Return a number that means nothing: whatever was submitted has ended."""
+        return 0
+
+    def cancel_since(self, mark: int) -> None:
+        """Do nothing: nothing is ever pending."""
+
     def drained(self) -> Mirai[None]:
         """Return a mirai that is settled: nothing is ever pending."""
         return self._settled(None)

@@ -7,7 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from dispatcher.processes import MAX_FAILURES, POSIX, Replacement, Watermark
+from dispatcher.processes import (
+    LULL,
+    MAX_FAILURES,
+    POSIX,
+    SPARE,
+    Replacement,
+    Stand,
+    Watermark,
+)
 
 # ── whether to start another ─────────────────────────────────────────────────────────────
 
@@ -113,3 +121,32 @@ def test_without_memfd_there_is_a_nameless_file(monkeypatch: pytest.MonkeyPatch)
     daemon.close()
     dispatcher.close()
     os.close(fd)
+
+
+class TestStand:
+    def test_they_come_at_once(self) -> None:
+        stand = Stand()
+        stand.need(3, now=0.0)
+        assert (stand.count, stand.deadline()) == (3, None)
+
+    def test_they_stay_for_a_while(self) -> None:
+        stand = Stand()
+        stand.need(3, now=0.0)
+        stand.need(1, now=10.0)
+        assert (stand.count, stand.deadline()) == (3, 10.0 + LULL)
+        assert not stand.dismiss(now=10.0 + LULL / 2)
+        assert stand.dismiss(now=10.0 + LULL)
+        assert (stand.count, stand.deadline()) == (1, None)
+        assert not stand.dismiss(now=100.0)
+
+    def test_needed_again_they_stay(self) -> None:
+        stand = Stand()
+        stand.need(3, now=0.0)
+        stand.need(0, now=1.0)
+        stand.need(3, now=2.0)
+        assert (stand.count, stand.deadline()) == (3, None)
+
+    def test_there_is_a_limit(self) -> None:
+        stand = Stand()
+        stand.need(10 * SPARE, now=0.0)
+        assert stand.count == SPARE
