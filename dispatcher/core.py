@@ -46,6 +46,7 @@ from dispatcher.messages import (
     Returned,
     Run,
     Scale,
+    Slot,
     Stop,
     Submit,
     Task,
@@ -155,6 +156,7 @@ class Keep:
     """Keep this many local daemons from now on."""
 
     count: int
+    slots: tuple[Slot, ...] = ()
 
 
 Command = Send | Kill | CutOff | Keep
@@ -337,9 +339,9 @@ class Dispatcher:
                 raise ProtocolError(reason)
             case Retire(peers, count):
                 self._retire(peers, count, now)
-            case Scale(count):
+            case Scale(count, slots):
                 self._client(peer)
-                self._commands.append(Keep(count))
+                self._commands.append(Keep(count, slots))
             case _:
                 raise ProtocolError(f"{type(event).__name__} is not for a dispatcher")
 

@@ -351,7 +351,7 @@ class Server:
 
     def _obey(self, command: Command) -> None:
         if isinstance(command, Keep):
-            self._nursery.keep(command.count)
+            self._nursery.keep(command.count, command.slots)
             return
         peer = self._numbers.get(command.peer)
         if peer is None:

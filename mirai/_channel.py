@@ -54,7 +54,7 @@ class _Requests:
 
     asks: list[tuple[Mirai[Any], int]] = field(default_factory=list)
     drains: list[Mirai[None]] = field(default_factory=list)
-    scale: int | None = None
+    scale: Scale | None = None
 
     def __bool__(self) -> bool:
         return bool(self.asks or self.drains or self.scale is not None)
@@ -113,11 +113,11 @@ class Channel:
         """Ask for the dispatcher's PoolReport, as soon as so many daemons are there."""
         return self._request("status", lambda requests, it: requests.asks.append((it, at_least)))
 
-    def scale(self, count: int) -> None:
+    def scale(self, scale: Scale) -> None:
         """Tell the dispatcher how many local daemons to keep."""
         with self._lock:
             self._check_open()
-            self._requests.scale = count
+            self._requests.scale = scale
             self._wake()
 
     def drained(self) -> Mirai[None]:
@@ -218,7 +218,7 @@ class Channel:
 
     def _send_requests(self, requests: _Requests) -> None:
         if requests.scale is not None:
-            self._link.send(Scale(requests.scale))
+            self._link.send(requests.scale)
         for ask, at_least in requests.asks:
             self._asked[ask.id] = ask
             self._link.send(Ask(ask.id, at_least))

@@ -6,18 +6,19 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple
 
+from dispatcher.messages import Scale
 from dispatcher.security import KeyPair
 from mirai._channel import Channel
 from mirai._errors import DispatcherLost, MiraiError, TaskCancelled
 from mirai._future import Mirai, Value
 from mirai._options import DEFAULTS, TaskOptions
 from mirai._outbox import Call
+from mirai._plan import Slots, plan_of
 from mirai._pool_options import PoolOptions, check_count
-from mirai._process import DispatcherProcess, boot_argv, search_path
+from mirai._process import DispatcherProcess
 from mirai._status import Status
 from mirai._sync import SyncChannel
 
@@ -48,6 +49,10 @@ class Daemons:
         self.profile = profile
         self.url = ""
         self._options = options
+        self._scaling = threading.RLock()  # guards what follows, up to the blank line
+        self._count = 0 if options is None else options.count
+        self._slots = None if options is None else Slots(options)
+
         self._on_end = on_end
         self._ending = threading.RLock()
         self._owner = os.getpid()
@@ -63,7 +68,7 @@ class Daemons:
             self._channel = SyncChannel(self.profile)
             return
         self._keys = _Keys(server=KeyPair.new(), client=KeyPair.new())
-        self._process = DispatcherProcess(_config(self._options, self._keys))
+        self._process = DispatcherProcess(self._config(self._options, self._keys))
         self.url = self._process.listening_url()
         self._channel = Channel(
             self.url,
@@ -107,9 +112,19 @@ class Daemons:
         """Keep ``n`` local daemons from now on.
 
         Fewer: idle ones leave first, running tasks are finished, and what has not started goes
-        to the others.  Raises TypeError, ValueError, or DispatcherLost.
+        to the others.  Raises TypeError, ValueError, DispatcherLost, or what a function given as
+        ``env`` or ``tags`` raises.
         """
-        self._open().scale(check_count(n))
+        channel = self._open()
+        with self._scaling:
+            assert self._slots is not None
+            channel.scale(Scale(check_count(n), self._slots.up_to(n)))
+            self._count = n
+
+    def launch(self, n: int = 1) -> None:
+        """Keep ``n`` more local daemons; see ``scale``."""
+        with self._scaling:
+            self.scale(self._count + check_count(n))
 
     def wait(self, n: int, timeout: float | None = None) -> None:
         """Wait until at least ``n`` daemons have joined.
@@ -195,6 +210,19 @@ class Daemons:
         threading.Thread(target=end, name="mirai-shutdown").start()
         return ended
 
+    def _config(self, options: PoolOptions, keys: _Keys) -> dict[str, Any]:
+        """Return a ``dispatcher.server.Config``, in what JSON knows."""
+        assert self._slots is not None
+        return {
+            "url": options.url,
+            "public": keys.server.public,
+            "secret": keys.server.secret,
+            "client": keys.client.public,
+            "host_pid": os.getpid(),
+            "grace": options.grace,
+            "plan": plan_of(options, self._slots.up_to(options.count), self.profile),
+        }
+
     def _open(self) -> Channel | SyncChannel:
         if self._channel is None:
             raise DispatcherLost("the pool was shut down")
@@ -225,21 +253,3 @@ async def _shielded(mirai: Mirai[None]) -> None:
             await _trio.shielded(mirai)
             return
     await mirai
-
-
-def _config(options: PoolOptions, keys: _Keys) -> dict[str, Any]:
-    plan = {
-        "count": options.count,
-        "argv": boot_argv("mirai._daemon"),
-        "lead": search_path(),
-        "options": {"limits": asdict(options.limits)},
-    }
-    return {
-        "url": options.url,
-        "public": keys.server.public,
-        "secret": keys.server.secret,
-        "client": keys.client.public,
-        "host_pid": os.getpid(),
-        "grace": options.grace,
-        "plan": plan,
-    }
