@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count, islice
-from typing import Any
+from typing import Any, Protocol
 
 from dispatcher.messages import (
     VERSION,
@@ -25,11 +25,9 @@ from dispatcher.messages import (
     Results,
     Scale,
     Stop,
-    ToClient,
     Welcome,
 )
 from dispatcher.messages import ProtocolError as WireError
-from dispatcher.security import KeyPair
 from mirai._errors import (
     AuthenticationError,
     DispatcherLost,
@@ -38,7 +36,6 @@ from mirai._errors import (
     again,
 )
 from mirai._future import Failure, Mirai, Value
-from mirai._link import Link
 from mirai._options import TaskOptions
 from mirai._outbox import Call, Outbox
 from mirai._pending import Pending
@@ -60,18 +57,44 @@ class _Requests:
         return bool(self.asks or self.drains or self.scale is not None)
 
 
+class Connection(Protocol):
+    """The way to a dispatcher: ``mirai._link.Link``, or ``mirai._inproc.InProcess``.
+
+    It is made in one thread, and then belongs to the channel's; only ``ring`` is for all.
+    """
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended; what had arrived before can still be received."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether it ended before either side had proved its key."""
+
+    def ring(self) -> None:
+        """Make ``wait`` return."""
+
+    def wait(self, timeout: float | None) -> None:
+        """Wait until there is something to do, for at most ``timeout`` seconds (None: for ever)."""
+
+    def send(self, message: Message) -> None:
+        """Send without waiting."""
+
+    def receive(self) -> Iterator[Message]:
+        """Yield what has arrived.  Raises dispatcher.messages.ProtocolError."""
+
+    def close(self) -> None:
+        """Give back all that it has."""
+
+
 class Channel:
     """Moves messages for the mirais of one profile."""
 
-    def __init__(
-        self, url: str, pair: KeyPair, server: str, *, profile: str, explain: Explain
-    ) -> None:
-        """Connect, without waiting for it.
-
-        ``server`` is the dispatcher's public key; ``explain`` is asked for the error when the
-        connection is lost.
-        """
-        self._url = url
+    def __init__(self, link: Connection, *, profile: str, explain: Explain) -> None:
+        """Take over ``link``; ``explain`` is asked for the error when it has ended."""
         self._profile = profile
         self._explain = explain
         self._lock = threading.RLock()  # guards what follows, up to the blank line
@@ -85,7 +108,7 @@ class Channel:
         self._welcome = False
         self._nap = 0  # which sleep the thread is in, or is about to fall into; 0: it is awake
         self._rung = 0  # for which of them the bell was rung
-        self._link = Link(url, pair, server, ToClient)
+        self._link = link
         self._thread = threading.Thread(target=self._run, name=f"mirai-{profile}", daemon=True)
         self._thread.start()
 
@@ -250,10 +273,10 @@ class Channel:
             return error
         if self._link.refused or not self._welcome:
             return AuthenticationError(
-                f"the dispatcher at {self._url} does not accept this key, or is not the owner"
+                f"the dispatcher at {self._link.url} does not accept this key, or is not the owner"
                 " of the key that was expected"
             )
-        return DispatcherLost(f"the connection to the dispatcher at {self._url} was lost")
+        return DispatcherLost(f"the connection to the dispatcher at {self._link.url} was lost")
 
     def _settle_all(self) -> None:
         with self._lock:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple
 
-from dispatcher.messages import Scale
+from dispatcher.messages import Scale, ToClient
 from dispatcher.security import KeyPair
-from mirai._channel import Channel
+from mirai._channel import Channel, Connection
 from mirai._errors import DispatcherLost, MiraiError, TaskCancelled
 from mirai._future import Mirai, Value
+from mirai._link import Link
 from mirai._options import DEFAULTS, TaskOptions
 from mirai._outbox import Call
 from mirai._plan import Slots, plan_of
@@ -33,7 +34,7 @@ class _Keys(NamedTuple):
 
 
 class Daemons:
-    """A pool: a dispatcher process, its daemons, and the channel to them.
+    """A pool: a dispatcher, its daemons, and the channel to them.
 
     As a context manager, also an asynchronous one: leaving the block normally waits for its
     tasks, leaving it by an exception cancels them; after either, the pool is gone.
@@ -68,15 +69,9 @@ class Daemons:
             self._channel = SyncChannel(self.profile)
             return
         self._keys = _Keys(server=KeyPair.new(), client=KeyPair.new())
-        self._process = DispatcherProcess(self._config(self._options, self._keys))
-        self.url = self._process.listening_url()
-        self._channel = Channel(
-            self.url,
-            self._keys.client,
-            self._keys.server.public,
-            profile=self.profile,
-            explain=self._explain_loss,
-        )
+        link = self._connect(self._config(self._options, self._keys), self._keys)
+        self.url = link.url
+        self._channel = Channel(link, profile=self.profile, explain=self._explain_loss)
 
     def __repr__(self) -> str:
         return f"<Daemons {self.profile!r} at {self.url or 'nowhere'}>"
@@ -210,6 +205,17 @@ class Daemons:
         threading.Thread(target=end, name="mirai-shutdown").start()
         return ended
 
+    def _connect(self, config: dict[str, Any], keys: _Keys) -> Connection:
+        """Start a dispatcher, in a process of its own or in this one."""
+        assert self._options is not None
+        if not self._options.dispatcher:
+            from mirai._inproc import InProcess  # it loads what most hosts have no use for
+
+            return InProcess(config)
+        self._process = DispatcherProcess(config)
+        url = self._process.listening_url()
+        return Link(url, keys.client, keys.server.public, ToClient)
+
     def _config(self, options: PoolOptions, keys: _Keys) -> dict[str, Any]:
         """Return a ``dispatcher.server.Config``, in what JSON knows."""
         assert self._slots is not None
@@ -237,7 +243,8 @@ class Daemons:
 
     def _explain_loss(self) -> MiraiError | None:
         """Say how the dispatcher ended; None if it has not."""
-        assert self._process is not None
+        if self._process is None:
+            return None
         ending = self._process.how_it_ended(timeout=1.0)
         if ending is None:
             return None

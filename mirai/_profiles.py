@@ -68,6 +68,10 @@ def daemons(
     ``url`` is where the dispatcher listens: ``None`` for the fastest local transport, or
     ``"tcp://127.0.0.1:0"`` and the like (port 0: any that is free).  CURVE is always on.
 
+    With ``dispatcher=False`` the dispatcher has no process of its own: it works in a thread of
+    this one.  That saves a hop, and takes some of this process's time; a done-callback that
+    blocks holds up the whole pool.
+
     With ``sync=True`` there is no process at all: each task is evaluated by the call of
     ``mirai`` itself, so that ``breakpoint()`` works in it; everything else looks the same.
 
