@@ -21,8 +21,8 @@ def main() -> None:
     plan = Plan(**settings["plan"])
     started, error = [], None
     try:
-        for _ in range(plan.count):
-            started.append(plan.start())
+        for slot in range(plan.count):
+            started.append(plan.start(slot))
     except OSError as failure:
         error = failure
     from dispatcher.server import serve

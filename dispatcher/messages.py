@@ -226,7 +226,8 @@ class Scale(_Message, frozen=True):
 
     count: Annotated[int, msgspec.Meta(ge=0, le=10_000)]
     slots: tuple[Slot, ...] = ()
-    """What the daemons are told besides what all are told; empty: nothing."""
+    """What the daemons are given besides what all are given, also those beyond ``count`` that
+    are still there; empty: nothing."""
 
 
 class Results(_Message, frozen=True):

@@ -11,13 +11,16 @@ import json
 import selectors
 import socket
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any, Protocol
 
 from msgspec import structs
 
-from dispatcher.messages import Crash
-from dispatcher.processes import PIDFD, POSIX, Plan, Process, Replacement, Stand
+from dispatcher.messages import Crash, Slot
+from dispatcher.processes import PIDFD, POSIX, Plan, Process, Replacement, Stand, open_output
 
 PATIENCE = 0.5
 """Seconds between the two signs of a daemon's end (exit and hang-up) before we insist."""
@@ -48,7 +51,7 @@ class Nursery:
     """Owns the local daemons' processes."""
 
     def __init__(self, plan: Plan, parent: Parent) -> None:
-        """Own no process yet: they are adopted, or started by ``fill_up``."""
+        """Own no process yet: they are adopted, or started by ``fill_up``.  Raises OSError."""
         self._plan = plan
         self._parent = parent
         self._wanted = plan.count
@@ -58,6 +61,7 @@ class Nursery:
         self._replacement = Replacement()
         self._dormant = False  # daemons have left for idleness; work brings new ones
         self._told_of_deaths = False
+        self._file = None if plan.output is None else open_output(plan.output)
         self._selector = selectors.DefaultSelector()
 
     # ── what the server's loop must know and do ──────────────────────────────────────────
@@ -99,10 +103,15 @@ class Nursery:
     def adopt(self, process: Process) -> None:
         """Take on a daemon that was started, and tell it where to connect."""
         self._processes.append(process)
+        process.copy_output(self._file)
         self._watch(process.output, partial(self._read_output, process))
         self._watch(process.sentinel, partial(self._has_died, process))
         introduction = self._parent.introduce(process)
-        introduction |= {"watermark": process.child_fd, "options": self._plan.options}
+        introduction |= {
+            "watermark": process.child_fd,
+            "options": self._plan.options,
+            "tags": self._plan.tags(process.slot),
+        }
         process.configure(json.dumps(introduction).encode() + b"\n")
 
     def joined(self, process: Process) -> None:
@@ -162,13 +171,14 @@ class Nursery:
         if len(self._processes) >= self._target() or process.left_idle:
             return
         if may_replace:
-            self._start_another()
+            self._start_another(process.slot)
         elif not self._processes:
             reason = f"{self._replacement.failures} daemons in a row died before they could join"
             self._parent.give_up(structs.replace(crash, reason=reason))
 
-    def keep(self, count: int) -> None:
+    def keep(self, count: int, slots: Sequence[Slot]) -> None:
         """Keep so many from now on: start more, or let those go that have least to do."""
+        self._plan = replace(self._plan, slots=[(slot.env, slot.tags) for slot in slots])
         self._wanted = count
         self._replacement = Replacement()
         self.fill_up()
@@ -200,12 +210,14 @@ class Nursery:
         """Start the daemons that are missing, but for those that left for idleness."""
         if self._dormant:
             return
-        for _ in range(self._target() - len(self._processes)):
-            self._start_another()
+        taken = {process.slot for process in self._processes}
+        free = (slot for slot in range(self._target()) if slot not in taken)
+        for slot in islice(free, max(0, self._target() - len(self._processes))):
+            self._start_another(slot)
 
-    def _start_another(self) -> None:
+    def _start_another(self, slot: int) -> None:
         try:
-            process = self._plan.start()
+            process = self._plan.start(slot)
         except OSError as error:
             self._parent.give_up(Crash(f"no daemon can be started: {error}"))
         else:
@@ -229,6 +241,8 @@ class Nursery:
             process.wait()
             self._discard(process)
         self._selector.close()
+        if self._file is not None:
+            self._file.close()
 
     def _rest(self, seconds: float) -> None:
         """Wait until a process may have ended, or for so long."""

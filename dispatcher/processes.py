@@ -14,9 +14,9 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any
 
 TAIL_BYTES = 8_192
 """How much of a daemon's output is kept."""
@@ -41,6 +41,11 @@ def _tells_of_deaths() -> bool:
 
 
 PIDFD = _tells_of_deaths()
+
+
+def open_output(path: str) -> IO[bytes]:
+    """Open a file to append to it; one that is new is for its owner only.  Raises OSError."""
+    return open(path, "ab", buffering=0, opener=lambda path, flags: os.open(path, flags, 0o600))
 
 
 class Watermark:
@@ -77,24 +82,42 @@ class Watermark:
 class Process:
     """One local daemon, from its start until it is reaped."""
 
-    def __init__(self, argv: Sequence[str], lead: bytes) -> None:
-        """Start it and write ``lead``, which is no secret, to its standard input."""
+    def __init__(
+        self,
+        argv: Sequence[str],
+        lead: bytes,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        streams: tuple[int, int] | None = None,
+    ) -> None:
+        """Start it and write ``lead``, which is no secret, to its standard input.
+
+        ``env`` is added to our own environment.  ``streams`` are the descriptors to which it
+        prints; without them, what it prints comes to us.
+        """
+        self.slot = 0  # which of the daemons that are kept it is
         self.joined = False  # it has said Hello once
         self.connected = False  # its connection has not ended yet
         self.left_idle = False  # it has said that it leaves because it had nothing to do
         self.key = ""  # its public key
         self.inner_key = ""  # the public key of the client that its tasks may be
         self._tail = bytearray()
+        self._copy: IO[bytes] | None = None
         self.child_fd = Watermark.create() if POSIX else -1
         self._watermark: Watermark | None = None
+        captured = (subprocess.PIPE if POSIX else subprocess.DEVNULL), subprocess.STDOUT
+        stdout, stderr = streams or captured
         try:
             if POSIX:
                 self._watermark = Watermark(self.child_fd)
             self._popen = subprocess.Popen(
                 argv,
                 stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE if POSIX else subprocess.DEVNULL,
-                stderr=subprocess.STDOUT,
+                stdout=stdout,
+                stderr=stderr,
+                env={**os.environ, **env} if env else None,
+                cwd=cwd,
                 pass_fds=[self.child_fd] if POSIX else [],
                 start_new_session=POSIX,
             )
@@ -137,6 +160,10 @@ class Process:
         """Return the key of the last task that it began, 0 for none, None if unknown."""
         return None if self._watermark is None else self._watermark.get()
 
+    def copy_output(self, file: IO[bytes] | None) -> None:
+        """From now on write to ``file``, which is unbuffered, whatever ``read_output`` reads."""
+        self._copy = file
+
     def read_output(self) -> bool:
         """Keep what it has printed; return False once there will be no more."""
         try:
@@ -145,6 +172,9 @@ class Process:
             return True
         except OSError:
             return False
+        if self._copy is not None:
+            with contextlib.suppress(OSError):  # the disk is full
+                self._copy.write(data)
         self._tail += data
         del self._tail[:-TAIL_BYTES]
         return bool(data)
@@ -246,9 +276,29 @@ class Plan:
     options: dict[str, Any]
     """Passed on to each daemon, unread."""
 
-    def start(self) -> Process:
-        """Start one.  Raises OSError."""
-        return Process(self.argv, os.fsencode(self.lead))
+    slots: list[tuple[dict[str, str], tuple[str, ...]]] = field(default_factory=list)
+    """What each is given besides: variables of its environment, and tags."""
+    cwd: str | None = None
+    output: str | None = None
+    """The file to which what they print is appended."""
+    streams: tuple[int, int] | None = None
+    """The descriptors to which they print, if it does not come to the dispatcher."""
+
+    def start(self, slot: int) -> Process:
+        """Start the one that takes this slot.  Raises OSError."""
+        env, _ = self._slot(slot)
+        lead = os.fsencode(self.lead)
+        process = Process(self.argv, lead, env=env, cwd=self.cwd, streams=self.streams)
+        process.slot = slot
+        return process
+
+    def tags(self, slot: int) -> tuple[str, ...]:
+        """Return the tags of the one that takes this slot."""
+        return self._slot(slot)[1]
+
+    def _slot(self, slot: int) -> tuple[dict[str, str], tuple[str, ...]]:
+        """Return what is in a slot; those who stand in for others share what these have."""
+        return self.slots[slot % len(self.slots)] if self.slots else ({}, ())
 
 
 @dataclass(slots=True)

@@ -3,6 +3,9 @@
 One thread, one loop.  Each turn gathers what has happened since the last, lets the core decide
 once, and obeys.  A peer is declared lost only when its connection has ended *and* everything
 that it sent before has been read, so that no finished work is lost with it.
+
+The loop is that of a process, which calls ``run``, or is turned by the thread of a client in the
+same process, whose messages need no socket.  That thread then does everything but ``ring``.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +64,9 @@ from dispatcher.wire import Reader, encode
 MESSAGES_A_TURN = 256
 
 
+Deliver = Callable[[Message], None]
+
+
 class Config(msgspec.Struct, frozen=True):
     """All that a dispatcher must know, secrets too; it arrives on standard input."""
 
@@ -89,7 +96,8 @@ class _Peer:
     number: int
     route: bytes
     owner: _Owner
-    connection: int  # which accepted connection, by serial number
+    connection: int  # which accepted connection, by serial number; 0: none that is there
+    deliver: Deliver | None = None  # how it is told something, if it is in this process
 
 
 class _Connections:
@@ -115,7 +123,7 @@ class Server:
     """A dispatcher at work."""
 
     def __init__(self, config: Config) -> None:
-        """Listen.  Raises zmq.ZMQError where the address cannot be bound."""
+        """Listen.  Raises zmq.ZMQError where the address cannot be bound, or OSError."""
         self._config = config
         self._core = Dispatcher(grace=config.grace, kept=config.plan.count, spare=SPARE)
         self._gate: Gate[_Owner] = Gate()
@@ -128,7 +136,12 @@ class Server:
         watched = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
         self._monitor = self._router.get_monitor_socket(watched)
         self._directory = ""
-        self.url = self._bind(config.url)
+        try:
+            self.url = self._bind(config.url)
+            self._nursery = Nursery(config.plan, self)
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
         self._connections = _Connections()
         self._peers: dict[bytes, _Peer] = {}
         self._numbers: dict[int, _Peer] = {}
@@ -137,7 +150,6 @@ class Server:
         self._reader_of_hello = Reader(Hello)
         self._hung_up: set[_Peer] = set()
         self._barred: set[int] = set()  # connections whose peers broke the protocol
-        self._nursery = Nursery(config.plan, self)
         self._events: list[tuple[int, Event]] = []
         self._stopping = False
         # Descriptors besides the sockets: one entry in the poll, however many there are.
@@ -146,7 +158,7 @@ class Server:
         for end in (self._wake_out, self._wake_in):
             end.setblocking(False)
         self._poller = zmq.Poller()
-        for source in (self._router, self._zap, self._monitor):
+        for source in (self._router, self._zap, self._monitor, self._wake_out.fileno()):
             self._poller.register(source, zmq.POLLIN)
         if POSIX:
             self._selector.register(
@@ -169,6 +181,23 @@ class Server:
     def adopt(self, process: Process) -> None:
         """Take on a local daemon that was started."""
         self._nursery.adopt(process)
+
+    def start_daemons(self) -> None:
+        """Start those that are missing.  On Linux they end with the thread that does this."""
+        self._nursery.fill_up()
+
+    def host(self, deliver: Deliver) -> Deliver:
+        """Have a client in this process: what it is told, ``deliver`` is called with.
+
+        Return what is to be called with what it says, its Hello first.
+        """
+        peer = self._enter(_Peer(self._next_number(), b"", _Owner(Role.CLIENT), 0, deliver))
+
+        def hear(message: Message) -> None:
+            event = Joined(Role.CLIENT, message) if isinstance(message, Hello) else message
+            self._events.append((peer.number, event))
+
+        return hear
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────
 
@@ -193,12 +222,20 @@ class Server:
         self._catch_signals()
         try:
             while not self._stopping:
-                self._turn()
+                self.turn()
         finally:
-            self._close()
+            self.close()
 
-    def _turn(self) -> None:
-        ready = dict(self._poller.poll(self._timeout()))
+    def ring(self) -> None:
+        """End the wait of a turn.  For any thread."""
+        with contextlib.suppress(OSError):  # full: it will wake anyway; closed: nobody is there
+            self._wake_in.send(b"\0")
+
+    def turn(self, timeout: float | None = None) -> None:
+        """Wait until something happens, for ``timeout`` seconds at most, and do what is to do."""
+        ready = dict(self._poller.poll(self._patience(timeout)))
+        if self._wake_out.fileno() in ready:
+            self._drain_wakes()
         if self._monitor in ready:
             self._read_monitor()
         if self._zap in ready:
@@ -215,30 +252,30 @@ class Server:
         if self._core.has_waiting():
             self._nursery.work_waits()
 
-    def _timeout(self) -> int | None:
+    def _patience(self, timeout: float | None) -> int | None:
         """Return how long to wait for something to happen, in milliseconds; None: for ever."""
-        if self._hung_up or self._events:
+        if self._hung_up or self._events or timeout == 0:
             return 0
         deadlines = (self._core.next_deadline(), self._nursery.deadline())
-        deadline = min((each for each in deadlines if each is not None), default=None)
-        if deadline is None:
+        waits = [each - time.monotonic() for each in deadlines if each is not None]
+        if timeout is not None:
+            waits.append(timeout)
+        if not waits:
             return None
-        wait = min(deadline - time.monotonic(), 3_600.0)
+        wait = min(*waits, 3_600.0)
         return max(0, int(wait * 1_000) + 1)
 
     def _catch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop())
-        if POSIX:
-            if not PIDFD:
-                signal.signal(signal.SIGCHLD, lambda *_: None)
-                self._nursery.told_of_deaths()
-            self._selector.register(self._wake_out, selectors.EVENT_READ, self._drain_wakes)
+        if POSIX and not PIDFD:
+            signal.signal(signal.SIGCHLD, lambda *_: None)
+            self._nursery.told_of_deaths()
         signal.set_wakeup_fd(self._wake_in.fileno(), warn_on_full_buffer=False)
-        self._wake_in.send(b"\0")  # whatever happened before the handlers were there
+        self.ring()  # whatever happened before the handlers were there
 
     def _drain_wakes(self) -> None:
-        """A signal has come, and it may have been SIGCHLD."""
+        """Somebody has rung, or a signal has come, and it may have been SIGCHLD."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 self._wake_out.recv(4_096)
@@ -317,14 +354,20 @@ class Server:
             self._events.append((0, Illegal(str(error))))
             return
         self._hang_up(serial)  # the descriptor's former owner, if we have not noticed yet
-        self._last_number += 1
-        peer = _Peer(self._last_number, route, owner, serial)
-        self._peers[route] = self._numbers[peer.number] = peer
+        peer = self._enter(_Peer(self._next_number(), route, owner, serial))
         if not serial:
             self._hung_up.add(peer)  # its connection has ended already
         if owner.process is not None:
             self._nursery.joined(owner.process)
         self._events.append((peer.number, Joined(owner.role, hello)))
+
+    def _next_number(self) -> int:
+        self._last_number += 1
+        return self._last_number
+
+    def _enter(self, peer: _Peer) -> _Peer:
+        self._peers[peer.route] = self._numbers[peer.number] = peer
+        return peer
 
     def _expel(self, peer: _Peer) -> None:
         """Listen no more to a peer that broke the protocol."""
@@ -352,7 +395,7 @@ class Server:
 
     def _obey(self, command: Command) -> None:
         if isinstance(command, Keep):
-            self._nursery.keep(command.count)
+            self._nursery.keep(command.count, command.slots)
             return
         if isinstance(command, Lend):
             self._nursery.lend(command.count, time.monotonic())
@@ -362,7 +405,7 @@ class Server:
             return
         match command:
             case SendCommand(_, message):
-                if not self._send(peer.route, message):
+                if not self._tell(peer, message):
                     self._hung_up.add(peer)
             case CutOff():
                 self._expel(peer)
@@ -370,11 +413,18 @@ class Server:
                 if peer.owner.process is not None:
                     peer.owner.process.kill_if_busy_with(key)
                 else:
-                    self._send(peer.route, Stop())
+                    self._tell(peer, Stop())
                     self._hung_up.add(peer)
 
+    def _tell(self, peer: _Peer, message: Message) -> bool:
+        """Tell a peer something without waiting; return False if it is not there."""
+        if peer.deliver is None:
+            return self._send(peer.route, message)
+        peer.deliver(message)
+        return True
+
     def _send(self, route: bytes, message: Message) -> bool:
-        """Send without waiting; return False if the peer is not there."""
+        """Send without waiting; return False if nobody is there."""
         try:
             frames = encode(message)
             self._router.send_multipart([route, *frames], zmq.NOBLOCK, copy=False)
@@ -416,9 +466,10 @@ class Server:
 
     # ── the end ──────────────────────────────────────────────────────────────────────────
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """End the daemons, and leave nothing behind."""
         for peer in self._peers.values():
-            self._send(peer.route, Stop())
+            self._tell(peer, Stop())
         self._nursery.end()
         self._context.destroy(linger=200)
         for thing in (self._selector, self._wake_in, self._wake_out):

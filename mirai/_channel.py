@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count, islice
-from typing import Any
+from typing import Any, Protocol
 
 from dispatcher.messages import (
     VERSION,
@@ -25,11 +25,9 @@ from dispatcher.messages import (
     Results,
     Scale,
     Stop,
-    ToClient,
     Welcome,
 )
 from dispatcher.messages import ProtocolError as WireError
-from dispatcher.security import KeyPair
 from mirai._errors import (
     AuthenticationError,
     DispatcherLost,
@@ -38,7 +36,6 @@ from mirai._errors import (
     again,
 )
 from mirai._future import Failure, Mirai, Value
-from mirai._link import Link
 from mirai._options import TaskOptions
 from mirai._outbox import Call, Outbox
 from mirai._pending import Pending
@@ -54,25 +51,51 @@ class _Requests:
 
     asks: list[tuple[Mirai[Any], int]] = field(default_factory=list)
     drains: list[Mirai[None]] = field(default_factory=list)
-    scale: int | None = None
+    scale: Scale | None = None
     cancel_since: int | None = None  # an id: cancel all that are younger
 
     def __bool__(self) -> bool:
         return any((self.asks, self.drains, self.scale is not None, self.cancel_since is not None))
 
 
+class Connection(Protocol):
+    """The way to a dispatcher: ``mirai._link.Link``, or ``mirai._inproc.InProcess``.
+
+    It is made in one thread, and then belongs to the channel's; only ``ring`` is for all.
+    """
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended; what had arrived before can still be received."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether it ended before either side had proved its key."""
+
+    def ring(self) -> None:
+        """Make ``wait`` return."""
+
+    def wait(self, timeout: float | None) -> None:
+        """Wait until there is something to do, for at most ``timeout`` seconds (None: for ever)."""
+
+    def send(self, message: Message) -> None:
+        """Send without waiting."""
+
+    def receive(self) -> Iterator[Message]:
+        """Yield what has arrived.  Raises dispatcher.messages.ProtocolError."""
+
+    def close(self) -> None:
+        """Give back all that it has."""
+
+
 class Channel:
     """Moves messages for the mirais of one profile."""
 
-    def __init__(
-        self, url: str, pair: KeyPair, server: str, *, profile: str, explain: Explain
-    ) -> None:
-        """Connect, without waiting for it.
-
-        ``server`` is the dispatcher's public key; ``explain`` is asked for the error when the
-        connection is lost.
-        """
-        self._url = url
+    def __init__(self, link: Connection, *, profile: str, explain: Explain) -> None:
+        """Take over ``link``; ``explain`` is asked for the error when it has ended."""
         self._profile = profile
         self._explain = explain
         self._lock = threading.RLock()  # guards what follows, up to the blank line
@@ -86,7 +109,7 @@ class Channel:
         self._welcome = False
         self._nap = 0  # which sleep the thread is in, or is about to fall into; 0: it is awake
         self._rung = 0  # for which of them the bell was rung
-        self._link = Link(url, pair, server, ToClient)
+        self._link = link
         self._thread = threading.Thread(target=self._run, name=f"mirai-{profile}", daemon=True)
         self._thread.start()
 
@@ -128,11 +151,11 @@ class Channel:
         """Ask for the dispatcher's PoolReport, as soon as so many daemons are there."""
         return self._request("status", lambda requests, it: requests.asks.append((it, at_least)))
 
-    def scale(self, count: int) -> None:
+    def scale(self, scale: Scale) -> None:
         """Tell the dispatcher how many local daemons to keep."""
         with self._lock:
             self._check_open()
-            self._requests.scale = count
+            self._requests.scale = scale
             self._wake()
 
     def mark(self) -> int:
@@ -243,7 +266,7 @@ class Channel:
 
     def _send_requests(self, requests: _Requests) -> None:
         if requests.scale is not None:
-            self._link.send(Scale(requests.scale))
+            self._link.send(requests.scale)
         for ask, at_least in requests.asks:
             self._asked[ask.id] = ask
             self._link.send(Ask(ask.id, at_least))
@@ -278,10 +301,10 @@ class Channel:
             return error
         if self._link.refused or not self._welcome:
             return AuthenticationError(
-                f"the dispatcher at {self._url} does not accept this key, or is not the owner"
+                f"the dispatcher at {self._link.url} does not accept this key, or is not the owner"
                 " of the key that was expected"
             )
-        return DispatcherLost(f"the connection to the dispatcher at {self._url} was lost")
+        return DispatcherLost(f"the connection to the dispatcher at {self._link.url} was lost")
 
     def _settle_all(self) -> None:
         with self._lock:

@@ -43,6 +43,7 @@ from dispatcher.security import KeyPair
 from mirai._evaluate import Evaluator
 from mirai._limits import NO_LIMITS, Limits
 from mirai._link import Link
+from mirai._plan import read_init
 from mirai._profiles import Home, cancel_inner, inner_mark, mark_daemon
 
 SWITCH_INTERVAL = 0.0005
@@ -123,9 +124,11 @@ class Daemon:
         server: str,
         watermark: Watermark | None = None,
         limits: Limits = NO_LIMITS,
+        tags: tuple[str, ...] = (),
     ) -> None:
         self._link = Link(url, pair, server, ToDaemon)
         self._limits = limits
+        self._tags = tags
         self._born = time.monotonic()
         self._idle_since: float | None = self._born
         self._tasks = 0  # how many have been evaluated
@@ -213,7 +216,7 @@ class Daemon:
 
     def _serve(self) -> None:
         try:
-            self._link.send(Hello(VERSION, socket.gethostname(), os.getpid()))
+            self._link.send(Hello(VERSION, socket.gethostname(), os.getpid(), self._tags))
             while self._turn():
                 pass
         except BaseException:
@@ -326,12 +329,14 @@ def main() -> None:
         watermark = Watermark(config["watermark"])
         os.close(config["watermark"])
     pair = KeyPair(config["public"], config["secret"])
-    home = Home(
-        config["options"]["profile"], config["url"], config["server"], KeyPair(**config["inner"])
-    )
-    mark_daemon(home)
-    limits = Limits(**config["options"]["limits"])
-    Daemon(config["url"], pair, config["server"], watermark, limits).run()
+    options = config["options"]
+    inner = KeyPair(**config["inner"])
+    mark_daemon(Home(options["profile"], config["url"], config["server"], inner))
+    if "init" in options:
+        read_init(options["init"])()
+    limits = Limits(**options["limits"])
+    tags = tuple(config["tags"])
+    Daemon(config["url"], pair, config["server"], watermark, limits, tags).run()
 
 
 def _close_standard_input() -> None:

@@ -35,6 +35,7 @@ class Link:
 
         ``server`` is the dispatcher's public key, ``expected`` the messages that it may send.
         """
+        self.url = url
         self._reader = Reader(expected)
         self.ended = False
         """Whether the connection has ended; what had arrived before can still be received."""

@@ -29,7 +29,8 @@ class Verb:
     Where no daemons are set, one new process is started for this task alone.
 
     Raises TypeError if ``fn`` cannot be called, SerializationError if it or an argument cannot
-    be pickled, and DispatcherLost if the pool is gone.  What goes wrong later is raised by the
+    be pickled, ValueError if its tags are such that no daemon could ever have it, and
+    DispatcherLost if the pool is gone.  What goes wrong later is raised by the
     mirai's ``result()`` or ``await``.
 
     ``mirai.options(timeout=5)(fn, *args, **kwargs)`` says more about the task.

@@ -6,18 +6,20 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple
 
+from dispatcher.messages import Scale, ToClient
 from dispatcher.security import KeyPair
-from mirai._channel import Channel
+from mirai._channel import Channel, Connection
 from mirai._errors import DispatcherLost, MiraiError, TaskCancelled
 from mirai._future import Mirai, Value
+from mirai._link import Link
 from mirai._options import DEFAULTS, TaskOptions
 from mirai._outbox import Call
+from mirai._plan import Slots, plan_of
 from mirai._pool_options import PoolOptions, check_count
-from mirai._process import DispatcherProcess, boot_argv, search_path
+from mirai._process import DispatcherProcess
 from mirai._status import Status
 from mirai._sync import SyncChannel
 
@@ -32,7 +34,7 @@ class _Keys(NamedTuple):
 
 
 class Daemons:
-    """A pool: a dispatcher process, its daemons, and the channel to them.
+    """A pool: a dispatcher, its daemons, and the channel to them.
 
     As a context manager, also an asynchronous one: leaving the block normally waits for its
     tasks, leaving it by an exception cancels them; after either, the pool is gone.
@@ -48,13 +50,16 @@ class Daemons:
         self.profile = profile
         self.url = ""
         self._options = options
+        self._scaling = threading.RLock()  # guards what follows, up to the blank line
+        self._count = 0 if options is None else options.count
+        self._slots = None if options is None else Slots(options)
+
         self._on_end = on_end
         self._ending = threading.RLock()
         self._owner = os.getpid()
         self._keys: _Keys | None = None
         self._process: DispatcherProcess | None = None
         self._channel: Channel | SyncChannel | None = None
-        self._kept = 0 if options is None else options.count  # local daemons
 
     def start(self) -> None:
         """Start the dispatcher, which starts the daemons; return as soon as it listens."""
@@ -64,14 +69,13 @@ class Daemons:
             self._channel = SyncChannel(self.profile)
             return
         self._keys = _Keys(server=KeyPair.new(), client=KeyPair.new())
-        self._process = DispatcherProcess(_config(self._options, self._keys, self.profile))
-        self.url = self._process.listening_url()
-        self.attach(self.url, self._keys.server.public, self._keys.client)
+        self._keys = _Keys(server=KeyPair.new(), client=KeyPair.new())
+        self.attach(self._connect(self._config(self._options, self._keys), self._keys))
 
-    def attach(self, url: str, server: str, pair: KeyPair) -> None:
-        """Connect to a dispatcher, without waiting for it."""
-        self.url = url
-        self._channel = Channel(url, pair, server, profile=self.profile, explain=self._explain_loss)
+    def attach(self, link: Connection) -> None:
+        """Use this connection to a dispatcher."""
+        self.url = link.url
+        self._channel = Channel(link, profile=self.profile, explain=self._explain_loss)
 
     def __repr__(self) -> str:
         return f"<Daemons {self.profile!r} at {self.url or 'nowhere'}>"
@@ -86,6 +90,7 @@ class Daemons:
         options: TaskOptions = DEFAULTS,
     ) -> Mirai[Any]:
         """Send one task; see ``mirai``."""
+        self._check_tags(options)
         return self._open().submit(fn, [(args, dict(kwargs))], options)[0]
 
     def submit_all(
@@ -95,14 +100,23 @@ class Daemons:
         options: TaskOptions = DEFAULTS,
     ) -> list[Mirai[Any]]:
         """Send one task for each call, given by its arguments and keywords: all, or none."""
+        self._check_tags(options)
         return self._open().submit(fn, calls, options)
+
+    def _check_tags(self, task: TaskOptions) -> None:
+        """Refuse what no daemon could ever have, where only our own can join."""
+        if not task.tags or self._options is None or self._options.sync or self._slots is None:
+            return
+        if self._options.url == "ipc" and not self._slots.carry(task.tags):
+            tags = ", ".join(map(repr, task.tags))
+            raise ValueError(f"no daemon of this pool carries the tags {tags}")
 
     def everywhere(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> list[Mirai[Any]]:
         """Evaluate a call on every daemon; see ``everywhere``."""
         channel = self._open()
-        answers = max(self._kept, channel.ask().result().connections)
+        answers = max(self._count, channel.ask().result().connections)
         return channel.everywhere(fn, (args, dict(kwargs)), answers, DEFAULTS)
 
     def mark(self) -> int:
@@ -123,10 +137,19 @@ class Daemons:
         """Keep ``n`` local daemons from now on.
 
         Fewer: idle ones leave first, running tasks are finished, and what has not started goes
-        to the others.  Raises TypeError, ValueError, or DispatcherLost.
+        to the others.  Raises TypeError, ValueError, DispatcherLost, or what a function given as
+        ``env`` or ``tags`` raises.
         """
-        self._open().scale(check_count(n))
-        self._kept = n
+        channel = self._open()
+        with self._scaling:
+            assert self._slots is not None
+            channel.scale(Scale(check_count(n), self._slots.up_to(n)))
+            self._count = n
+
+    def launch(self, n: int = 1) -> None:
+        """Keep ``n`` more local daemons; see ``scale``."""
+        with self._scaling:
+            self.scale(self._count + check_count(n))
 
     def wait(self, n: int, timeout: float | None = None) -> None:
         """Wait until at least ``n`` daemons have joined.
@@ -212,6 +235,30 @@ class Daemons:
         threading.Thread(target=end, name="mirai-shutdown").start()
         return ended
 
+    def _connect(self, config: dict[str, Any], keys: _Keys) -> Connection:
+        """Start a dispatcher, in a process of its own or in this one."""
+        assert self._options is not None
+        if not self._options.dispatcher:
+            from mirai._inproc import InProcess  # it loads what most hosts have no use for
+
+            return InProcess(config)
+        self._process = DispatcherProcess(config)
+        url = self._process.listening_url()
+        return Link(url, keys.client, keys.server.public, ToClient)
+
+    def _config(self, options: PoolOptions, keys: _Keys) -> dict[str, Any]:
+        """Return a ``dispatcher.server.Config``, in what JSON knows."""
+        assert self._slots is not None
+        return {
+            "url": options.url,
+            "public": keys.server.public,
+            "secret": keys.server.secret,
+            "client": keys.client.public,
+            "host_pid": os.getpid(),
+            "grace": options.grace,
+            "plan": plan_of(options, self._slots.up_to(options.count), self.profile),
+        }
+
     def _open(self) -> Channel | SyncChannel:
         if self._channel is None:
             raise DispatcherLost("the pool was shut down")
@@ -243,21 +290,3 @@ async def _shielded(mirai: Mirai[None]) -> None:
             await _trio.shielded(mirai)
             return
     await mirai
-
-
-def _config(options: PoolOptions, keys: _Keys, profile: str) -> dict[str, Any]:
-    plan = {
-        "count": options.count,
-        "argv": boot_argv("mirai._daemon"),
-        "lead": search_path(),
-        "options": {"limits": asdict(options.limits), "profile": profile},
-    }
-    return {
-        "url": options.url,
-        "public": keys.server.public,
-        "secret": keys.server.secret,
-        "client": keys.client.public,
-        "host_pid": os.getpid(),
-        "grace": options.grace,
-        "plan": plan,
-    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,8 @@ class PoolOptions:
             raise ValueError(f"grace must be finite and not negative: {self.grace}")
         if self.cwd is not None and not os.path.isdir(self.cwd):
             raise ValueError(f"cwd is no directory: {self.cwd!r}")
+        if self.python is not None and shutil.which(self.python) is None:
+            raise ValueError(f"python is no program: {self.python!r}")
         if self.output is not None and not isinstance(self.output, str):
             raise TypeError(f"output must be a str, not {type(self.output).__name__}")
         if not callable(self.env) and self.env is not None:
@@ -89,7 +92,7 @@ def check_env(env: object) -> dict[str, str]:
     for name, value in env.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(f"env must hold strings, not {name!r}: {value!r}")
-        if not name or "=" in name or "\0" in name + value:
+        if not name or "=" in name or "\0" in name + value or not _is_text(name + value):
             raise ValueError(f"env cannot hold {name!r}: {value!r}")
     return dict(env)
 
@@ -101,9 +104,18 @@ def check_tags(tags: object) -> tuple[str, ...]:
     for tag in tags:
         if not isinstance(tag, str):
             raise TypeError(f"tags must be strings, not {type(tag).__name__}")
-        if not tag:
-            raise ValueError("a tag must not be empty")
+        if not tag or not _is_text(tag):
+            raise ValueError(f"a tag must be text, and not be empty: {tag!r}")
     return tuple(sorted(set(tags)))
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be sent: not all that Python calls a str can."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def size_in_bytes(name: str, value: int | str) -> int:

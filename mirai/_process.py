@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from mirai._errors import MiraiError, signal_name
@@ -43,17 +44,36 @@ def search_path() -> str:
     return "\0".join(entries) + "\n"
 
 
+@contextlib.contextmanager
+def _passed_on(streams: tuple[int, int] | None) -> Iterator[tuple[int, int] | None]:
+    """Have descriptors under numbers that a child can keep, since it has a use for 0, 1 and 2."""
+    if streams is None:
+        yield None
+        return
+    import fcntl
+
+    with contextlib.ExitStack() as stack:
+        copies = []
+        for stream in streams:
+            copies.append(fcntl.fcntl(stream, fcntl.F_DUPFD_CLOEXEC, 3))
+            stack.callback(os.close, copies[-1])
+        yield copies[0], copies[1]
+
+
 class DispatcherProcess:
     """A dispatcher in a session of its own, which ends when this process does."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         """Start it.  ``config`` is what ``dispatcher.server.Config`` says."""
-        self._popen = subprocess.Popen(
-            boot_argv("dispatcher.__main__"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
+        with _passed_on(config["plan"]["streams"]) as streams:
+            config["plan"]["streams"] = streams
+            self._popen = subprocess.Popen(
+                boot_argv("dispatcher.__main__"),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=streams or (),
+                start_new_session=True,
+            )
         assert self._popen.stdin is not None
         with contextlib.suppress(OSError):  # if it has died, reading its answer will tell
             self._popen.stdin.write(os.fsencode(search_path()))

@@ -6,16 +6,19 @@ import atexit
 import contextlib
 import os
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from dispatcher.messages import ToClient
 from dispatcher.security import KeyPair
 from mirai import _future
 from mirai._errors import DispatcherLost, MiraiError
 from mirai._limits import Limits, seconds
+from mirai._link import Link
 from mirai._pool import Daemons
 from mirai._pool_options import (
     GRACE,
@@ -80,6 +83,10 @@ def daemons(
     ``url`` is where the dispatcher listens: ``None`` for the fastest local transport, or
     ``"tcp://127.0.0.1:0"`` and the like (port 0: any that is free).  CURVE is always on.
 
+    With ``dispatcher=False`` the dispatcher has no process of its own: it works in a thread of
+    this one.  That saves a hop, and takes some of this process's time; a done-callback that
+    blocks holds up the whole pool.
+
     With ``sync=True`` there is no process at all: each task is evaluated by the call of
     ``mirai`` itself, so that ``breakpoint()`` works in it; everything else looks the same.
 
@@ -91,7 +98,18 @@ def daemons(
     the task that it runs, and another takes its place: at once, or, if it was idle, when there
     is work again.
 
-    Raises ValueError or TypeError for what is not a pool, and MiraiError if the dispatcher
+    ``env`` is added to a daemon's environment, and it carries the ``tags``: either may be a
+    function of the daemon's number, which is called here: ``env=lambda i: {"CUDA_VISIBLE_DEVICES":
+    str(i)}``.  The numbers are 0 to n-1, and who takes a daemon's place takes its number.
+    ``init`` is called once on each daemon before its first task; if it raises, the daemon ends.
+    ``cwd`` is its working directory, and ``python`` the interpreter that it is, one that has mirai
+    installed; it knows what that interpreter can import, and not what this one can.
+
+    What daemons print is kept, the last lines of it, for errors.  With a path as ``output`` it is
+    also appended to that file; with ``"inherit"`` it goes to where this process prints instead.
+
+    Raises ValueError or TypeError for what is not a pool, SerializationError if ``init`` cannot be
+    pickled, OSError if the ``output`` cannot be opened, and MiraiError if the dispatcher
     cannot start (its address is in use, say), or if a task wants a pool of its own and does not
     name its ``profile``: on a daemon that is most often a mistake.
     """
@@ -111,11 +129,11 @@ def daemons(
         serial=tuple(serial),
         limits=_limits(idle_time, wall_time, max_tasks),
         cleanup=cleanup,
-        output=None if output is None else os.fspath(output),
+        output=_output(output),
         init=init,
         env=env,
         cwd=None if cwd is None else os.path.abspath(cwd),
-        python=None if python is None else os.fspath(python),
+        python=None if python is None else _program(python),
         tags=tags if callable(tags) else check_tags(tags),
         grace=seconds("grace", grace) if isinstance(grace, str) else grace,
     )
@@ -196,7 +214,7 @@ def _come_home(profile: str, home: Home) -> Daemons:
         if profile not in _profiles:
             pool = Daemons(profile, None, _forget)
             _living.add(pool)
-            pool.attach(home.url, home.server, home.pair)
+            pool.attach(Link(home.url, home.pair, home.server, ToClient))
             _profiles[profile] = pool
         return _profiles[profile]
 
@@ -255,6 +273,19 @@ def _check_url(url: object) -> None:
         port = re.fullmatch(r"tcp://.+:(\d+|\*)", url)
         if port is None or (port[1] != "*" and int(port[1]) > 65_535):
             raise ValueError(f"url must be like tcp://address:port, port 0 to 65535, not {url!r}")
+
+
+def _output(output: str | os.PathLike[str] | None) -> str | None:
+    """Return a path as an absolute one, and words as they are; others are not for us to judge."""
+    if output is None or output in ("inherit", "stream"):
+        return output
+    return os.path.abspath(output)
+
+
+def _program(python: str | os.PathLike[str]) -> str:
+    """Return where a program is, whose name or path is given; that, if it is nowhere."""
+    found = shutil.which(python)
+    return os.fspath(python) if found is None else os.path.abspath(found)
 
 
 def _limits(

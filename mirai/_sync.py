@@ -13,7 +13,7 @@ from bdb import BdbQuit
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from dispatcher.messages import Kind, Outcome, PoolReport, Submit, Task
+from dispatcher.messages import Kind, Outcome, PoolReport, Scale, Submit, Task
 from mirai._errors import DispatcherLost, MiraiError
 from mirai._evaluate import Evaluator
 from mirai._future import Mirai, Value, running_loop
@@ -98,7 +98,7 @@ class SyncChannel:
         """Return a mirai that is settled: nothing is ever pending."""
         return self._settled(None)
 
-    def scale(self, count: int) -> None:
+    def scale(self, scale: Scale) -> None:
         """Do nothing: there are no daemons here."""
 
     def close(self, error: MiraiError) -> None:

@@ -23,7 +23,7 @@ DEPENDENCIES = {"cloudpickle", "msgspec", "zmq"}
 OPTIONAL = {"trio": "mirai/_trio.py"}
 """Optional dependency -> the only file that may import it."""
 
-DOOR = {"messages", "wire", "sockets", "security", "core", "processes", "__version__"}
+DOOR = {"messages", "wire", "sockets", "security", "core", "processes", "server", "__version__"}
 """What the client may use of the dispatcher."""
 PICKLERS = {"pickle", "cloudpickle", "marshal", "shelve", "dill"}
 IMPURE = {"socket", "zmq", "time", "threading", "os", "pickle"}
@@ -119,7 +119,7 @@ RULES: list[tuple[Rule, str, tuple[str, ...]]] = [
 BAD = [
     (uses_the_client, "def f():\n    from mirai._errors import MiraiError\n"),
     (uses_the_client, "import mirai\n"),
-    (uses_the_inside_of_the_dispatcher, "from dispatcher.server import serve\n"),
+    (uses_the_inside_of_the_dispatcher, "from dispatcher.nursery import Nursery\n"),
     (uses_the_inside_of_the_dispatcher, "from dispatcher import queue\n"),
     (uses_the_inside_of_the_dispatcher, "import dispatcher\n"),
     (does_io, "import time\n"),

@@ -232,7 +232,8 @@ class TestUrls:
         pool = daemons(1, None if url == "ipc" else url)
         server = pool._keys.server.public if wrong == "client" else KeyPair.new().public
         client = KeyPair.new() if wrong == "client" else pool._keys.client
-        channel = Channel(pool.url, client, server, profile="thief", explain=lambda: None)
+        link = Link(pool.url, client, server, ToClient)
+        channel = Channel(link, profile="thief", explain=lambda: None)
         try:
             try:
                 error = channel.submit(abs, [((-1,), {})], DEFAULTS)[0].exception(timeout=20)
