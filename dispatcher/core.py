@@ -427,9 +427,7 @@ class Dispatcher:
             entry = client.functions[task.function]
             entry.uses += 1
             number = entry.definition.number
-            own = Task(
-                self._keys, number, task.payload, task.blobs, task.priority, retries=task.retries
-            )
+            own = structs.replace(task, id=self._keys, function=number, timeout=0.0)
             job = client.jobs[task.id] = Job(task.id, client.peer, entry, own)
             self._queue.push(job)
             if 0.0 < task.timeout < MAX_TIMEOUT:

@@ -64,18 +64,25 @@ class Channel:
     """Moves messages for the mirais of one profile."""
 
     def __init__(
-        self, url: str, pair: KeyPair, server: str, *, profile: str, explain: Explain
+        self,
+        url: str,
+        pair: KeyPair,
+        server: str,
+        *,
+        profile: str,
+        explain: Explain,
+        seed: int | None = None,
     ) -> None:
         """Connect, without waiting for it.
 
         ``server`` is the dispatcher's public key; ``explain`` is asked for the error when the
-        connection is lost.
+        connection is lost; ``seed`` is the pool's.
         """
         self._url = url
         self._profile = profile
         self._explain = explain
         self._lock = threading.RLock()  # guards what follows, up to the blank line
-        self._outbox = Outbox(profile)
+        self._outbox = Outbox(profile, seed=seed)
         self._requests = _Requests()
         self._end: tuple[MiraiError, bool] | None = None  # why it ended; as a cancellation?
 

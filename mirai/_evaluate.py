@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dispatcher.messages import Function, Kind, Outcome, Task
 from mirai._serialize import dumps, pack, unpack
+from mirai._streams import Draws, running, seed, seeded
 
 if TYPE_CHECKING:
     import asyncio
@@ -40,6 +41,9 @@ class Evaluator:
         try:
             fn = self._function(task.function)
             args, kwargs, *retry_on = unpack(task.payload, task.blobs)
+            if task.stream:
+                seed(task.stream)
+            outer, running.draws = running.draws, Draws(task.stream)
             begun = time.perf_counter()
             try:
                 value = fn(*args, **kwargs)
@@ -47,6 +51,9 @@ class Evaluator:
                     value = self._await(value)
             finally:
                 seconds = time.perf_counter() - begun
+                running.draws = outer
+                if task.stream:
+                    seeded()
             payload, blobs = pack(value)
         except BaseException as error:
             if isinstance(error, self._let_through):

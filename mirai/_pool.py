@@ -60,7 +60,7 @@ class Daemons:
         assert self._options is not None
         if self._options.sync:
             self.url = "sync"
-            self._channel = SyncChannel(self.profile)
+            self._channel = SyncChannel(self.profile, seed=self._options.seed)
             return
         self._keys = _Keys(server=KeyPair.new(), client=KeyPair.new())
         self._process = DispatcherProcess(_config(self._options, self._keys))
@@ -71,6 +71,7 @@ class Daemons:
             self._keys.server.public,
             profile=self.profile,
             explain=self._explain_loss,
+            seed=self._options.seed,
         )
 
     def __repr__(self) -> str:

@@ -78,6 +78,11 @@ def daemons(
     the task that it runs, and another takes its place: at once, or, if it was idle, when there
     is work again.
 
+    With a ``seed``, each task draws from a stream of its own: its numbers depend on the seed and
+    on how many tasks were submitted before it, and not on the number of daemons or on what they
+    ran.  ``random`` and, where it is imported, ``numpy.random`` are seeded for it;
+    ``task_generator()`` is the task's own ``numpy.random.Generator``.
+
     Raises ValueError or TypeError for what is not a pool, and MiraiError if the dispatcher
     cannot start (its address is in use, say), or if a task wants a pool of its own and does not
     name its ``profile``: on a daemon that is most often a mistake.
