@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+from _signal import getsignal  # type: ignore[import-not-found]  # signal's makes enums, slowly
 from collections import deque
 from collections.abc import Callable, Iterable
 from types import FrameType
@@ -40,6 +41,7 @@ from dispatcher.messages import (
 )
 from dispatcher.processes import Watermark
 from dispatcher.security import KeyPair
+from mirai._cleanup import Cleanup, Garbage
 from mirai._evaluate import Evaluator
 from mirai._limits import NO_LIMITS, Limits
 from mirai._link import Link
@@ -49,6 +51,8 @@ SWITCH_INTERVAL = 0.0005
 """How long the main thread may keep the I/O thread from running, in seconds."""
 FAREWELL = 1.0
 """How long the main thread may take to leave a task when the daemon must stop, in seconds."""
+QUIET = 0.02
+"""How long a daemon waits for its next task before it collects garbage, in seconds."""
 
 
 class Hand:
@@ -73,14 +77,18 @@ class Hand:
             self._waiting.extend(tasks)
             self._change.notify()
 
-    def take(self) -> Task | None:
-        """Start the next task, waiting for one if need be; None once stopped."""
+    def take(self, timeout: float | None = None) -> Task | None:
+        """Start the next task, waiting for one if need be; None once stopped.
+
+        Raises TimeoutError if none comes within ``timeout`` seconds.
+        """
         with self._change:
             self.current = 0
             if self._on_empty is not None and not self._waiting:
                 self._on_empty()
             while (self._closed or not self._waiting) and not self._stopped:
-                self._change.wait()
+                if not self._change.wait(timeout):
+                    raise TimeoutError
             if self._stopped:
                 return None
             task = self._waiting.popleft()
@@ -123,6 +131,8 @@ class Daemon:
         server: str,
         watermark: Watermark | None = None,
         limits: Limits = NO_LIMITS,
+        *,
+        cleanup: bool = True,
     ) -> None:
         self._link = Link(url, pair, server, ToDaemon)
         self._limits = limits
@@ -133,7 +143,8 @@ class Daemon:
         self._told = False  # has said so
         # The I/O thread must hear of the moment from which idle time counts.
         self._hand = Hand(self._link.ring if limits.idle_time is not None else None)
-        self._evaluator = Evaluator()
+        self._evaluator = Evaluator(cleanup=Cleanup() if cleanup else None)
+        self._garbage = Garbage.of_this_process() if cleanup else None
         self._watermark = watermark
         self._outbox: list[Outcome] = []
         self._asleep = False
@@ -151,7 +162,8 @@ class Daemon:
         signal.signal(signal.SIGTERM, self._on_terminate)
         thread = threading.Thread(target=self._serve, name="mirai-daemon", daemon=True)
         thread.start()
-        while (task := self._hand.take()) is not None:
+        self._evaluator.keep()  # these handlers too
+        while (task := self._next()) is not None:
             outcome = self._evaluate(task)
             if os.getpid() != self._pid:
                 os._exit(0)  # the task has forked, and this is the child: it is no daemon
@@ -160,15 +172,27 @@ class Daemon:
                 self._hand.close()
                 self._want_to_leave()
             self._answer(outcome)
+            self._evaluator.clean_up()
         self._evaluator.close()
         if self._exit_code:
             sys.exit(self._exit_code)
+
+    def _next(self) -> Task | None:
+        """Start the next task; while there is none, collect garbage once all is answered."""
+        if self._garbage is None or not self._tasks:
+            return self._hand.take()
+        try:
+            return self._hand.take(QUIET)
+        except TimeoutError:
+            if not self._outbox:
+                self._garbage.collect()
+            return self._hand.take()
 
     def _evaluate(self, task: Task) -> Outcome:
         """Evaluate one task.  An interrupt strikes only while the task is ``armed``."""
         if self._watermark is not None:
             self._watermark.set(task.id)
-        if signal.getsignal(signal.SIGINT) is not self._handler:
+        if getsignal(signal.SIGINT) is not self._handler:
             signal.signal(signal.SIGINT, self._handler)  # a task has changed it
         try:
             self._armed = task.id
@@ -321,8 +345,17 @@ def main() -> None:
         os.close(config["watermark"])
     pair = KeyPair(config["public"], config["secret"])
     mark_daemon()
-    limits = Limits(**config["options"]["limits"])
-    Daemon(config["url"], pair, config["server"], watermark, limits).run()
+    options = config["options"]
+    limits = Limits(**options["limits"])
+    daemon = Daemon(
+        config["url"],
+        pair,
+        config["server"],
+        watermark,
+        limits,
+        cleanup=options.get("cleanup", True),
+    )
+    daemon.run()
 
 
 def _close_standard_input() -> None:

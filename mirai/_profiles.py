@@ -83,6 +83,10 @@ def daemons(
     ran.  ``random`` and, where it is imported, ``numpy.random`` are seeded for it;
     ``task_generator()`` is the task's own ``numpy.random.Generator``.
 
+    With ``cleanup``, what a task changes in its daemon is undone after it: environment variables,
+    the working directory, the filters of ``warnings``, signal handlers, and seeds of ``random``
+    and ``numpy.random``; and garbage is collected when there is nothing else to do.
+
     Raises ValueError or TypeError for what is not a pool, and MiraiError if the dispatcher
     cannot start (its address is in use, say), or if a task wants a pool of its own and does not
     name its ``profile``: on a daemon that is most often a mistake.
