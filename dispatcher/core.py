@@ -38,6 +38,7 @@ from dispatcher.messages import (
     Message,
     Outcome,
     PoolReport,
+    Printed,
     ProtocolError,
     Recall,
     Refused,
@@ -203,6 +204,7 @@ class _Mail:
     interrupt: list[int] = field(default_factory=list)
     tasks: list[Task] = field(default_factory=list)
     functions: list[Function] = field(default_factory=list)
+    printed: list[Printed] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
 
 
@@ -331,6 +333,8 @@ class Dispatcher:
                 self._finish(self._daemon(peer), outcomes, now)
             case Returned(ids):
                 self._take_back(self._daemon(peer), ids, now)
+            case Printed():
+                self._pass_on(self._daemon(peer), event)
             case Leave():
                 self._let_go(self._daemon(peer), now)
             case Illegal(reason):
@@ -490,6 +494,12 @@ class Dispatcher:
         if head not in daemon.hand:
             daemon.overdue = False
         self._rank(daemon, now)
+
+    def _pass_on(self, daemon: _Daemon, printed: Printed) -> None:
+        """Tell a task's client what it prints, while it is wanted."""
+        job = daemon.hand.get(printed.id)
+        if job is not None and not job.cancelled:
+            self._post(job.client).printed.append(Printed(job.id, printed.text))
 
     def _take_back(self, daemon: _Daemon, keys: Sequence[int], now: float) -> None:
         """Queue again what a daemon has handed back."""
@@ -680,6 +690,7 @@ class Dispatcher:
         for tasks, functions in work(mail.tasks, mail.functions):
             forget, self._daemons[peer].forget = self._daemons[peer].forget, []
             messages.append(Run(tasks, functions, tuple(forget)))
+        messages += mail.printed  # before the results of the same tasks
         messages += [Results(outcomes) for outcomes in batches(mail.outcomes)]
         return messages
 
@@ -691,7 +702,9 @@ def _state(daemon: _Daemon) -> str:
 
 
 def _renumbered(outcome: Outcome, id: int) -> Outcome:
-    return Outcome(id, outcome.kind, outcome.payload, outcome.blobs, outcome.seconds)
+    return Outcome(
+        id, outcome.kind, outcome.payload, outcome.blobs, outcome.seconds, log=outcome.log
+    )
 
 
 def _crashed(job: Job, crash: Crash) -> Outcome:

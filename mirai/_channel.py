@@ -20,6 +20,7 @@ from dispatcher.messages import (
     Ask,
     Hello,
     Message,
+    Printed,
     Refused,
     Report,
     Results,
@@ -42,6 +43,7 @@ from mirai._link import Link
 from mirai._options import TaskOptions
 from mirai._outbox import Call, Outbox
 from mirai._pending import Pending
+from mirai._printer import Printer, tag
 
 MESSAGES_A_TURN = 64
 
@@ -89,6 +91,7 @@ class Channel:
         self._pending = Pending()
         self._asked: dict[int, Mirai[Any]] = {}
         self._drains: list[Mirai[None]] = []
+        self._printer = Printer()
         self._welcome = False
         self._nap = 0  # which sleep the thread is in, or is about to fall into; 0: it is awake
         self._rung = 0  # for which of them the bell was rung
@@ -195,6 +198,7 @@ class Channel:
         finally:
             self._settle_all()
             self._link.close()
+            self._printer.close()
 
     def _loop(self) -> None:
         naps = count(1)
@@ -241,6 +245,9 @@ class Channel:
         match message:
             case Results(outcomes):
                 self._pending.settle(outcomes)
+            case Printed(id, text):
+                if (mirai := self._pending.get(id)) is not None:
+                    self._printer.add(tag(mirai.name, id), text)
             case Report(number, pool):
                 if (request := self._asked.pop(number, None)) is not None:
                     request.settle(Value(pool))

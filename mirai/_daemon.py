@@ -8,6 +8,7 @@ The main thread does nothing but evaluate, since it is the one that signals inte
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
@@ -17,9 +18,11 @@ import time
 import traceback
 from _signal import getsignal  # type: ignore[import-not-found]  # signal's makes enums, slowly
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import Any
+
+from msgspec import structs
 
 from dispatcher import wire
 from dispatcher.messages import (
@@ -31,6 +34,7 @@ from dispatcher.messages import (
     Leave,
     Message,
     Outcome,
+    Printed,
     Recall,
     Refused,
     Returned,
@@ -45,12 +49,15 @@ from mirai._cleanup import Cleanup, Garbage
 from mirai._evaluate import Evaluator
 from mirai._limits import NO_LIMITS, Limits
 from mirai._link import Link
+from mirai._printed import Feed, Printout, record
 from mirai._profiles import mark_daemon
 
 SWITCH_INTERVAL = 0.0005
 """How long the main thread may keep the I/O thread from running, in seconds."""
 FAREWELL = 1.0
 """How long the main thread may take to leave a task when the daemon must stop, in seconds."""
+FEED_INTERVAL = 0.02
+"""How often what tasks print is sent, in seconds."""
 QUIET = 0.02
 """How long a daemon waits for its next task before it collects garbage, in seconds."""
 
@@ -133,7 +140,9 @@ class Daemon:
         limits: Limits = NO_LIMITS,
         *,
         cleanup: bool = True,
+        stream: bool = False,
     ) -> None:
+        """``stream``: the host wants to see at once what tasks print."""
         self._link = Link(url, pair, server, ToDaemon)
         self._limits = limits
         self._born = time.monotonic()
@@ -143,6 +152,9 @@ class Daemon:
         self._told = False  # has said so
         # The I/O thread must hear of the moment from which idle time counts.
         self._hand = Hand(self._link.ring if limits.idle_time is not None else None)
+        self._feed = Feed(self._link.ring) if stream else None
+        self._next_feed = 0.0  # not before
+        self._printout = Printout(lambda: self._hand.current, self._feed)
         self._evaluator = Evaluator(cleanup=Cleanup() if cleanup else None)
         self._garbage = Garbage.of_this_process() if cleanup else None
         self._watermark = watermark
@@ -162,6 +174,7 @@ class Daemon:
         signal.signal(signal.SIGTERM, self._on_terminate)
         thread = threading.Thread(target=self._serve, name="mirai-daemon", daemon=True)
         thread.start()
+        record(self._printout.add)
         self._evaluator.keep()  # these handlers too
         while (task := self._next()) is not None:
             outcome = self._evaluate(task)
@@ -202,6 +215,8 @@ class Daemon:
             self._armed = 0
         except KeyboardInterrupt:
             outcome = Outcome(task.id, Kind.CANCELLED)
+        if self._printout.tails:
+            outcome = structs.replace(outcome, log=self._printout.take(task.id))
         return outcome
 
     def _on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
@@ -253,11 +268,13 @@ class Daemon:
         return not self._link.ended
 
     def _patience(self) -> float | None:
-        """Return how long to wait at most: until a limit is reached."""
-        deadline = self._limits.deadline(self._born, self._idle_since)
-        if deadline is None or self._told:
-            return None
-        return max(0.0, deadline - time.monotonic())
+        """Return how long to wait at most: until a limit is reached, or text is to be sent."""
+        deadline = None
+        if not self._told:
+            deadline = self._limits.deadline(self._born, self._idle_since)
+        if self._feed is not None and self._feed.waits:
+            deadline = min(self._next_feed, deadline or math.inf)
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
 
     def _look_at_limits(self) -> None:
         now = time.monotonic()
@@ -300,8 +317,18 @@ class Daemon:
     def _flush(self) -> None:
         outcomes = self._outbox[:]  # the main thread may append meanwhile
         del self._outbox[: len(outcomes)]
+        if self._feed is not None and (outcomes or self._feed.waits):
+            self._send_printed(self._feed, outcomes)
         for batch in wire.batches(outcomes):
             self._link.send(Done(batch))
+
+    def _send_printed(self, feed: Feed, outcomes: Sequence[Outcome]) -> None:
+        """Send what tasks print: before their outcomes, and otherwise not too often."""
+        now = time.monotonic()
+        if outcomes or now >= self._next_feed:
+            self._next_feed = now + FEED_INTERVAL
+            for id, text in feed.take({outcome.id for outcome in outcomes}):
+                self._link.send(Printed(id, text))
 
     def _leave(self) -> None:
         """End the process: politely if the main thread can be stopped, at once if not."""
@@ -354,6 +381,7 @@ def main() -> None:
         watermark,
         limits,
         cleanup=options.get("cleanup", True),
+        stream=options.get("stream", False),
     )
     daemon.run()
 

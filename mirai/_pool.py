@@ -233,7 +233,11 @@ def _config(options: PoolOptions, keys: _Keys) -> dict[str, Any]:
         "count": options.count,
         "argv": boot_argv("mirai._daemon"),
         "lead": search_path(),
-        "options": {"limits": asdict(options.limits), "cleanup": options.cleanup},
+        "options": {
+            "limits": asdict(options.limits),
+            "cleanup": options.cleanup,
+            "stream": options.output == "stream",
+        },
     }
     return {
         "url": options.url,

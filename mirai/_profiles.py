@@ -87,6 +87,9 @@ def daemons(
     the working directory, the filters of ``warnings``, signal handlers, and seeds of ``random``
     and ``numpy.random``; and garbage is collected when there is nothing else to do.
 
+    With ``output="stream"``, what tasks print appears at once on ``sys.stdout`` here, each line
+    after the task's name and id; a mirai's ``log`` has the last of it in any case.
+
     Raises ValueError or TypeError for what is not a pool, and MiraiError if the dispatcher
     cannot start (its address is in use, say), or if a task wants a pool of its own and does not
     name its ``profile``: on a daemon that is most often a mistake.
