@@ -46,6 +46,7 @@ from dispatcher.messages import (
     Message,
     Outcome,
     PoolReport,
+    Printed,
     ProtocolError,
     Recall,
     Refused,
@@ -243,6 +244,7 @@ class _Mail:
     interrupt: list[int] = field(default_factory=list)
     tasks: list[Task] = field(default_factory=list)
     functions: list[Function] = field(default_factory=list)
+    printed: list[Printed] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
 
 
@@ -394,6 +396,8 @@ class Dispatcher:
                 self._finish(self._daemon(peer), outcomes, now)
             case Returned(ids):
                 self._take_back(self._daemon(peer), ids, now)
+            case Printed():
+                self._pass_on(self._daemon(peer), event)
             case Leave():
                 self._let_go(self._daemon(peer), now)
             case Illegal(reason):
@@ -512,17 +516,7 @@ class Dispatcher:
             entry = client.functions[task.function]
             entry.uses += 1
             number = entry.definition.number
-            own = Task(
-                self._keys,
-                number,
-                task.payload,
-                task.blobs,
-                task.priority,
-                0.0,
-                task.retries,
-                task.tags,
-                task.stream,
-            )
+            own = structs.replace(task, id=self._keys, function=number, timeout=0.0)
             job = client.jobs[task.id] = Job(task.id, client.peer, entry, own)
             job.depth = depth
             self._queue.push(job)
@@ -650,6 +644,12 @@ class Dispatcher:
         if daemon.client:
             self._doubtful.add(daemon.peer)
         self._rank(daemon, now)
+
+    def _pass_on(self, daemon: _Daemon, printed: Printed) -> None:
+        """Tell a task's client what it prints, while it is wanted."""
+        job = daemon.hand.get(printed.id)
+        if job is not None and not job.cancelled:
+            self._post(job.client).printed.append(Printed(job.id, printed.text))
 
     def _take_back(self, daemon: _Daemon, keys: Sequence[int], now: float) -> None:
         """Queue again what a daemon has handed back."""
@@ -923,6 +923,7 @@ class Dispatcher:
         for tasks, functions in work(mail.tasks, mail.functions):
             forget, self._daemons[peer].forget = self._daemons[peer].forget, []
             messages.append(Run(tasks, functions, tuple(forget)))
+        messages += mail.printed  # before the results of the same tasks
         messages += [Results(outcomes) for outcomes in batches(mail.outcomes)]
         return messages
 
@@ -934,7 +935,9 @@ def _state(daemon: _Daemon) -> str:
 
 
 def _renumbered(outcome: Outcome, id: int) -> Outcome:
-    return Outcome(id, outcome.kind, outcome.payload, outcome.blobs, outcome.seconds)
+    return Outcome(
+        id, outcome.kind, outcome.payload, outcome.blobs, outcome.seconds, log=outcome.log
+    )
 
 
 def _lost(crash: Crash) -> Outcome:

@@ -26,6 +26,7 @@ from mirai._mirai import everywhere, mirai, mirai_map, race
 from mirai._pool import Daemons
 from mirai._profiles import daemons, on_daemon, status, use_profile
 from mirai._status import Status
+from mirai._streams import task_generator
 
 __all__ = [
     "AuthenticationError",
@@ -51,5 +52,6 @@ __all__ = [
     "on_daemon",
     "race",
     "status",
+    "task_generator",
     "use_profile",
 ]

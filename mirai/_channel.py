@@ -20,6 +20,7 @@ from dispatcher.messages import (
     Ask,
     Hello,
     Message,
+    Printed,
     Refused,
     Report,
     Results,
@@ -39,6 +40,7 @@ from mirai._future import Failure, Mirai, Value
 from mirai._options import TaskOptions
 from mirai._outbox import Call, Outbox
 from mirai._pending import Pending
+from mirai._printer import Printer, tag
 
 MESSAGES_A_TURN = 64
 
@@ -94,18 +96,24 @@ class Connection(Protocol):
 class Channel:
     """Moves messages for the mirais of one profile."""
 
-    def __init__(self, link: Connection, *, profile: str, explain: Explain) -> None:
-        """Take over ``link``; ``explain`` is asked for the error when it has ended."""
+    def __init__(
+        self, link: Connection, *, profile: str, explain: Explain, seed: int | None = None
+    ) -> None:
+        """Take over ``link``; ``explain`` is asked for the error when it has ended.
+
+        ``seed`` is the pool's.
+        """
         self._profile = profile
         self._explain = explain
         self._lock = threading.RLock()  # guards what follows, up to the blank line
-        self._outbox = Outbox(profile)
+        self._outbox = Outbox(profile, seed=seed)
         self._requests = _Requests()
         self._end: tuple[MiraiError, bool] | None = None  # why it ended; as a cancellation?
 
         self._pending = Pending()
         self._asked: dict[int, Mirai[Any]] = {}
         self._drains: list[Mirai[None]] = []
+        self._printer = Printer()
         self._welcome = False
         self._nap = 0  # which sleep the thread is in, or is about to fall into; 0: it is awake
         self._rung = 0  # for which of them the bell was rung
@@ -236,6 +244,7 @@ class Channel:
         finally:
             self._settle_all()
             self._link.close()
+            self._printer.close()
 
     def _loop(self) -> None:
         naps = count(1)
@@ -285,6 +294,9 @@ class Channel:
         match message:
             case Results(outcomes):
                 self._pending.settle(outcomes)
+            case Printed(id, text):
+                if (mirai := self._pending.get(id)) is not None:
+                    self._printer.add(tag(mirai.name, id), text)
             case Report(number, pool):
                 if (request := self._asked.pop(number, None)) is not None:
                     request.settle(Value(pool))

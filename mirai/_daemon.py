@@ -8,6 +8,7 @@ The main thread does nothing but evaluate, since it is the one that signals inte
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
@@ -15,10 +16,13 @@ import sys
 import threading
 import time
 import traceback
+from _signal import getsignal  # type: ignore[import-not-found]  # signal's makes enums, slowly
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import Any
+
+from msgspec import structs
 
 from dispatcher import wire
 from dispatcher.messages import (
@@ -30,6 +34,7 @@ from dispatcher.messages import (
     Leave,
     Message,
     Outcome,
+    Printed,
     Recall,
     Refused,
     Returned,
@@ -40,16 +45,22 @@ from dispatcher.messages import (
 )
 from dispatcher.processes import Watermark
 from dispatcher.security import KeyPair
+from mirai._cleanup import Cleanup, Garbage
 from mirai._evaluate import Evaluator
 from mirai._limits import NO_LIMITS, Limits
 from mirai._link import Link
 from mirai._plan import read_init
+from mirai._printed import Feed, Printout, record
 from mirai._profiles import Home, cancel_inner, inner_mark, mark_daemon
 
 SWITCH_INTERVAL = 0.0005
 """How long the main thread may keep the I/O thread from running, in seconds."""
 FAREWELL = 1.0
 """How long the main thread may take to leave a task when the daemon must stop, in seconds."""
+FEED_INTERVAL = 0.02
+"""How often what tasks print is sent, in seconds."""
+QUIET = 0.02
+"""How long a daemon waits for its next task before it collects garbage, in seconds."""
 
 
 class Hand:
@@ -74,14 +85,18 @@ class Hand:
             self._waiting.extend(tasks)
             self._change.notify()
 
-    def take(self) -> Task | None:
-        """Start the next task, waiting for one if need be; None once stopped."""
+    def take(self, timeout: float | None = None) -> Task | None:
+        """Start the next task, waiting for one if need be; None once stopped.
+
+        Raises TimeoutError if none comes within ``timeout`` seconds.
+        """
         with self._change:
             self.current = 0
             if self._on_empty is not None and not self._waiting:
                 self._on_empty()
             while (self._closed or not self._waiting) and not self._stopped:
-                self._change.wait()
+                if not self._change.wait(timeout):
+                    raise TimeoutError
             if self._stopped:
                 return None
             task = self._waiting.popleft()
@@ -124,8 +139,12 @@ class Daemon:
         server: str,
         watermark: Watermark | None = None,
         limits: Limits = NO_LIMITS,
+        *,
         tags: tuple[str, ...] = (),
+        cleanup: bool = True,
+        stream: bool = False,
     ) -> None:
+        """``stream``: the host wants to see at once what tasks print."""
         self._link = Link(url, pair, server, ToDaemon)
         self._limits = limits
         self._tags = tags
@@ -136,7 +155,11 @@ class Daemon:
         self._told = False  # has said so
         # The I/O thread must hear of the moment from which idle time counts.
         self._hand = Hand(self._link.ring if limits.idle_time is not None else None)
-        self._evaluator = Evaluator()
+        self._feed = Feed(self._link.ring) if stream else None
+        self._next_feed = 0.0  # not before
+        self._printout = Printout(lambda: self._hand.current, self._feed)
+        self._evaluator = Evaluator(cleanup=Cleanup() if cleanup else None)
+        self._garbage = Garbage.of_this_process() if cleanup else None
         self._watermark = watermark
         self._outbox: list[Outcome] = []
         self._asleep = False
@@ -149,13 +172,17 @@ class Daemon:
 
     # ── the main thread ──────────────────────────────────────────────────────────────────
 
-    def run(self) -> None:
-        """Evaluate until told to stop, or until the dispatcher is gone."""
+    def run(self, init: Callable[[], object] | None = None) -> None:
+        """Evaluate until told to stop, or until the dispatcher is gone; call ``init`` first."""
+        record(self._printout.add)
+        if init is not None:
+            init()
         signal.signal(signal.SIGINT, self._handler)
         signal.signal(signal.SIGTERM, self._on_terminate)
         thread = threading.Thread(target=self._serve, name="mirai-daemon", daemon=True)
         thread.start()
-        while (task := self._hand.take()) is not None:
+        self._evaluator.keep()  # these handlers too
+        while (task := self._next()) is not None:
             outcome = self._evaluate(task)
             if os.getpid() != self._pid:
                 os._exit(0)  # the task has forked, and this is the child: it is no daemon
@@ -164,28 +191,42 @@ class Daemon:
                 self._hand.close()
                 self._want_to_leave()
             self._answer(outcome)
+            self._evaluator.clean_up()
         self._evaluator.close()
         if self._exit_code:
             sys.exit(self._exit_code)
+
+    def _next(self) -> Task | None:
+        """Start the next task; while there is none, collect garbage once all is answered."""
+        if self._garbage is None or not self._tasks:
+            return self._hand.take()
+        try:
+            return self._hand.take(QUIET)
+        except TimeoutError:
+            if not self._outbox:
+                self._garbage.collect()
+            return self._hand.take()
 
     def _evaluate(self, task: Task) -> Outcome:
         """Evaluate one task.  An interrupt strikes only while the task is ``armed``."""
         if self._watermark is not None:
             self._watermark.set(task.id)
-        if signal.getsignal(signal.SIGINT) is not self._handler:
+        if getsignal(signal.SIGINT) is not self._handler:
             signal.signal(signal.SIGINT, self._handler)  # a task has changed it
         mark = inner_mark()
         try:
             self._armed = task.id
             if self._target == task.id:  # the signal came before it was armed
                 self._strike()
-            outcome = self._evaluator.evaluate(task)
+            outcome = self._evaluator.evaluate(task, keep=task.keep)
             self._armed = 0
         except KeyboardInterrupt:
             outcome = Outcome(task.id, Kind.CANCELLED)
         if self._struck:
             self._struck = False
             cancel_inner(mark)  # nobody will ask for them
+        if self._printout.tails:
+            outcome = structs.replace(outcome, log=self._printout.take(task.id))
         return outcome
 
     def _on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
@@ -238,11 +279,13 @@ class Daemon:
         return not self._link.ended
 
     def _patience(self) -> float | None:
-        """Return how long to wait at most: until a limit is reached."""
-        deadline = self._limits.deadline(self._born, self._idle_since)
-        if deadline is None or self._told:
-            return None
-        return max(0.0, deadline - time.monotonic())
+        """Return how long to wait at most: until a limit is reached, or text is to be sent."""
+        deadline = None
+        if not self._told:
+            deadline = self._limits.deadline(self._born, self._idle_since)
+        if self._feed is not None and self._feed.waits:
+            deadline = min(self._next_feed, deadline or math.inf)
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
 
     def _look_at_limits(self) -> None:
         now = time.monotonic()
@@ -285,8 +328,18 @@ class Daemon:
     def _flush(self) -> None:
         outcomes = self._outbox[:]  # the main thread may append meanwhile
         del self._outbox[: len(outcomes)]
+        if self._feed is not None and (outcomes or self._feed.waits):
+            self._send_printed(self._feed, outcomes)
         for batch in wire.batches(outcomes):
             self._link.send(Done(batch))
+
+    def _send_printed(self, feed: Feed, outcomes: Sequence[Outcome]) -> None:
+        """Send what tasks print: before their outcomes, and otherwise not too often."""
+        now = time.monotonic()
+        if outcomes or now >= self._next_feed:
+            self._next_feed = now + FEED_INTERVAL
+            for id, text in feed.take({outcome.id for outcome in outcomes}):
+                self._link.send(Printed(id, text))
 
     def _leave(self) -> None:
         """End the process: politely if the main thread can be stopped, at once if not."""
@@ -332,11 +385,17 @@ def main() -> None:
     options = config["options"]
     inner = KeyPair(**config["inner"])
     mark_daemon(Home(options["profile"], config["url"], config["server"], inner))
-    if "init" in options:
-        read_init(options["init"])()
-    limits = Limits(**options["limits"])
-    tags = tuple(config["tags"])
-    Daemon(config["url"], pair, config["server"], watermark, limits, tags).run()
+    daemon = Daemon(
+        config["url"],
+        pair,
+        config["server"],
+        watermark,
+        Limits(**options["limits"]),
+        tags=tuple(config["tags"]),
+        cleanup=options.get("cleanup", True),
+        stream=options.get("stream", False),
+    )
+    daemon.run(read_init(options["init"]) if "init" in options else None)
 
 
 def _close_standard_input() -> None:

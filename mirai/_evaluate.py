@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine
+from sys import modules
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from dispatcher.messages import Function, Kind, Outcome, Task
 from mirai._serialize import dumps, pack, unpack
+from mirai._streams import Draws, running, seed, seeded
 
 if TYPE_CHECKING:
     import asyncio
     from types import TracebackType
 
+    from mirai._cleanup import Cleanup
+
 
 class Evaluator:
     """Runs tasks one after the other, and keeps the functions and the event loop between them."""
 
-    def __init__(self, let_through: tuple[type[BaseException], ...] = ()) -> None:
-        """``let_through``: what a task raises of these is raised here, and is no outcome."""
+    def __init__(
+        self,
+        let_through: tuple[type[BaseException], ...] = (),
+        cleanup: Cleanup | None = None,
+    ) -> None:
+        """``let_through``: what a task raises of these is raised here, and is no outcome.
+
+        ``cleanup``: what ``clean_up`` does after each task; None: nothing.
+        """
         self._let_through = let_through
+        self._cleanup = cleanup
+        self._keeps = False
         self._definitions: dict[int, Function] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
         self._runner: asyncio.Runner | None = None
@@ -33,13 +46,25 @@ class Evaluator:
             self._definitions.pop(number, None)
             self._functions.pop(number, None)
 
-    def evaluate(self, task: Task) -> Outcome:
-        """Call what the task says.  The outcome is a value, or an error of whatever kind."""
+    def evaluate(self, task: Task, *, keep: bool = False) -> Outcome:
+        """Call what the task says.  The outcome is a value, or an error of whatever kind.
+
+        With ``keep``, what it changes in this process is left by ``clean_up``, now and later.
+        """
+        self._keeps = keep
+        if self._cleanup is not None and self._cleanup.stale and not task.stream:
+            self._cleanup.freshen()
         seconds = 0.0
         retry_on: list[tuple[type[BaseException], ...]] = []
         try:
+            imported = len(modules)
             fn = self._function(task.function)
             args, kwargs, *retry_on = unpack(task.payload, task.blobs)
+            if len(modules) != imported and self._cleanup is not None:
+                self._cleanup.keep()  # what modules do when they are imported, they do once
+            if task.stream:
+                seed(task.stream)
+            outer, running.draws = running.draws, Draws(task.stream)
             begun = time.perf_counter()
             try:
                 value = fn(*args, **kwargs)
@@ -47,6 +72,9 @@ class Evaluator:
                     value = self._await(value)
             finally:
                 seconds = time.perf_counter() - begun
+                running.draws = outer
+                if task.stream:
+                    seeded()
             payload, blobs = pack(value)
         except BaseException as error:
             if isinstance(error, self._let_through):
@@ -54,6 +82,19 @@ class Evaluator:
             again = any(isinstance(error, kinds) for kinds in retry_on)
             return Outcome(task.id, Kind.ERROR, *pack(_tell(error)), seconds, again=again)
         return Outcome(task.id, Kind.VALUE, payload, blobs, seconds)
+
+    def keep(self) -> None:
+        """Take this process as it is now for how it should be after each task."""
+        if self._cleanup is not None:
+            self._cleanup.keep()
+            self._cleanup.stale = False
+
+    def clean_up(self) -> None:
+        """Undo what the last task has changed in this process."""
+        if self._keeps:
+            self.keep()
+        elif self._cleanup is not None:
+            self._cleanup.restore()
 
     def close(self) -> None:
         """Close the event loop, which cancels what a task has left running on it."""

@@ -90,6 +90,7 @@ class Mirai(Future[T], Generic[T]):
     _result: Any = None
     _exception: BaseException | None = None
     _cancel_hook: Callable[[Mirai[Any]], None] | None = None
+    _log: str = ""
 
     def __init__(self, id: int = 0, name: str = "", profile: str = "") -> None:
         self.id = id
@@ -187,6 +188,16 @@ class Mirai(Future[T], Generic[T]):
     def cancelled(self) -> bool:
         """Return whether it was cancelled."""
         return self._state == CANCELLED_AND_NOTIFIED
+
+    @property
+    def log(self) -> str:
+        """The last 8 KiB of what the task has printed, to ``sys.stdout`` and ``sys.stderr``.
+
+        It is there once the task has returned or failed; if it has run several times, it is of
+        the last run.  Where the task's process has died, the DaemonCrashed error has the
+        ``output``.  With ``sync=True`` it is empty: the text has been printed here.
+        """
+        return self._log if self.done() else ""
 
     def running(self) -> bool:
         """Return False: that is known to the dispatcher only."""

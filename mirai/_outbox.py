@@ -19,6 +19,7 @@ from mirai._future import Mirai
 from mirai._options import TaskOptions
 from mirai._pending import Pending
 from mirai._serialize import FunctionPickles, Packed, function_name, pack
+from mirai._streams import Streams
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """The arguments and keywords of one call."""
@@ -97,8 +98,12 @@ class Gathered:
 class Outbox:
     """Numbers the tasks and the functions of one connection, and keeps them until taken."""
 
-    def __init__(self, profile: str, known_functions: int = KNOWN_FUNCTIONS) -> None:
+    def __init__(
+        self, profile: str, known_functions: int = KNOWN_FUNCTIONS, *, seed: int | None = None
+    ) -> None:
+        """With a ``seed``, each task has a stream of random numbers."""
         self._profile = profile
+        self._streams = Streams(seed)
         self._pickles = FunctionPickles()
         self._ids = count(1)
         self._numbers = count(1)
@@ -139,6 +144,7 @@ class Outbox:
                 timeout,
                 options.retries,
                 options.tags,
+                self._streams.next(),
             )
             entries.append((mirai, task))
         self._box.tasks += entries

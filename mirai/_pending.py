@@ -36,6 +36,10 @@ class Pending:
         """Wait for this mirai's outcome."""
         self._mirais[mirai.id] = mirai
 
+    def get(self, id: int) -> Mirai[Any] | None:
+        """Return a mirai that is waited for; None if it is not."""
+        return self._mirais.get(id)
+
     def remove(self, id: int) -> bool:
         """Wait for it no longer; return whether it was waited for."""
         return self._mirais.pop(id, None) is not None
@@ -50,6 +54,8 @@ class Pending:
             mirai = self._mirais.pop(outcome.id, None)
             if mirai is None:
                 continue
+            if outcome.log:
+                mirai._log = outcome.log
             if outcome.kind is Kind.VALUE or outcome.kind is Kind.ERROR:
                 mirai.settle(Pickled(outcome))
             elif outcome.kind is Kind.CANCELLED:

@@ -78,7 +78,11 @@ def plan_of(options: PoolOptions, slots: tuple[Slot, ...], profile: str) -> dict
 
 
 def _daemon_options(options: PoolOptions, profile: str) -> dict[str, Any]:
-    found: dict[str, Any] = {"limits": asdict(options.limits), "profile": profile}
+    found: dict[str, Any] = {
+        "limits": asdict(options.limits),
+        "profile": profile,
+        "cleanup": options.cleanup,
+    }
     if options.output == "stream":
         found["stream"] = True
     if options.init is not None:

@@ -66,16 +66,20 @@ class Daemons:
         assert self._options is not None
         if self._options.sync:
             self.url = "sync"
-            self._channel = SyncChannel(self.profile)
+            self._channel = SyncChannel(self.profile, seed=self._options.seed)
             return
-        self._keys = _Keys(server=KeyPair.new(), client=KeyPair.new())
         self._keys = _Keys(server=KeyPair.new(), client=KeyPair.new())
         self.attach(self._connect(self._config(self._options, self._keys), self._keys))
 
     def attach(self, link: Connection) -> None:
         """Use this connection to a dispatcher."""
         self.url = link.url
-        self._channel = Channel(link, profile=self.profile, explain=self._explain_loss)
+        self._channel = Channel(
+            link,
+            profile=self.profile,
+            explain=self._explain_loss,
+            seed=None if self._options is None else self._options.seed,
+        )
 
     def __repr__(self) -> str:
         return f"<Daemons {self.profile!r} at {self.url or 'nowhere'}>"

@@ -105,8 +105,19 @@ def daemons(
     ``cwd`` is its working directory, and ``python`` the interpreter that it is, one that has mirai
     installed; it knows what that interpreter can import, and not what this one can.
 
-    What daemons print is kept, the last lines of it, for errors.  With a path as ``output`` it is
-    also appended to that file; with ``"inherit"`` it goes to where this process prints instead.
+    With a ``seed``, each task draws from a stream of its own: its numbers depend on the seed and
+    on how many tasks were submitted before it, and not on the number of daemons or on what they
+    ran.  ``random`` and, where it is imported, ``numpy.random`` are seeded for it;
+    ``task_generator()`` is the task's own ``numpy.random.Generator``.
+
+    With ``cleanup``, what a task changes in its daemon is undone after it: environment variables,
+    the working directory, the filters of ``warnings``, signal handlers, and seeds of ``random``
+    and ``numpy.random``; and garbage is collected when there is nothing else to do.
+
+    What daemons print is kept, the last lines of it, for errors, and that of a task for its mirai's
+    ``log``.  With a path as ``output`` it is also appended to that file; with ``"inherit"`` it goes
+    to where this process prints instead; with ``"stream"`` it appears at once on ``sys.stdout``
+    here, each line after the task's name and id.
 
     Raises ValueError or TypeError for what is not a pool, SerializationError if ``init`` cannot be
     pickled, OSError if the ``output`` cannot be opened, and MiraiError if the dispatcher

@@ -20,14 +20,15 @@ from mirai._future import Mirai, Value, running_loop
 from mirai._options import TaskOptions
 from mirai._outbox import Call, Outbox
 from mirai._pending import Pending
+from mirai._streams import kept
 
 
 class SyncChannel:
     """Like ``Channel``, with the caller's thread in the place of everything behind it."""
 
-    def __init__(self, profile: str) -> None:
+    def __init__(self, profile: str, *, seed: int | None = None) -> None:
         self._profile = profile
-        self._outbox = Outbox(profile)
+        self._outbox = Outbox(profile, seed=seed)
         self._pending = Pending()
         self._evaluator = Evaluator(let_through=(KeyboardInterrupt, BdbQuit))
         self._completed = 0
@@ -74,6 +75,13 @@ class SyncChannel:
         return outcome
 
     def _evaluate(self, task: Task) -> Outcome:
+        """Evaluate, and leave the caller's own random numbers as they were."""
+        if not task.stream:
+            return self._evaluate_here(task)
+        with kept():
+            return self._evaluate_here(task)
+
+    def _evaluate_here(self, task: Task) -> Outcome:
         """Evaluate in this thread, or, where an event loop runs in it, in another one."""
         if running_loop() is None:
             return self._evaluator.evaluate(task)

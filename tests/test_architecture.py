@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("dispatcher", "mirai")
 DEPENDENCIES = {"cloudpickle", "msgspec", "zmq"}
-OPTIONAL = {"trio": "mirai/_trio.py"}
+OPTIONAL = {"trio": "mirai/_trio.py", "numpy": "mirai/_streams.py"}
 """Optional dependency -> the only file that may import it."""
 
 DOOR = {"messages", "wire", "sockets", "security", "core", "processes", "server", "__version__"}

@@ -40,6 +40,7 @@ EXPECTED = {
     "on_daemon",
     "race",
     "status",
+    "task_generator",
     "use_profile",
 }
 

@@ -1,0 +1,165 @@
+"""A daemon after a task is as it was before: what tasks change besides their results.
+
+What can be looked at cheaply is compared with a snapshot after each task.  What cannot (the
+states of random generators, signal handlers, environment variables in the C library) is only
+changed through a few functions, so these are wrapped once, and note that they were called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+from mirai._streams import NUMPY, freshen
+
+RARITY = 20
+"""Garbage is collected at most once in so many times as long as the last collection took."""
+
+
+class Cleanup:
+    """Undoes what a task has changed in this process, which is a daemon's."""
+
+    def __init__(self) -> None:
+        """Take the process as it is for how it should be."""
+        self._touched = False  # something may have changed the environment
+        self._signals: dict[int, Any] = {}  # signals that were handled otherwise before, and how
+        self._watches_numpy = False
+        self.stale = False
+        """Whether the random states were set by somebody, so that they are not ours."""
+        for name in ("putenv", "unsetenv"):
+            _wrap(os, name, self._touch)
+        for name in ("seed", "setstate"):
+            _wrap(random, name, self._spoil)
+        _wrap(signal, "signal", self._note_signal)
+        self.keep()
+        self.stale = False
+
+    def keep(self) -> None:
+        """Let everything stay as it is now, but for ``stale``."""
+        self._environ = os.environ
+        self._variables = dict(os.environ)
+        self._touched = False
+        self._directory = _directory()
+        self._filters: Any = warnings.filters
+        self._filter_list = list(self._filters)
+        self._signals.clear()
+        self._look_for_numpy()
+
+    def restore(self) -> None:
+        """Make everything as it was, but the random states: see ``freshen``."""
+        if self._touched or os.environ is not self._environ:
+            self._restore_environment()
+        if _directory() != self._directory:
+            self._restore_directory()
+        if warnings.filters != self._filter_list or warnings.filters is not self._filters:
+            self._restore_filters()
+        if self._signals:
+            self._restore_signals()
+        if not self._watches_numpy and NUMPY in sys.modules:
+            self._look_for_numpy()
+
+    def freshen(self) -> None:
+        """Draw numbers that depend on nothing from now on."""
+        freshen()
+        self.stale = False
+
+    def _touch(self, *_: Any) -> None:
+        self._touched = True
+
+    def _spoil(self, *_: Any, **__: Any) -> None:
+        self.stale = True
+
+    def _note_signal(self, signalnum: int, *_: Any, **__: Any) -> None:
+        with contextlib.suppress(ValueError, TypeError):  # no such signal
+            self._signals.setdefault(signalnum, signal.getsignal(signalnum))
+
+    def _restore_environment(self) -> None:
+        os.environ = self._environ  # noqa: B003  # a task may have put another in its place
+        for name in os.environ.keys() - self._variables.keys():
+            del os.environ[name]
+        for name, value in self._variables.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
+        self._touched = False
+
+    def _restore_directory(self) -> None:
+        with contextlib.suppress(OSError):  # somebody has removed it
+            os.chdir(self._directory)
+
+    def _restore_filters(self) -> None:
+        self._filters[:] = self._filter_list
+        warnings.filters = self._filters
+        with warnings.catch_warnings():  # makes the module forget what it knew of the filters
+            pass
+
+    def _restore_signals(self) -> None:
+        for number, handler in self._signals.copy().items():
+            if handler is not None and signal.getsignal(number) is not handler:
+                with contextlib.suppress(OSError, ValueError):
+                    signal.signal(number, handler)
+        self._signals.clear()
+
+    def _look_for_numpy(self) -> None:
+        """Watch numpy's global state once it is imported; who knows what it has seen by then."""
+        numpy = sys.modules.get(NUMPY)
+        if not self._watches_numpy and numpy is not None and hasattr(numpy, "set_state"):
+            for name in ("seed", "set_state"):
+                _wrap(numpy, name, self._spoil)
+            self._watches_numpy = self.stale = True
+
+
+def _wrap(module: ModuleType, name: str, note: Callable[..., None]) -> None:
+    """Have a function of a module say when, and with what, it is called."""
+    original = getattr(module, name, None)
+    if original is None:
+        return
+
+    @wraps(original)
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        note(*args, **kwargs)  # first: it may change something and fail
+        return original(*args, **kwargs)
+
+    noting.__qualname__ = name  # so that it is pickled as the module's
+    noting.__module__ = module.__name__
+    setattr(module, name, noting)
+
+
+def _directory() -> bytes:
+    """Return the working directory; empty where it has been removed."""
+    try:
+        return os.getcwdb()
+    except OSError:
+        return b""
+
+
+class Garbage:
+    """Decides when to collect garbage: when there is time, and not too often."""
+
+    def __init__(self, collect: Callable[[], object], clock: Callable[[], float]) -> None:
+        self._collect = collect
+        self._clock = clock
+        self._rest_until = 0.0
+
+    @classmethod
+    def of_this_process(cls) -> Garbage:
+        """Return one for the garbage of this process."""
+        import gc
+
+        return cls(gc.collect, time.monotonic)
+
+    def collect(self) -> None:
+        """Collect, unless that was done a moment ago."""
+        begun = self._clock()
+        if begun >= self._rest_until:
+            self._collect()
+            ended = self._clock()
+            self._rest_until = ended + RARITY * (ended - begun)
