@@ -96,7 +96,14 @@ def hellos(pool: object) -> list[tuple[str, ...]]:
 class TestDoneCallbacks:
     def test_may_shut_the_pool_down(self, mark: str) -> None:
         pool = daemons(1, dispatcher=False)
-        mirai(abs, -1).add_done_callback(lambda _: pool.shutdown())
+        ended = threading.Event()
+
+        def end(_: object) -> None:
+            pool.shutdown()
+            ended.set()
+
+        mirai(abs, -1).add_done_callback(end)
+        assert ended.wait(20)
         wait_until(lambda: not processes_marked(mark))
         with pytest.raises(MiraiError):
             pool.status()

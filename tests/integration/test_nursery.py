@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import sysconfig
+import threading
 import time
 import venv
 from pathlib import Path
@@ -265,7 +266,7 @@ class TestInit:
         pool.shutdown()
 
     def test_what_cannot_be_pickled(self) -> None:
-        lock = __import__("threading").Lock()
+        lock = threading.Lock()
         with pytest.raises(SerializationError, match="lock"):
             daemons(1, init=lambda: lock.acquire())
         with pytest.raises(TypeError, match="init"):
