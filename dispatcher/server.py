@@ -63,7 +63,6 @@ from dispatcher.wire import Reader, encode
 
 MESSAGES_A_TURN = 256
 
-
 Deliver = Callable[[Message], None]
 
 
@@ -152,7 +151,7 @@ class Server:
         self._barred: set[int] = set()  # connections whose peers broke the protocol
         self._events: list[tuple[int, Event]] = []
         self._stopping = False
-        # Descriptors besides the sockets: one entry in the poll, however many there are.
+        # Descriptors that only seldom have something: one entry in the poll for all of them.
         self._selector = selectors.DefaultSelector()
         self._wake_out, self._wake_in = socket.socketpair()
         for end in (self._wake_out, self._wake_in):
@@ -161,9 +160,8 @@ class Server:
         for source in (self._router, self._zap, self._monitor, self._wake_out.fileno()):
             self._poller.register(source, zmq.POLLIN)
         if POSIX:
-            self._selector.register(
-                self._nursery.fileno(), selectors.EVENT_READ, self._nursery.tend
-            )
+            tend = self._nursery.tend
+            self._selector.register(self._nursery.fileno(), selectors.EVENT_READ, tend)
             self._poller.register(self._selector.fileno(), zmq.POLLIN)
 
     def _bind(self, url: str) -> str:
@@ -219,7 +217,6 @@ class Server:
 
     def run(self) -> None:
         """Serve until told to stop; then end the daemons, and leave nothing behind."""
-        self._catch_signals()
         try:
             while not self._stopping:
                 self.turn()
@@ -265,7 +262,8 @@ class Server:
         wait = min(*waits, 3_600.0)
         return max(0, int(wait * 1_000) + 1)
 
-    def _catch_signals(self) -> None:
+    def catch_signals(self) -> None:
+        """Stop at SIGTERM and SIGINT, from now on.  For a main thread."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop())
         if POSIX and not PIDFD:
@@ -504,11 +502,12 @@ def serve(settings: dict[str, Any], started: list[Process], error: OSError | Non
     for process in started:
         server.adopt(process)
     server.watch(sys.stdin.fileno())
-    if config.host_pid and hasattr(os, "pidfd_open"):
+    if config.host_pid and PIDFD:
         try:
             server.watch(os.pidfd_open(config.host_pid))
         except ProcessLookupError:
             server.stop()
+    server.catch_signals()  # first: whoever has the answer may want the end at once
     _answer({"url": server.url})
     server.run()
 

@@ -171,8 +171,9 @@ class Daemons:
     def shutdown(self) -> None:
         """End the pool at once: cancel what is pending, end every process.  Idempotent.
 
-        It returns when all is gone, except in a done-callback while another thread shuts down:
-        that thread waits for the callback.
+        It returns when all is gone, except in a done-callback while another thread shuts down,
+        since that thread waits for the callback, or where there is no dispatcher process, since
+        the callback's thread is the one that ends the daemons.
         """
         if os.getpid() != self._owner:
             return  # a forked child: the pool is its parent's

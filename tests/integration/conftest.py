@@ -90,6 +90,16 @@ def nothing_left(mark: str) -> Iterator[None]:
     assert not {name for name in left if "mirai" in name}
 
 
+@pytest.fixture(params=[1, 0], ids=["process", "thread"])
+def dispatchers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run a test with a dispatcher process and without; return how many of them a pool has."""
+    from mirai import daemons
+
+    monkeypatch.setitem(daemons.__kwdefaults__, "dispatcher", bool(request.param))
+    count: int = request.param
+    return count
+
+
 Script = Callable[..., "subprocess.Popen[str]"]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from conftest import Script, processes_marked, wait_until
 
-from mirai import DaemonCrashed, DispatcherLost, Mirai, MiraiError, daemons, mirai
+from mirai import DaemonCrashed, Daemons, DispatcherLost, Mirai, MiraiError, daemons, mirai
 
 SHORT = list(range(4))
 LONG = [pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 60)]
@@ -35,11 +35,12 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def daemon_pids(dispatcher: int) -> list[int]:
+def daemon_pids(pool: Daemons) -> list[int]:
     """Return the dispatcher's children, whether or not they have joined."""
+    dispatcher = os.getpid() if pool._process is None else pool._process.pid
     with contextlib.suppress(OSError):
-        children = Path(f"/proc/{dispatcher}/task/{dispatcher}/children").read_text()
-        return [int(pid) for pid in children.split()]
+        files = Path(f"/proc/{dispatcher}/task").glob("*/children")
+        return [int(pid) for file in files for pid in file.read_text().split()]
     return []
 
 
@@ -54,6 +55,7 @@ def submit_all(count: int) -> list[Mirai[Any]]:
 
 
 @pytest.mark.parametrize("seed", SHORT + LONG)
+@pytest.mark.usefixtures("dispatchers")
 def test_daemons_killed_at_random(seed: int) -> None:
     rng = random.Random(seed)
     pool = daemons(2)
@@ -61,7 +63,7 @@ def test_daemons_killed_at_random(seed: int) -> None:
 
     def killer() -> None:
         while not stop.wait(rng.random() * 0.1):
-            for pid in rng.sample(pids := daemon_pids(pool._process.pid), min(1, len(pids))):
+            for pid in rng.sample(pids := daemon_pids(pool), min(1, len(pids))):
                 kill(pid)
 
     thread = threading.Thread(target=killer)

@@ -45,6 +45,7 @@ def running(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
+@pytest.mark.usefixtures("dispatchers")
 class TestADaemonDies:
     @pytest.mark.parametrize(
         ("function", "exit_code", "signal_name", "output"),
@@ -182,6 +183,7 @@ def started(function: Callable[..., Any], *args: Any) -> Mirai[Any]:
     return future
 
 
+@pytest.mark.usefixtures("dispatchers")
 class TestCancel:
     def test_a_running_task_is_interrupted(self, tmp_path: Path) -> None:
         def work() -> None:

@@ -38,6 +38,7 @@ class TestDaemons:
             assert len(processes_marked(mark)) == 4
             assert len({daemon.pid for daemon in status().daemons}) == 3
 
+    @pytest.mark.usefixtures("dispatchers")
     def test_zero_tears_down(self, mark: str) -> None:
         daemons(2)
         assert mirai(abs, -1).result() == 1
@@ -53,11 +54,13 @@ class TestDaemons:
         with pytest.raises(MiraiError):
             first.submit(abs, (1,), {})
 
+    @pytest.mark.usefixtures("dispatchers")
     def test_leaving_waits_for_the_tasks_of_the_block(self) -> None:
         with daemons(2):
             futures = [mirai(lambda x: time.sleep(0.01) or x, i) for i in range(20)]
         assert [future.result() for future in futures] == list(range(20))
 
+    @pytest.mark.usefixtures("dispatchers")
     def test_leaving_by_an_exception_cancels_them(self) -> None:
         futures = []
 
@@ -90,6 +93,7 @@ class TestDaemons:
 
         assert asyncio.run(main()) > 10
 
+    @pytest.mark.usefixtures("dispatchers")
     def test_tearing_down_does_not_wait_for_a_long_task(self) -> None:
         pool = daemons(1)
         future = mirai(time.sleep, 600)
@@ -162,6 +166,7 @@ class TestDaemons:
         with pytest.raises(error):
             daemons(*arguments)  # type: ignore[arg-type]
 
+    @pytest.mark.usefixtures("dispatchers")
     def test_an_address_in_use(self) -> None:
         with daemons(1, "tcp://127.0.0.1:0") as pool:
             with pytest.raises(MiraiError, match="in use"):
@@ -170,6 +175,7 @@ class TestDaemons:
 
 
 class TestUrls:
+    @pytest.mark.usefixtures("dispatchers")
     def test_a_path_whose_socket_is_removed(self, tmp_path: Path) -> None:
         path = tmp_path / "socket"
         with daemons(1, f"ipc://{path}"):

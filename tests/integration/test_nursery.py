@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import sysconfig
+import threading
 import time
 import venv
 from pathlib import Path
@@ -92,6 +93,7 @@ class TestEnv:
             assert sorted(slots(pool).values()) == ["0", "1", "2"]
             assert asked == [0, 1, 2]
 
+    @pytest.mark.usefixtures("dispatchers")
     def test_who_replaces_a_daemon_has_its_number(self) -> None:
         with daemons(3, env=slot) as pool:
             pool.wait(3, timeout=20)
@@ -133,7 +135,8 @@ class TestEnv:
             (tmp_path / "0").touch()
             wait_until(lambda: any(future.done() for future in futures))
             pool.scale(1)
-            wait_until(lambda: list(slots(pool).values()) == ["1"])
+            wait_until(lambda: status().connections == 1)
+            assert list(slots(pool).values()) == ["1"]
             (pid,) = slots(pool)
             os.kill(pid, signal.SIGKILL)
             wait_until(lambda: status().cumulative == 3)
@@ -164,12 +167,12 @@ class TestEnv:
 
 
 class TestLaunch:
-    def test_more(self, mark: str) -> None:
+    def test_more(self, mark: str, dispatchers: int) -> None:
         with daemons(1) as pool:
             pool.launch(2)
             pool.launch()
             pool.wait(4, timeout=20)
-            assert len(processes_marked(mark)) == 5
+            assert len(processes_marked(mark)) == dispatchers + 4
             with pytest.raises(ValueError, match="negative"):
                 pool.launch(-1)
 
@@ -252,6 +255,7 @@ class TestInit:
             assert "LookupError: no such model" in error.output
             assert "in init" in error.output
 
+    @pytest.mark.usefixtures("dispatchers")
     def test_a_slow_one_does_not_hold_up_the_end(self, tmp_path: Path) -> None:
         def init() -> None:
             (tmp_path / "begun").touch()
@@ -262,7 +266,7 @@ class TestInit:
         pool.shutdown()
 
     def test_what_cannot_be_pickled(self) -> None:
-        lock = __import__("threading").Lock()
+        lock = threading.Lock()
         with pytest.raises(SerializationError, match="lock"):
             daemons(1, init=lambda: lock.acquire())
         with pytest.raises(TypeError, match="init"):
@@ -274,6 +278,7 @@ def speak() -> None:
     print("in error", file=sys.stderr)
 
 
+@pytest.mark.usefixtures("dispatchers")
 class TestOutput:
     def test_a_file_gets_all_and_errors_the_last(self, tmp_path: Path) -> None:
         def last() -> None:
@@ -308,20 +313,23 @@ class TestOutput:
         with pytest.raises(TypeError):
             daemons(1, output=5)  # type: ignore[arg-type]
 
-    def test_that_of_the_host(self, script: Script) -> None:
-        process = script("""
+    def test_that_of_the_host(self, script: Script, dispatchers: int) -> None:
+        process = script(
+            f"dispatcher = {bool(dispatchers)}"
+            + """
 import os, sys
 from mirai import mirai, daemons, DaemonCrashed
 def speak():
     print("aloud"); print("in error", file=sys.stderr); os.system("echo a child")
 def last():
     print("last", flush=True); os._exit(3)
-with daemons(1, output="inherit"):
+with daemons(1, output="inherit", dispatcher=dispatcher):
     mirai(speak).result()
     error = mirai(last).exception()
     mirai(print, "another").result()
 print(error.exit_code, repr(error.output))
-""")
+"""
+        )
         out, err = process.communicate(timeout=30)
         assert out.splitlines() == ["aloud", "a child", "last", "another", "3 ''"]
         assert err == "in error\n"

@@ -26,6 +26,7 @@ from mirai import (
 )
 
 
+@pytest.mark.usefixtures("dispatchers")
 class TestTimeout:
     def test_a_running_task_is_stopped(self) -> None:
         with daemons(1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from test_core import CLIENT, CRASH, D1, D2, D3, TINY, Pool, answers, done, given, sent
 
 from dispatcher.core import Command, CutOff, Keep, Lost, Retire, Role, Send
-from dispatcher.messages import Ask, Kind, Leave, Recall, Report, Returned, Scale, Stop
+from dispatcher.messages import Ask, Kind, Leave, Recall, Report, Returned, Scale, Slot, Stop
 
 
 def stopped(commands: list[Command], *daemons: int) -> list[int]:
@@ -80,6 +80,8 @@ def test_only_those_that_are_named_retire() -> None:
 def test_a_client_may_scale_and_a_daemon_may_not() -> None:
     pool = Pool([D1])
     assert pool.step((CLIENT, Scale(3))) == [Keep(3)]
+    slots = (Slot({"A": "1"}), Slot({}, ("gpu",)))
+    assert pool.step((CLIENT, Scale(2, slots))) == [Keep(2, slots)]
     assert pool.step((D1, Scale(3)))[-1] == CutOff(D1)
 
 
