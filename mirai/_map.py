@@ -335,7 +335,7 @@ class Constant:
         self.args = args
         self.kwargs = dict(kwargs)
 
-    def __call__(self, *element: Any, **columns: Any) -> Any:
+    def __call__(self, /, *element: Any, **columns: Any) -> Any:
         return self.__wrapped__(*element, *self.args, **columns, **self.kwargs)
 
 
@@ -343,13 +343,16 @@ def elements_of(iterables: tuple[Any, ...]) -> Iterator[Call]:
     """Return the calls that a map over these makes.
 
     The rows of a DataFrame (pandas, polars, Arrow) become keywords; all else is iterated over,
-    several iterables side by side.  Raises TypeError for what cannot be iterated over, and
-    ValueError, on the way, if one is shorter than the others.
+    several iterables side by side.  Raises TypeError for what cannot be iterated over, or is a
+    DataFrame and not alone; ValueError for one with columns of the same name, and, on the way,
+    if an iterable is shorter than the others.
     """
     if not iterables:
         raise TypeError("mirai_map needs something to map over")
-    if len(iterables) == 1 and (rows := _rows(iterables[0])) is not None:
-        return (((), row) for row in rows)
+    if tables := [rows for side in iterables if (rows := _rows(side)) is not None]:
+        if len(iterables) > 1:
+            raise TypeError("a DataFrame is mapped over alone: join it with the others first")
+        return (((), row) for row in tables[0])
     sides = [iter(side) for side in iterables]
     return ((element, {}) for element in zip(*sides, strict=True))
 
@@ -359,12 +362,23 @@ def _rows(table: Any) -> Iterable[dict[str, Any]] | None:
     if hasattr(table, "iter_rows"):  # polars
         return cast("Iterable[dict[str, Any]]", table.iter_rows(named=True))
     if hasattr(table, "itertuples"):  # pandas
-        names = [str(name) for name in table.columns]
+        names = _keywords(table.columns)
         rows = table.itertuples(index=False, name=None)
         return (dict(zip(names, row, strict=True)) for row in rows)
-    if hasattr(table, "to_pylist") and hasattr(table, "to_batches"):  # an Arrow table
-        return (row for batch in table.to_batches() for row in batch.to_pylist())
+    if hasattr(table, "to_pylist") and hasattr(table, "schema"):  # Arrow
+        _keywords(table.schema.names)
+        batches = table.to_batches() if hasattr(table, "to_batches") else [table]
+        return (row for batch in batches for row in batch.to_pylist())
     return None
+
+
+def _keywords(columns: Iterable[object]) -> list[str]:
+    """Return the keywords for these columns.  Raises ValueError if two would be the same."""
+    names = [str(column) for column in columns]
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"columns of the same name: {', '.join(map(repr, twice))}")
+    return names
 
 
 def _value(key: object, mirai: Mirai[T]) -> T:
