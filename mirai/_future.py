@@ -161,10 +161,16 @@ class Mirai(Future[T], Generic[T]):
         logged.
         """
         with _lock:
-            if self._lazy is None and self._state == PENDING:
+            if self._state == PENDING and self._lazy is None:
                 self._done_callbacks = [*self._done_callbacks, fn]
                 return
-        super().add_done_callback(fn)
+        if self._state == PENDING:
+            super().add_done_callback(fn)
+            return
+        try:
+            fn(self)
+        except Exception:
+            LOGGER.exception("exception calling callback for %r", self)
 
     def _invoke_callbacks(self) -> None:
         callbacks, self._done_callbacks = self._done_callbacks, []
@@ -261,6 +267,19 @@ class Mirai(Future[T], Generic[T]):
 
                 yield from wait(self)
         return self.result()
+
+
+async def give_way() -> None:
+    """Let asyncio or trio, whichever runs this, turn to others once."""
+    if running_loop() is not None:
+        from asyncio import sleep
+
+        await sleep(0)
+    elif "trio" in sys.modules:
+        from mirai import _trio
+
+        if _trio.is_running():
+            await _trio.give_way()
 
 
 # ── asyncio ──────────────────────────────────────────────────────────────────────────────

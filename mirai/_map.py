@@ -17,7 +17,8 @@ from functools import partial
 from itertools import chain
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from mirai._future import Mirai, Value
+from mirai._future import Mirai, Value, give_way
+from mirai._landing import SLICE
 from mirai._outbox import Call
 
 T = TypeVar("T")
@@ -89,14 +90,18 @@ class _Mirais(Generic[T, K, R]):
         return self._wait().__await__()
 
     async def _wait(self) -> R:
+        values = []
         try:
-            for mirai in self._mirais:
-                if not mirai.done():
-                    await _ended(mirai)
+            for index, mirai in enumerate(self._mirais):
+                await _ended(index, mirai)
+                if mirai.exception() is None:
+                    values.append(mirai.result())
         except BaseException:  # the waiting was cancelled
             self.cancel()
             raise
-        return self._values(flat=False)
+        if len(values) < len(self):
+            return self._values(flat=False)  # it raises the first error
+        return self._shape(values)
 
     def as_completed(self) -> Completed[K, T]:
         """Iterate, with ``for`` or ``async for``, over (key, value) as they end.
@@ -109,9 +114,8 @@ class _Mirais(Generic[T, K, R]):
 
     async def __aiter__(self) -> AsyncIterator[tuple[K, T]]:
         """Iterate over (key, value) in order."""
-        for key, mirai in zip(self._keys, self._mirais, strict=True):
-            if not mirai.done():
-                await _ended(mirai)
+        for index, (key, mirai) in enumerate(zip(self._keys, self._mirais, strict=True)):
+            await _ended(index, mirai)
             yield key, _value(key, mirai)
 
     def _note_one(self, pair: tuple[K, Mirai[T]], bar: Progress | None, stop: bool) -> None:
@@ -193,8 +197,7 @@ class MiraiStream(Generic[T]):
         try:
             while self._refill():
                 index, mirai = next(iter(self._flying.items()))
-                if not mirai.done():
-                    await _ended(mirai)
+                await _ended(index, mirai)
                 del self._flying[index]
                 yield index, _value(index, mirai)
         finally:
@@ -292,6 +295,7 @@ class _Finished(Generic[K, T]):
         self._ended: deque[tuple[K, Mirai[T]]] = deque()
         self._lock = threading.RLock()
         self._bell: Mirai[None] = Mirai()  # settled when something ends
+        self._taken = 0
         self.add(pairs)
 
     def add(self, pairs: Iterable[tuple[K, Mirai[T]]]) -> None:
@@ -313,6 +317,9 @@ class _Finished(Generic[K, T]):
 
     async def anext(self) -> tuple[K, Mirai[T]]:
         """Wait for the next one to end, on asyncio or trio."""
+        self._taken += 1
+        if self._taken % SLICE == 0:  # where many have ended, others must have their turn
+            await give_way()
         while (pair := self._take()) is None:
             await self._bell
         return pair
@@ -392,8 +399,12 @@ def _value(key: object, mirai: Mirai[T]) -> T:
     raise error
 
 
-async def _ended(mirai: Mirai[Any]) -> None:
-    """Wait until it has ended, however."""
+async def _ended(index: int, mirai: Mirai[Any]) -> None:
+    """Wait until it has ended, however; where many have, let others have their turn at times."""
+    if mirai.done():
+        if index % SLICE == SLICE - 1:
+            await give_way()
+        return
     bell: Mirai[None] = Mirai()
     mirai.add_done_callback(lambda _: bell.settle(Value(None)))
     await bell

@@ -46,6 +46,11 @@ def is_running() -> bool:
     return trio.lowlevel.in_trio_run()
 
 
+async def give_way() -> None:
+    """Let trio turn to others once."""
+    await trio.lowlevel.checkpoint()
+
+
 async def shielded(mirai: Mirai[Any]) -> None:
     """Wait until ``mirai`` is settled, also in a scope that is cancelled."""
     with trio.CancelScope(shield=True):

@@ -150,3 +150,57 @@ class TestNursery:
         trio.run(main)
         assert all(future.cancelled() for future in mirais)
         wait_until(lambda: status().awaiting + status().executing == 0)
+
+
+async def wait_for_all(mirais: Any) -> int:
+    return len(await mirais)
+
+
+async def go_through(pairs: Any) -> int:
+    count = 0
+    async for _ in pairs:
+        count += 1
+    return count
+
+
+WAYS: dict[str, Callable[[Any], Coroutine[Any, Any, int]]] = {
+    "await": wait_for_all,
+    "async for": go_through,
+    "as_completed": lambda mirais: go_through(mirais.as_completed()),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+class TestMap:
+    """Going through what has ended already waits for nothing, and yet the loop turns."""
+
+    def test_on_asyncio(self, way: Callable[[Any], Coroutine[Any, Any, int]]) -> None:
+        async def main() -> int:
+            mirais, turns = mirai_map(abs, range(MANY)), 0
+            mirais.collect()
+            going = asyncio.ensure_future(way(mirais))
+            while not going.done():
+                await asyncio.sleep(0)
+                turns += 1
+            assert going.result() == MANY
+            return turns
+
+        assert asyncio.run(main()) >= MANY // SLICE
+
+    def test_on_trio(self, way: Callable[[Any], Coroutine[Any, Any, int]]) -> None:
+        async def main() -> int:
+            mirais, turns, counts = mirai_map(abs, range(MANY)), 0, []
+            mirais.collect()
+
+            async def go() -> None:
+                counts.append(await way(mirais))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(go)
+                while not counts:
+                    await trio.lowlevel.checkpoint()
+                    turns += 1
+            assert counts == [MANY]
+            return turns
+
+        assert trio.run(main) >= MANY // SLICE
