@@ -8,7 +8,6 @@ whoever asks for it first, in that thread, and not by the thread that moves mess
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import threading
 from collections.abc import Callable, Generator
@@ -17,6 +16,7 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, P
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
 from mirai._errors import TaskCancelled
+from mirai._landing import Landing
 
 if TYPE_CHECKING:
     import asyncio
@@ -106,7 +106,7 @@ class Mirai(Future[T], Generic[T]):
                 with _lock:
                     if self._lazy is None:
                         self._waiters = []
-                        self._done_callbacks = []
+                        self._done_callbacks = list(self._done_callbacks)
                         self._lazy = fresh
             return self._lazy
 
@@ -137,21 +137,41 @@ class Mirai(Future[T], Generic[T]):
                 if self._state != PENDING:
                     return False
                 self._answer, self._state = answer, state
-                return True
-        with condition:
-            if self._state != PENDING:
-                return False
-            self._answer, self._state = answer, state
-            for waiter in self._waiters:
-                if cancelled:
-                    waiter.add_cancelled(self)
-                elif answer.is_error:
-                    waiter.add_exception(self)
-                else:
-                    waiter.add_result(self)
-            condition.notify_all()
+                if not self._done_callbacks:
+                    return True
+        if condition is not None:
+            with condition:
+                if self._state != PENDING:
+                    return False
+                self._answer, self._state = answer, state
+                for waiter in self._waiters:
+                    if cancelled:
+                        waiter.add_cancelled(self)
+                    elif answer.is_error:
+                        waiter.add_exception(self)
+                    else:
+                        waiter.add_result(self)
+                condition.notify_all()
         self._invoke_callbacks()
         return True
+
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        """Have ``fn(self)`` called when it is settled, by whoever settles it; at once if it is.
+
+        Each callback is called once, in the order in which they were added.  What one raises is
+        logged.
+        """
+        with _lock:
+            if self._state == PENDING and self._lazy is None:
+                self._done_callbacks = [*self._done_callbacks, fn]
+                return
+        if self._state == PENDING:
+            super().add_done_callback(fn)
+            return
+        try:
+            fn(self)
+        except Exception:
+            LOGGER.exception("exception calling callback for %r", self)
 
     def _invoke_callbacks(self) -> None:
         callbacks, self._done_callbacks = self._done_callbacks, []
@@ -260,6 +280,19 @@ class Mirai(Future[T], Generic[T]):
         return self.result()
 
 
+async def give_way() -> None:
+    """Let asyncio or trio, whichever runs this, turn to others once."""
+    if running_loop() is not None:
+        from asyncio import sleep
+
+        await sleep(0)
+    elif "trio" in sys.modules:
+        from mirai import _trio
+
+        if _trio.is_running():
+            await _trio.give_way()
+
+
 # ── asyncio ──────────────────────────────────────────────────────────────────────────────
 
 
@@ -269,34 +302,10 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
     return None if events is None else events._get_running_loop()
 
 
-class _Landing:
-    """Where other threads leave finished futures for one event loop: one wake-up for many."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._landed: list[asyncio.Future[None]] = []
-        self._guard = threading.RLock()
-
-    def add(self, future: asyncio.Future[None]) -> None:
-        with self._guard:
-            self._landed.append(future)
-            if len(self._landed) > 1:
-                return  # the loop has been called already
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._clear)
-
-    def _clear(self) -> None:
-        with self._guard:
-            landed, self._landed = self._landed, []
-        for future in landed:
-            if not future.done():
-                future.set_result(None)
-
-
-def _landing(loop: asyncio.AbstractEventLoop) -> _Landing:
-    landing: _Landing | None = getattr(loop, "_mirai_landing", None)
+def _landing(loop: asyncio.AbstractEventLoop) -> Landing:
+    landing: Landing | None = getattr(loop, "_mirai_landing", None)
     if landing is None:
-        landing = _Landing(loop)
+        landing = Landing(loop.call_soon_threadsafe)
         loop._mirai_landing = landing  # type: ignore[attr-defined]
     return landing
 
@@ -306,7 +315,12 @@ def _wait_on_asyncio(mirai: Mirai[Any]) -> Generator[Any, None, None]:
     assert loop is not None
     future: asyncio.Future[None] = loop.create_future()
     landing = _landing(loop)
-    mirai.add_done_callback(lambda _: landing.add(future))
+
+    def wake() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    mirai.add_done_callback(lambda _: landing.add(wake))
     try:
         yield from future
     except BaseException:

@@ -17,7 +17,8 @@ from functools import partial
 from itertools import chain
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from mirai._future import Mirai, Value
+from mirai._future import Mirai, Value, give_way
+from mirai._landing import SLICE
 from mirai._outbox import Call
 
 T = TypeVar("T")
@@ -89,14 +90,18 @@ class _Mirais(Generic[T, K, R]):
         return self._wait().__await__()
 
     async def _wait(self) -> R:
+        values = []
         try:
-            for mirai in self._mirais:
-                if not mirai.done():
-                    await _ended(mirai)
+            for index, mirai in enumerate(self._mirais):
+                await _ended(index, mirai)
+                if mirai.exception() is None:
+                    values.append(mirai.result())
         except BaseException:  # the waiting was cancelled
             self.cancel()
             raise
-        return self._values(flat=False)
+        if len(values) < len(self):
+            return self._values(flat=False)  # it raises the first error
+        return self._shape(values)
 
     def as_completed(self) -> Completed[K, T]:
         """Iterate, with ``for`` or ``async for``, over (key, value) as they end.
@@ -109,9 +114,8 @@ class _Mirais(Generic[T, K, R]):
 
     async def __aiter__(self) -> AsyncIterator[tuple[K, T]]:
         """Iterate over (key, value) in order."""
-        for key, mirai in zip(self._keys, self._mirais, strict=True):
-            if not mirai.done():
-                await _ended(mirai)
+        for index, (key, mirai) in enumerate(zip(self._keys, self._mirais, strict=True)):
+            await _ended(index, mirai)
             yield key, _value(key, mirai)
 
     def _note_one(self, pair: tuple[K, Mirai[T]], bar: Progress | None, stop: bool) -> None:
@@ -193,8 +197,7 @@ class MiraiStream(Generic[T]):
         try:
             while self._refill():
                 index, mirai = next(iter(self._flying.items()))
-                if not mirai.done():
-                    await _ended(mirai)
+                await _ended(index, mirai)
                 del self._flying[index]
                 yield index, _value(index, mirai)
         finally:
@@ -292,6 +295,7 @@ class _Finished(Generic[K, T]):
         self._ended: deque[tuple[K, Mirai[T]]] = deque()
         self._lock = threading.RLock()
         self._bell: Mirai[None] = Mirai()  # settled when something ends
+        self._taken = 0
         self.add(pairs)
 
     def add(self, pairs: Iterable[tuple[K, Mirai[T]]]) -> None:
@@ -313,6 +317,9 @@ class _Finished(Generic[K, T]):
 
     async def anext(self) -> tuple[K, Mirai[T]]:
         """Wait for the next one to end, on asyncio or trio."""
+        self._taken += 1
+        if self._taken % SLICE == 0:  # where many have ended, others must have their turn
+            await give_way()
         while (pair := self._take()) is None:
             await self._bell
         return pair
@@ -335,7 +342,7 @@ class Constant:
         self.args = args
         self.kwargs = dict(kwargs)
 
-    def __call__(self, *element: Any, **columns: Any) -> Any:
+    def __call__(self, /, *element: Any, **columns: Any) -> Any:
         return self.__wrapped__(*element, *self.args, **columns, **self.kwargs)
 
 
@@ -343,13 +350,16 @@ def elements_of(iterables: tuple[Any, ...]) -> Iterator[Call]:
     """Return the calls that a map over these makes.
 
     The rows of a DataFrame (pandas, polars, Arrow) become keywords; all else is iterated over,
-    several iterables side by side.  Raises TypeError for what cannot be iterated over, and
-    ValueError, on the way, if one is shorter than the others.
+    several iterables side by side.  Raises TypeError for what cannot be iterated over, or is a
+    DataFrame and not alone; ValueError for one with columns of the same name, and, on the way,
+    if an iterable is shorter than the others.
     """
     if not iterables:
         raise TypeError("mirai_map needs something to map over")
-    if len(iterables) == 1 and (rows := _rows(iterables[0])) is not None:
-        return (((), row) for row in rows)
+    if tables := [rows for side in iterables if (rows := _rows(side)) is not None]:
+        if len(iterables) > 1:
+            raise TypeError("a DataFrame is mapped over alone: join it with the others first")
+        return (((), row) for row in tables[0])
     sides = [iter(side) for side in iterables]
     return ((element, {}) for element in zip(*sides, strict=True))
 
@@ -359,12 +369,23 @@ def _rows(table: Any) -> Iterable[dict[str, Any]] | None:
     if hasattr(table, "iter_rows"):  # polars
         return cast("Iterable[dict[str, Any]]", table.iter_rows(named=True))
     if hasattr(table, "itertuples"):  # pandas
-        names = [str(name) for name in table.columns]
+        names = _keywords(table.columns)
         rows = table.itertuples(index=False, name=None)
         return (dict(zip(names, row, strict=True)) for row in rows)
-    if hasattr(table, "to_pylist") and hasattr(table, "to_batches"):  # an Arrow table
-        return (row for batch in table.to_batches() for row in batch.to_pylist())
+    if hasattr(table, "to_pylist") and hasattr(table, "schema"):  # Arrow
+        _keywords(table.schema.names)
+        batches = table.to_batches() if hasattr(table, "to_batches") else [table]
+        return (row for batch in batches for row in batch.to_pylist())
     return None
+
+
+def _keywords(columns: Iterable[object]) -> list[str]:
+    """Return the keywords for these columns.  Raises ValueError if two would be the same."""
+    names = [str(column) for column in columns]
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"columns of the same name: {', '.join(map(repr, twice))}")
+    return names
 
 
 def _value(key: object, mirai: Mirai[T]) -> T:
@@ -378,8 +399,12 @@ def _value(key: object, mirai: Mirai[T]) -> T:
     raise error
 
 
-async def _ended(mirai: Mirai[Any]) -> None:
-    """Wait until it has ended, however."""
+async def _ended(index: int, mirai: Mirai[Any]) -> None:
+    """Wait until it has ended, however; where many have, let others have their turn at times."""
+    if mirai.done():
+        if index % SLICE == SLICE - 1:
+            await give_way()
+        return
     bell: Mirai[None] = Mirai()
     mirai.add_done_callback(lambda _: bell.settle(Value(None)))
     await bell

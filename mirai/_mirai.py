@@ -155,24 +155,29 @@ class Verb:
         """Evaluate ``fn(element, *args, **kwargs)`` on daemons, for each element.
 
         Several iterables are gone through side by side, and must be of the same length.  The
-        rows of a DataFrame (pandas, polars, Arrow) are given as keywords; a dict's values are
-        mapped over, and its keys come back.  ``args`` and ``kwargs`` are the same for all, and
+        rows of a DataFrame (pandas, polars, Arrow) are given as keywords, a column that is not
+        named by a str by what ``str`` makes of its name; a dict's values are mapped over, and its
+        keys come back.  ``args`` and ``kwargs`` are the same for all, and
         sent once.  All elements are sent, in batches, or none.
 
         With ``max_in_flight``, the input need not fit into memory: it is read as the values are
         consumed, never more than so many elements ahead.
 
         Raises what ``mirai`` raises, TypeError for what cannot be mapped over, ValueError for
-        iterables of different lengths, and MiraiError if no daemons are set.
+        iterables of different lengths and for columns of the same name, and MiraiError if no
+        daemons are set.
         """
         if not callable(fn):
             raise TypeError(f"the first argument must be callable, not {type(fn).__name__}")
         pool = require_pool(self._options.profile)
         function = Constant(fn, args, kwargs or {}) if args or kwargs else fn
+        whole = len(iterables) == 1 and isinstance(iterables[0], Mapping)
         if max_in_flight is not None:
+            if whole:
+                raise TypeError("with max_in_flight, map over a dict's values() or items()")
             submit = partial(pool.submit_all, options=self._options)
             return MiraiStream(submit, function, elements_of(iterables), _positive(max_in_flight))
-        if len(iterables) == 1 and isinstance(iterables[0], Mapping):
+        if whole:
             keys, iterables = list(iterables[0]), (iterables[0].values(),)
             mirais = pool.submit_all(function, elements_of(iterables), self._options)
             return MiraiDict(mirais, keys)

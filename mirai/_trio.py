@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from mirai._landing import Landing
+
 if TYPE_CHECKING:
     from mirai._future import Mirai
+
+_landings: trio.lowlevel.RunVar[Landing] = trio.lowlevel.RunVar("mirai_landing")
 
 
 def wait(mirai: Mirai[Any]) -> Generator[Any, None, None]:
@@ -18,14 +21,8 @@ def wait(mirai: Mirai[Any]) -> Generator[Any, None, None]:
 
 
 async def _wait(mirai: Mirai[Any]) -> None:
-    token = trio.lowlevel.current_trio_token()
-    done = trio.Event()
-
-    def wake(_: object) -> None:
-        with contextlib.suppress(trio.RunFinishedError):  # nobody waits any more
-            token.run_sync_soon(done.set)
-
-    mirai.add_done_callback(wake)
+    landing, done = _landing(), trio.Event()
+    mirai.add_done_callback(lambda _: landing.add(done.set))
     try:
         await done.wait()
     except trio.Cancelled:
@@ -33,9 +30,25 @@ async def _wait(mirai: Mirai[Any]) -> None:
         raise
 
 
+def _landing() -> Landing:
+    """Return that of the running trio.  Raises RuntimeError if none is running."""
+    token = trio.lowlevel.current_trio_token()
+    try:
+        return _landings.get()
+    except LookupError:
+        landing = Landing(token.run_sync_soon)
+        _landings.set(landing)
+        return landing
+
+
 def is_running() -> bool:
     """Return whether this is trio's thread, inside ``trio.run``."""
     return trio.lowlevel.in_trio_run()
+
+
+async def give_way() -> None:
+    """Let trio turn to others once."""
+    await trio.lowlevel.checkpoint()
 
 
 async def shielded(mirai: Mirai[Any]) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,22 @@ def test_payload(tmp_path: Path) -> None:
     pytest.importorskip("numpy")
     out = measure("payload.py", tmp_path, "--megabytes", "1", "--repeats", "1")
     assert [(row["what"], row["who"]) for row in out["rows"]] == [("1 MB", "mirai"), ("1 MB", PEER)]
+
+
+def test_awaiting(tmp_path: Path) -> None:
+    out = measure("awaiting.py", tmp_path, "--tasks", "50", "--repeats", "1")
+    rows = [(row["what"], len(row["seconds"])) for row in out["rows"] if row["who"] == "mirai"]
+    loops = [loop for loop in ("asyncio", "uvloop", "trio") if find_spec(loop)]
+    things = ("send", "arrive", "longest turn", "its work")
+    assert rows == [(f"{loop}: {what}", 1) for loop in loops for what in things]
+    assert {row["who"] for row in out["rows"]} == {"mirai", PEER}
+
+
+def test_mapping(tmp_path: Path) -> None:
+    out = measure("mapping.py", tmp_path, "--elements", "200", "--repeats", "2")
+    ours = [(row["what"], len(row["seconds"])) for row in out["rows"] if row["who"] == "mirai_map"]
+    assert ours == [("send", 2), ("all", 2)]
+    assert len(out["rows"]) == 7
 
 
 def test_table(helper: Any) -> None:

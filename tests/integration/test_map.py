@@ -76,28 +76,6 @@ class TestElements:
 
         assert mirai_map(double, [1, 2]).collect() == [2, 4]
 
-    def test_a_table_by_rows(self) -> None:
-        class Polars:  # as polars' DataFrame.iter_rows
-            def iter_rows(self, *, named: bool) -> Iterator[dict[str, Any]]:
-                assert named
-                yield {"x": 1, "y": "a"}
-                yield {"x": 2, "y": "b"}
-
-        class Pandas:  # as pandas' DataFrame.itertuples
-            columns = ("x", "y")
-
-            def itertuples(self, *, index: bool, name: None) -> Iterator[tuple[Any, ...]]:
-                assert not index
-                assert name is None
-                yield (1, "a")
-                yield (2, "b")
-
-        def show(y: str, x: int, times: int) -> str:
-            return y * x * times
-
-        for table in (Polars(), Pandas()):
-            assert mirai_map(show, table, kwargs={"times": 2}).collect() == ["aa", "bbbb"]
-
     def test_elements_that_cannot_be_pickled_send_nothing(self) -> None:
         import threading
 
@@ -113,6 +91,7 @@ class TestElements:
             (lambda: mirai_map(3, [1]), TypeError),  # type: ignore[call-overload]
             (lambda: mirai_map(square, [1], max_in_flight=0), ValueError),
             (lambda: mirai_map(square, [1], max_in_flight="many"), TypeError),  # type: ignore[call-overload]
+            (lambda: mirai_map(square, {"a": 1}, max_in_flight=1), TypeError),
             (lambda: mirai.options(profile="none").map(square, [1]), MiraiError),
         ],
     )

@@ -16,6 +16,7 @@ import trio
 
 from mirai import Mirai, TaskCancelled
 from mirai._future import Failure, Value
+from mirai._landing import SLICE, Landing
 
 BOOM = ValueError("boom")
 
@@ -805,3 +806,60 @@ def test_trio_move_on_after_cancels_the_mirai() -> None:
         assert mirai.cancelled()
 
     trio.run(main)
+
+
+# ── turns of the loop ────────────────────────────────────────────────────────────────────
+
+
+def test_a_landing_wakes_a_slice_a_turn_and_calls_once_for_each() -> None:
+    calls: list[Callable[[], None]] = []
+    woken: list[int] = []
+    landing = Landing(calls.append)
+    for i in range(2 * SLICE + 1):
+        landing.add(lambda i=i: woken.append(i))  # type: ignore[misc]
+    sizes = []
+    for turn, call in enumerate(calls):  # it grows on the way
+        assert len(calls) == turn + 1
+        call()
+        sizes.append(len(woken))
+    assert sizes == [SLICE, 2 * SLICE, 2 * SLICE + 1]
+    assert woken == list(range(2 * SLICE + 1))
+    landing.add(lambda: woken.append(-1))
+    assert len(calls) == 4
+
+
+def test_what_lands_while_a_slice_is_woken_is_not_forgotten() -> None:
+    calls: list[Callable[[], None]] = []
+    woken: list[int] = []
+    landing = Landing(calls.append)
+
+    def wake() -> None:
+        woken.append(1)
+        landing.add(lambda: woken.append(2))
+
+    landing.add(wake)
+    for call in calls:
+        call()
+    assert woken == [1, 2]
+
+
+def test_a_callback_alone_needs_no_condition() -> None:
+    mirai: Mirai[int] = Mirai()
+    heard: list[Any] = []
+    mirai.add_done_callback(heard.append)
+    mirai.add_done_callback(heard.append)
+    mirai.settle(Value(1))
+    mirai.add_done_callback(heard.append)
+    assert heard == [mirai] * 3
+    assert mirai._lazy is None
+
+
+def test_a_callback_is_kept_when_somebody_begins_to_wait() -> None:
+    mirai: Mirai[int] = Mirai()
+    heard: list[Any] = []
+    mirai.add_done_callback(heard.append)
+    with pytest.raises(TimeoutError):
+        mirai.result(timeout=0)
+    mirai.add_done_callback(heard.append)
+    mirai.settle(Value(1))
+    assert heard == [mirai] * 2
