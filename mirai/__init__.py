@@ -8,6 +8,7 @@ with daemons(4):
 """
 
 from dispatcher import __version__ as __version__
+from mirai._budget import Memory
 from mirai._errors import (
     AuthenticationError,
     DaemonCrashed,
@@ -22,7 +23,7 @@ from mirai._errors import (
 )
 from mirai._future import Mirai
 from mirai._map import MiraiDict, MiraiMap, MiraiStream
-from mirai._mirai import mirai, mirai_map, race
+from mirai._mirai import mirai, mirai_map, race, try_mirai
 from mirai._pool import Daemons
 from mirai._profiles import daemons, on_daemon, status, use_profile
 from mirai._status import Status
@@ -32,6 +33,7 @@ __all__ = [
     "DaemonCrashed",
     "Daemons",
     "DispatcherLost",
+    "Memory",
     "Mirai",
     "MiraiDict",
     "MiraiError",
@@ -50,5 +52,6 @@ __all__ = [
     "on_daemon",
     "race",
     "status",
+    "try_mirai",
     "use_profile",
 ]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from dispatcher.security import KeyPair
 from mirai._channel import Channel
 from mirai._errors import DispatcherLost, MiraiError, TaskCancelled
+from mirai._feed import Feed
 from mirai._future import Mirai, Value
 from mirai._options import DEFAULTS, TaskOptions
 from mirai._outbox import Call
@@ -60,7 +61,7 @@ class Daemons:
         assert self._options is not None
         if self._options.sync:
             self.url = "sync"
-            self._channel = SyncChannel(self.profile)
+            self._channel = SyncChannel(self.profile, memory=self._options.memory)
             return
         self._keys = _Keys(server=KeyPair.new(), client=KeyPair.new())
         self._process = DispatcherProcess(_config(self._options, self._keys))
@@ -71,6 +72,7 @@ class Daemons:
             self._keys.server.public,
             profile=self.profile,
             explain=self._explain_loss,
+            memory=self._options.memory,
         )
 
     def __repr__(self) -> str:
@@ -97,11 +99,32 @@ class Daemons:
         """Send one task for each call, given by its arguments and keywords: all, or none."""
         return self._open().submit(fn, calls, options)
 
+    def try_submit(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] = _NOTHING,
+        options: TaskOptions = DEFAULTS,
+    ) -> Mirai[Any] | None:
+        """Send one task, or return None if the memory budget is used up; see ``try_mirai``."""
+        return self._open().try_submit(fn, (args, dict(kwargs)), options)
+
+    def feed(
+        self,
+        fn: Callable[..., Any],
+        calls: Iterable[Call],
+        options: TaskOptions = DEFAULTS,
+    ) -> Feed:
+        """Return what sends one task for each call bit by bit; see ``MiraiStream``."""
+        return self._open().feed(fn, calls, options)
+
     # ── daemons ──────────────────────────────────────────────────────────────────────────
 
     def status(self) -> Status:
         """Return what the pool looks like now.  Raises DispatcherLost if it is gone."""
-        return Status.of(self.profile, self.url, self._open().ask().result())
+        channel = self._open()
+        report = channel.ask().result()
+        return Status.of(self.profile, self.url, report, channel.memory())
 
     def scale(self, n: int) -> None:
         """Keep ``n`` local daemons from now on.

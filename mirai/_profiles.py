@@ -78,6 +78,11 @@ def daemons(
     the task that it runs, and another takes its place: at once, or, if it was idle, when there
     is work again.
 
+    ``memory`` is a budget, in bytes or like ``"500MB"``, for the payloads of tasks that are sent
+    and not answered.  Where it is used up, ``mirai()`` blocks, ``try_mirai()`` returns None, and
+    on an event loop ``mirai()`` raises QueueFull.  A task is let in while any of it is left,
+    however large the task is.
+
     Raises ValueError or TypeError for what is not a pool, and MiraiError if the dispatcher
     cannot start (its address is in use, say), or if a task wants a pool of its own and does not
     name its ``profile``: on a daemon that is most often a mistake.

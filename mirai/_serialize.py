@@ -70,6 +70,12 @@ def unpack(payload: bytes, blobs: tuple[Blob, ...], *, keep_classes: bool = Fals
     return pickle.loads(data, buffers=buffers)
 
 
+def size_of(packed: Packed) -> int:
+    """Return how many bytes a pickle and its blobs are."""
+    payload, blobs = packed
+    return len(payload) + sum(memoryview(blob.data).nbytes for blob in blobs)
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """cloudpickle, and functions with a cache that cannot be imported."""
 

@@ -21,6 +21,7 @@ EXPECTED = {
     "DaemonCrashed",
     "Daemons",
     "DispatcherLost",
+    "Memory",
     "Mirai",
     "MiraiDict",
     "MiraiError",
@@ -39,6 +40,7 @@ EXPECTED = {
     "on_daemon",
     "race",
     "status",
+    "try_mirai",
     "use_profile",
 }
 
