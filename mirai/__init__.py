@@ -25,7 +25,8 @@ from mirai._future import Mirai
 from mirai._map import MiraiDict, MiraiMap, MiraiStream
 from mirai._mirai import mirai, mirai_map, race, try_mirai
 from mirai._pool import Daemons
-from mirai._profiles import daemons, on_daemon, status, use_profile
+from mirai._profiles import daemons, on_daemon, register_serial, status, use_profile
+from mirai._serial import SerialConfig
 from mirai._status import Status
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "ProtocolError",
     "QueueFull",
     "RemoteError",
+    "SerialConfig",
     "SerializationError",
     "Status",
     "TaskCancelled",
@@ -51,6 +53,7 @@ __all__ = [
     "mirai_map",
     "on_daemon",
     "race",
+    "register_serial",
     "status",
     "try_mirai",
     "use_profile",

@@ -46,6 +46,7 @@ from mirai._link import Link
 from mirai._options import TaskOptions
 from mirai._outbox import Call, Outbox, Parcel
 from mirai._pending import Pending
+from mirai._serialize import Reducer
 
 MESSAGES_A_TURN = 64
 
@@ -76,18 +77,20 @@ class Channel:
         profile: str,
         explain: Explain,
         memory: int | None = None,
+        reducer: Reducer | None = None,
     ) -> None:
         """Connect, without waiting for it.
 
         ``server`` is the dispatcher's public key; ``explain`` is asked for the error when the
-        connection is lost; ``memory`` is the budget, in bytes, for what is sent and not answered.
+        connection is lost; ``memory`` is the budget, in bytes, for what is sent and not answered;
+        ``reducer`` knows how to pickle some objects.
         """
         self._budget = None if memory is None else Budget(memory)
         self._url = url
         self._profile = profile
         self._explain = explain
         self._lock = threading.RLock()  # guards what follows, up to the blank line
-        self._outbox = Outbox(profile)
+        self._outbox = Outbox(profile, reducer=reducer)
         self._requests = _Requests()
         self._end: tuple[MiraiError, bool] | None = None  # why it ended; as a cancellation?
 

@@ -44,6 +44,7 @@ from mirai._evaluate import Evaluator
 from mirai._limits import NO_LIMITS, Limits
 from mirai._link import Link
 from mirai._profiles import mark_daemon
+from mirai._serial import Serial
 
 SWITCH_INTERVAL = 0.0005
 """How long the main thread may keep the I/O thread from running, in seconds."""
@@ -123,6 +124,7 @@ class Daemon:
         server: str,
         watermark: Watermark | None = None,
         limits: Limits = NO_LIMITS,
+        serial: Serial | None = None,
     ) -> None:
         self._link = Link(url, pair, server, ToDaemon)
         self._limits = limits
@@ -133,7 +135,7 @@ class Daemon:
         self._told = False  # has said so
         # The I/O thread must hear of the moment from which idle time counts.
         self._hand = Hand(self._link.ring if limits.idle_time is not None else None)
-        self._evaluator = Evaluator()
+        self._evaluator = Evaluator(reducer=serial or None)
         self._watermark = watermark
         self._outbox: list[Outcome] = []
         self._asleep = False
@@ -322,7 +324,8 @@ def main() -> None:
     pair = KeyPair(config["public"], config["secret"])
     mark_daemon()
     limits = Limits(**config["options"]["limits"])
-    Daemon(config["url"], pair, config["server"], watermark, limits).run()
+    serial = Serial.decode(config["options"]["serial"])
+    Daemon(config["url"], pair, config["server"], watermark, limits, serial).run()
 
 
 def _close_standard_input() -> None:

@@ -8,7 +8,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from dispatcher.messages import Function, Kind, Outcome, Task
-from mirai._serialize import dumps, pack, unpack
+from mirai._serialize import Reducer, dumps, pack, unpack
 
 if TYPE_CHECKING:
     import asyncio
@@ -18,9 +18,17 @@ if TYPE_CHECKING:
 class Evaluator:
     """Runs tasks one after the other, and keeps the functions and the event loop between them."""
 
-    def __init__(self, let_through: tuple[type[BaseException], ...] = ()) -> None:
-        """``let_through``: what a task raises of these is raised here, and is no outcome."""
+    def __init__(
+        self,
+        let_through: tuple[type[BaseException], ...] = (),
+        reducer: Reducer | None = None,
+    ) -> None:
+        """``let_through``: what a task raises of these is raised here, and is no outcome.
+
+        ``reducer`` knows how to pickle some of the objects that tasks return or raise.
+        """
         self._let_through = let_through
+        self._reducer = reducer
         self._definitions: dict[int, Function] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
         self._runner: asyncio.Runner | None = None
@@ -47,12 +55,14 @@ class Evaluator:
                     value = self._await(value)
             finally:
                 seconds = time.perf_counter() - begun
-            payload, blobs = pack(value)
+            payload, blobs = pack(value, self._reducer)
         except BaseException as error:
             if isinstance(error, self._let_through):
                 raise
             again = any(isinstance(error, kinds) for kinds in retry_on)
-            return Outcome(task.id, Kind.ERROR, *pack(_tell(error)), seconds, again=again)
+            return Outcome(
+                task.id, Kind.ERROR, *pack(_tell(error, self._reducer)), seconds, again=again
+            )
         return Outcome(task.id, Kind.VALUE, payload, blobs, seconds)
 
     def close(self) -> None:
@@ -81,13 +91,13 @@ class Evaluator:
             raise
 
 
-def _tell(error: BaseException) -> tuple[str, str, str, bytes | None]:
+def _tell(error: BaseException, reducer: Reducer | None) -> tuple[str, str, str, bytes | None]:
     """Return an exception's type, message and traceback in words, and its pickle if it has one."""
     kind = type(error)
     name = kind.__qualname__
     if kind.__module__ not in ("builtins", "__main__"):
         name = f"{kind.__module__}.{name}"
-    return name, _text(error), _traceback(error), _pickled(error)
+    return name, _text(error), _traceback(error), _pickled(error, reducer)
 
 
 def _text(error: BaseException) -> str:
@@ -115,12 +125,12 @@ def _own(trace: TracebackType | None) -> TracebackType | None:
     return trace
 
 
-def _pickled(error: BaseException) -> bytes | None:
+def _pickled(error: BaseException, reducer: Reducer | None) -> bytes | None:
     """Return its pickle, if what comes out of that is the same exception again."""
     if not isinstance(error, Exception):
         return None
     try:
-        pickled = dumps(error)
+        pickled = dumps(error, reducer)
         same = unpack(pickled, ())
         alike = type(same).__qualname__ == type(error).__qualname__ and str(same) == str(error)
     except BaseException:  # it runs the task's own code

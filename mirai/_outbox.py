@@ -19,7 +19,7 @@ from mirai._budget import Load
 from mirai._future import Mirai
 from mirai._options import TaskOptions
 from mirai._pending import Pending
-from mirai._serialize import FunctionPickles, Packed, function_name, pack
+from mirai._serialize import FunctionPickles, Packed, Reducer, function_name, pack
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """The arguments and keywords of one call."""
@@ -77,9 +77,16 @@ class Gathered:
 class Outbox:
     """Numbers the tasks and the functions of one connection, and keeps them until taken."""
 
-    def __init__(self, profile: str, known_functions: int = KNOWN_FUNCTIONS) -> None:
+    def __init__(
+        self,
+        profile: str,
+        known_functions: int = KNOWN_FUNCTIONS,
+        reducer: Reducer | None = None,
+    ) -> None:
+        """``reducer`` knows how to pickle some objects that are arguments or captured."""
         self._profile = profile
-        self._pickles = FunctionPickles()
+        self._reducer = reducer
+        self._pickles = FunctionPickles(reducer=reducer)
         self._ids = count(1)
         self._numbers = count(1)
         self._known: OrderedDict[Packed, int] = OrderedDict()
@@ -103,7 +110,7 @@ class Outbox:
 
     def pack(self, call: Call, options: TaskOptions) -> Packed:
         """Pickle the payload of one task.  Raises SerializationError."""
-        return pack((*call, options.retry_on) if options.retry_on else call)
+        return pack((*call, options.retry_on) if options.retry_on else call, self._reducer)
 
     def add(self, parcel: Parcel, hook: Callable[[Mirai[Any]], None]) -> list[Mirai[Any]]:
         """Add the tasks of a parcel; return their mirais, which call ``hook`` when cancelled."""

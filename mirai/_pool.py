@@ -19,6 +19,7 @@ from mirai._options import DEFAULTS, TaskOptions
 from mirai._outbox import Call
 from mirai._pool_options import PoolOptions, check_count
 from mirai._process import DispatcherProcess, boot_argv, search_path
+from mirai._serial import Serial
 from mirai._status import Status
 from mirai._sync import SyncChannel
 
@@ -59,12 +60,15 @@ class Daemons:
     def start(self) -> None:
         """Start the dispatcher, which starts the daemons; return as soon as it listens."""
         assert self._options is not None
+        serial = Serial(self._options.serial)
         if self._options.sync:
             self.url = "sync"
-            self._channel = SyncChannel(self.profile, memory=self._options.memory)
+            self._channel = SyncChannel(
+                self.profile, memory=self._options.memory, reducer=serial or None
+            )
             return
         self._keys = _Keys(server=KeyPair.new(), client=KeyPair.new())
-        self._process = DispatcherProcess(_config(self._options, self._keys))
+        self._process = DispatcherProcess(_config(self._options, self._keys, serial))
         self.url = self._process.listening_url()
         self._channel = Channel(
             self.url,
@@ -73,6 +77,7 @@ class Daemons:
             profile=self.profile,
             explain=self._explain_loss,
             memory=self._options.memory,
+            reducer=serial or None,
         )
 
     def __repr__(self) -> str:
@@ -250,12 +255,12 @@ async def _shielded(mirai: Mirai[None]) -> None:
     await mirai
 
 
-def _config(options: PoolOptions, keys: _Keys) -> dict[str, Any]:
+def _config(options: PoolOptions, keys: _Keys, serial: Serial) -> dict[str, Any]:
     plan = {
         "count": options.count,
         "argv": boot_argv("mirai._daemon"),
         "lead": search_path(),
-        "options": {"limits": asdict(options.limits)},
+        "options": {"limits": asdict(options.limits), "serial": serial.encode()},
     }
     return {
         "url": options.url,

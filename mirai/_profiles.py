@@ -9,7 +9,6 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from typing import Any
 
 from mirai import _future
 from mirai._errors import DispatcherLost, MiraiError
@@ -24,6 +23,7 @@ from mirai._pool_options import (
     check_tags,
     size_in_bytes,
 )
+from mirai._serial import SerialConfig, serial_configs
 from mirai._status import Status
 
 DEFAULT = "default"
@@ -31,6 +31,7 @@ DEFAULT = "default"
 _current: ContextVar[str] = ContextVar("mirai_profile", default=DEFAULT)
 _profiles: dict[str, Daemons] = {}
 _living: set[Daemons] = set()  # the pools of the profiles, those on their way, and ephemeral ones
+_serial: dict[type, SerialConfig] = {}  # of all pools made from now on
 _guard = threading.RLock()  # held for moments only
 _on_daemon = False
 
@@ -43,7 +44,7 @@ def daemons(
     sync: bool = False,
     seed: int | None = None,
     memory: int | str | None = None,
-    serial: Iterable[Any] = (),
+    serial: SerialConfig | Iterable[SerialConfig] = (),
     profile: str | None = None,
     idle_time: float | str | None = None,
     wall_time: float | str | None = None,
@@ -83,6 +84,9 @@ def daemons(
     on an event loop ``mirai()`` raises QueueFull.  A task is let in while any of it is left,
     however large the task is.
 
+    ``serial`` is a SerialConfig, or several: how instances of some classes are pickled in this
+    pool.
+
     Raises ValueError or TypeError for what is not a pool, and MiraiError if the dispatcher
     cannot start (its address is in use, say), or if a task wants a pool of its own and does not
     name its ``profile``: on a daemon that is most often a mistake.
@@ -100,7 +104,7 @@ def daemons(
         sync=sync,
         seed=seed,
         memory=None if memory is None else size_in_bytes("memory", memory),
-        serial=tuple(serial),
+        serial=(*_serial.values(), *serial_configs(serial)),
         limits=_limits(idle_time, wall_time, max_tasks),
         cleanup=cleanup,
         output=None if output is None else os.fspath(output),
@@ -120,6 +124,17 @@ def daemons(
     pool = _start(profile, options)
     _replace(profile, pool)
     return pool
+
+
+def register_serial(config: SerialConfig) -> None:
+    """Pickle instances of a class in this way, in all pools that are made from now on.
+
+    It replaces what was registered for the same class; ``daemons(serial=...)`` goes before it.
+    """
+    if not isinstance(config, SerialConfig):
+        raise TypeError(f"register_serial needs a SerialConfig, not {config!r}")
+    with _guard:
+        _serial[config.cls] = config
 
 
 def status(profile: str | None = None) -> Status:
@@ -177,7 +192,7 @@ def require_pool(profile: str | None) -> Daemons:
 
 def ephemeral(profile: str) -> Daemons:
     """Start a pool of one daemon that belongs to no profile; its caller shuts it down."""
-    return _start(profile, PoolOptions(1))
+    return _start(profile, PoolOptions(1, serial=tuple(_serial.values())))
 
 
 def _start(profile: str, options: PoolOptions) -> Daemons:

@@ -22,18 +22,24 @@ from mirai._future import Mirai, Value, running_loop
 from mirai._options import TaskOptions
 from mirai._outbox import Call, Outbox, Parcel
 from mirai._pending import Pending
+from mirai._serialize import Reducer
 
 
 class SyncChannel:
     """Like ``Channel``, with the caller's thread in the place of everything behind it."""
 
-    def __init__(self, profile: str, *, memory: int | None = None) -> None:
-        """``memory`` is shown in the status: all is answered at once, so it is never used up."""
+    def __init__(
+        self, profile: str, *, memory: int | None = None, reducer: Reducer | None = None
+    ) -> None:
+        """``memory`` is shown in the status: all is answered at once, so it is never used up.
+
+        ``reducer`` knows how to pickle some objects.
+        """
         self._profile = profile
         self._budget = None if memory is None else Budget(memory)
-        self._outbox = Outbox(profile)
+        self._outbox = Outbox(profile, reducer=reducer)
         self._pending = Pending()
-        self._evaluator = Evaluator(let_through=(KeyboardInterrupt, BdbQuit))
+        self._evaluator = Evaluator(let_through=(KeyboardInterrupt, BdbQuit), reducer=reducer)
         self._completed = 0
         self._end: MiraiError | None = None
 
