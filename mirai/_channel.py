@@ -137,7 +137,7 @@ class Channel:
 
     def feed(self, fn: Callable[..., Any], calls: Iterable[Call], options: TaskOptions) -> Feed:
         """Return what sends one task for each call of ``fn``, as far as there is room."""
-        return Feed(self._outbox, self._send, self._budget, fn, calls, options)
+        return Feed(self._outbox, self._send, self._forget, self._budget, fn, calls, options)
 
     def memory(self) -> Memory | None:
         """Return what the memory budget looks like, if there is one."""
@@ -216,6 +216,10 @@ class Channel:
             raise QueueFull("the memory budget is used up, and a done-callback must not wait")
         if on_event_loop():
             raise QueueFull("the memory budget is used up, and an event loop must not wait")
+
+    def _forget(self, number: int) -> None:
+        self._outbox.forget(number)
+        self._wake()
 
     def _cancel(self, mirai: Mirai[Any]) -> None:
         self._outbox.cancel(mirai)

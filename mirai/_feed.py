@@ -14,28 +14,34 @@ from mirai._outbox import Call, Outbox, Parcel
 from mirai._serialize import Packed, size_of
 
 Send = Callable[[Parcel], list[Mirai[Any]]]
+Forget = Callable[[int], None]
 
 
 class Feed:
     """Reads calls, pickles them and sends them, no more than a budget allows at a time.
 
-    The function is pickled and sent once.  No call is read, and none is pickled, before what was
-    read until then is sent or the budget has room for more: so there is always an end to
-    waiting for room, and what waits is one call.
+    The function is pickled and sent once.  While the budget is used up, no call is pickled, and
+    none is read before those until then are sent: to read the next one may take its time, or
+    need room itself.
     """
 
     def __init__(
         self,
         outbox: Outbox,
         send: Send,
+        forget: Forget,
         budget: Budget | None,
         fn: Callable[..., Any],
         calls: Iterable[Call],
         options: TaskOptions,
     ) -> None:
-        """``send`` adds a parcel to the outbox.  Raises SerializationError."""
+        """``send`` adds a parcel to the outbox, and ``forget`` the number of its function.
+
+        Raises SerializationError.
+        """
         self._outbox = outbox
         self._send = send
+        self._forget = forget
         self._budget = budget
         self._calls = iter(calls)
         self._call: Call | None = None  # read, and not sent
@@ -82,15 +88,17 @@ class Feed:
             await self._budget.room()
 
     def close(self) -> None:
-        """Send no more: the function is needed no longer.  Idempotent."""
+        """Send no more: the function is needed no longer, nor is room.  Idempotent."""
         if self._parcel.number and self._parcel.function is None:
-            self._outbox.forget(self._parcel.number)
+            self._forget(self._parcel.number)
             self._parcel = replace(self._parcel, number=0)
+        if self._budget is not None and not self._budget.is_full():
+            self._budget.ring()  # it may have been let in, and not come
 
     def _payloads(self, loads: list[Load]) -> Iterator[Packed]:
         """Read calls and pickle them while there is room; take their loads."""
         budget, options = self._budget, self._parcel.options
-        while self.has_more() and not (budget is not None and budget.is_full()):
+        while (budget is None or not budget.is_full()) and self.has_more():
             assert self._call is not None
             payload = self._payload or self._outbox.pack(self._call, options)
             if budget is not None:
@@ -103,8 +111,6 @@ class Feed:
                 self._payload = None
             self._call = None
             yield payload
-            if budget is not None and budget.is_full():
-                return  # before the next call is read, which may take its time
 
     def _function_size(self) -> int:
         """Large buffers of the function count with the task that brings them along."""

@@ -60,7 +60,7 @@ class SyncChannel:
 
     def feed(self, fn: Callable[..., Any], calls: Iterable[Call], options: TaskOptions) -> Feed:
         """Return what evaluates calls of ``fn`` bit by bit."""
-        return Feed(self._outbox, self._send, None, fn, calls, options)
+        return Feed(self._outbox, self._send, self._outbox.forget, None, fn, calls, options)
 
     def memory(self) -> Memory | None:
         """Return what the memory budget looks like, if there is one."""

@@ -144,6 +144,23 @@ class TestOneTask:
         assert answers == [1]
         assert first.result() == "through"
 
+    def test_one_that_is_let_in_and_fails_makes_way(self, pool: Daemons, gate: Gate) -> None:
+        first = mirai(gate, bytes(100 * KB))
+        errors: list[BaseException | None] = []
+
+        def fail() -> None:
+            with pytest.raises(SerializationError):
+                mirai(len, threading.Lock())  # type: ignore[arg-type]
+            errors.append(None)
+
+        threads = [blocked(pool, fail) for _ in range(3)]
+        threads.append(blocked(pool, lambda: errors.append(mirai(abs, -1).exception())))
+        gate.open()
+        for thread in threads:
+            thread.join()
+        assert errors == [None] * 4
+        assert first.done()
+
     def test_many_threads(self) -> None:
         def work() -> None:
             futures = [mirai(len, bytes(40 * KB)) for _ in range(20)]
