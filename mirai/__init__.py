@@ -8,6 +8,7 @@ with daemons(4):
 """
 
 from dispatcher import __version__ as __version__
+from mirai._budget import Memory
 from mirai._errors import (
     AuthenticationError,
     DaemonCrashed,
@@ -22,9 +23,10 @@ from mirai._errors import (
 )
 from mirai._future import Mirai
 from mirai._map import MiraiDict, MiraiMap, MiraiStream
-from mirai._mirai import everywhere, mirai, mirai_map, race
+from mirai._mirai import everywhere, mirai, mirai_map, race, try_mirai
 from mirai._pool import Daemons
-from mirai._profiles import daemons, on_daemon, status, use_profile
+from mirai._profiles import daemons, on_daemon, register_serial, status, use_profile
+from mirai._serial import SerialConfig
 from mirai._status import Status
 from mirai._streams import task_generator
 
@@ -33,6 +35,7 @@ __all__ = [
     "DaemonCrashed",
     "Daemons",
     "DispatcherLost",
+    "Memory",
     "Mirai",
     "MiraiDict",
     "MiraiError",
@@ -41,6 +44,7 @@ __all__ = [
     "ProtocolError",
     "QueueFull",
     "RemoteError",
+    "SerialConfig",
     "SerializationError",
     "Status",
     "TaskCancelled",
@@ -51,7 +55,9 @@ __all__ = [
     "mirai_map",
     "on_daemon",
     "race",
+    "register_serial",
     "status",
     "task_generator",
+    "try_mirai",
     "use_profile",
 ]

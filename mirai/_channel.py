@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import Any, Protocol
@@ -29,18 +30,22 @@ from dispatcher.messages import (
     Welcome,
 )
 from dispatcher.messages import ProtocolError as WireError
+from mirai._budget import Budget, Memory
 from mirai._errors import (
     AuthenticationError,
     DispatcherLost,
     MiraiError,
     ProtocolError,
+    QueueFull,
     again,
 )
-from mirai._future import Failure, Mirai, Value
+from mirai._feed import Feed
+from mirai._future import Failure, Mirai, Value, on_event_loop
 from mirai._options import TaskOptions
-from mirai._outbox import Call, Outbox
+from mirai._outbox import Call, Outbox, Parcel
 from mirai._pending import Pending
 from mirai._printer import Printer, tag
+from mirai._serialize import Reducer
 
 MESSAGES_A_TURN = 64
 
@@ -97,16 +102,25 @@ class Channel:
     """Moves messages for the mirais of one profile."""
 
     def __init__(
-        self, link: Connection, *, profile: str, explain: Explain, seed: int | None = None
+        self,
+        link: Connection,
+        *,
+        profile: str,
+        explain: Explain,
+        seed: int | None = None,
+        memory: int | None = None,
+        reducer: Reducer | None = None,
     ) -> None:
         """Take over ``link``; ``explain`` is asked for the error when it has ended.
 
-        ``seed`` is the pool's.
+        ``seed`` is the pool's; ``memory`` is the budget, in bytes, for what is sent and not
+        answered; ``reducer`` knows how to pickle some objects.
         """
+        self._budget = None if memory is None else Budget(memory)
         self._profile = profile
         self._explain = explain
         self._lock = threading.RLock()  # guards what follows, up to the blank line
-        self._outbox = Outbox(profile, seed=seed)
+        self._outbox = Outbox(profile, seed=seed, reducer=reducer)
         self._requests = _Requests()
         self._end: tuple[MiraiError, bool] | None = None  # why it ended; as a cancellation?
 
@@ -131,15 +145,34 @@ class Channel:
     ) -> list[Mirai[Any]]:
         """Send one task for each call of ``fn``, given by its arguments and keywords.
 
-        Raises SerializationError if something cannot be pickled, and why the channel has ended
-        if it has; then nothing is sent.
+        Blocks while the memory budget is used up, or raises QueueFull where that would block an
+        event loop or this channel.  Raises SerializationError if something cannot be pickled,
+        and why the channel has ended if it has.  Then nothing is sent, or cancelled again.
         """
-        parcel = self._outbox.parcel(fn, calls, options)
-        with self._lock:
+        if self._budget is None:
+            return self._send(self._outbox.parcel(fn, calls, options))
+        return self._send_all(self.feed(fn, calls, options), self._budget)
+
+    def try_submit(
+        self, fn: Callable[..., Any], call: Call, options: TaskOptions
+    ) -> Mirai[Any] | None:
+        """Send one task; return None, at once, if the memory budget is used up."""
+        if self._budget is None:
+            return self._send(self._outbox.parcel(fn, [call], options))[0]
+        if self._budget.is_full():
             self._check_open()
-            mirais = self._outbox.add(parcel, self._cancel)
-            self._wake()
-        return mirais
+            return None
+        with closing(self.feed(fn, [call], options)) as feed:
+            mirais = feed.send()
+        return mirais[0] if mirais else None
+
+    def feed(self, fn: Callable[..., Any], calls: Iterable[Call], options: TaskOptions) -> Feed:
+        """Return what sends one task for each call of ``fn``, as far as there is room."""
+        return Feed(self._outbox, self._send, self._forget, self._budget, fn, calls, options)
+
+    def memory(self) -> Memory | None:
+        """Return what the memory budget looks like, if there is one."""
+        return None if self._budget is None else self._budget.memory()
 
     def everywhere(
         self, fn: Callable[..., Any], call: Call, answers: int, options: TaskOptions
@@ -193,6 +226,7 @@ class Channel:
     def forsake(self, error: MiraiError) -> None:
         """Fail everything without touching thread, lock or socket: for a forked child."""
         self._lock = threading.RLock()
+        self._budget = None
         self._end = (error, False)
         for mirai in self._outbox.take().mirais():
             self._pending.add(mirai)
@@ -207,6 +241,40 @@ class Channel:
             put(self._requests, request)
             self._wake()
         return request
+
+    def _send(self, parcel: Parcel) -> list[Mirai[Any]]:
+        with self._lock:
+            self._check_open()
+            mirais = self._outbox.add(parcel, self._cancel)
+            self._wake()
+        return mirais
+
+    def _send_all(self, feed: Feed, budget: Budget) -> list[Mirai[Any]]:
+        """Send whatever the feed brings, or nothing."""
+        mirais: list[Mirai[Any]] = []
+        try:
+            with closing(feed):
+                mirais += feed.send()
+                while feed.has_more():
+                    self._check_may_block()
+                    budget.wait()
+                    mirais += feed.send()
+        except BaseException:
+            for mirai in mirais:
+                mirai.cancel()
+            raise
+        return mirais
+
+    def _check_may_block(self) -> None:
+        self._check_open()
+        if self.is_current_thread():
+            raise QueueFull("the memory budget is used up, and a done-callback must not wait")
+        if on_event_loop():
+            raise QueueFull("the memory budget is used up, and an event loop must not wait")
+
+    def _forget(self, number: int) -> None:
+        self._outbox.forget(number)
+        self._wake()
 
     def _cancel(self, mirai: Mirai[Any]) -> None:
         self._outbox.cancel(mirai)

@@ -52,6 +52,7 @@ from mirai._link import Link
 from mirai._plan import read_init
 from mirai._printed import Feed, Printout, record
 from mirai._profiles import Home, cancel_inner, inner_mark, mark_daemon
+from mirai._serial import Serial
 
 SWITCH_INTERVAL = 0.0005
 """How long the main thread may keep the I/O thread from running, in seconds."""
@@ -143,6 +144,7 @@ class Daemon:
         tags: tuple[str, ...] = (),
         cleanup: bool = True,
         stream: bool = False,
+        serial: Serial | None = None,
     ) -> None:
         """``stream``: the host wants to see at once what tasks print."""
         self._link = Link(url, pair, server, ToDaemon)
@@ -158,7 +160,7 @@ class Daemon:
         self._feed = Feed(self._link.ring) if stream else None
         self._next_feed = 0.0  # not before
         self._printout = Printout(lambda: self._hand.current, self._feed)
-        self._evaluator = Evaluator(cleanup=Cleanup() if cleanup else None)
+        self._evaluator = Evaluator(cleanup=Cleanup() if cleanup else None, reducer=serial or None)
         self._garbage = Garbage.of_this_process() if cleanup else None
         self._watermark = watermark
         self._outbox: list[Outcome] = []
@@ -383,8 +385,8 @@ def main() -> None:
         os.close(config["watermark"])
     pair = KeyPair(config["public"], config["secret"])
     options = config["options"]
-    inner = KeyPair(**config["inner"])
-    mark_daemon(Home(options["profile"], config["url"], config["server"], inner))
+    inner, serial = KeyPair(**config["inner"]), Serial.decode(options.get("serial", ""))
+    mark_daemon(Home(options["profile"], config["url"], config["server"], inner, serial))
     daemon = Daemon(
         config["url"],
         pair,
@@ -394,6 +396,7 @@ def main() -> None:
         tags=tuple(config["tags"]),
         cleanup=options.get("cleanup", True),
         stream=options.get("stream", False),
+        serial=serial,
     )
     daemon.run(read_init(options["init"]) if "init" in options else None)
 

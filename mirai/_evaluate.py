@@ -9,7 +9,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from dispatcher.messages import Function, Kind, Outcome, Task
-from mirai._serialize import dumps, pack, unpack
+from mirai._serialize import Reducer, dumps, pack, unpack
 from mirai._streams import Draws, running, seed, seeded
 
 if TYPE_CHECKING:
@@ -26,13 +26,16 @@ class Evaluator:
         self,
         let_through: tuple[type[BaseException], ...] = (),
         cleanup: Cleanup | None = None,
+        reducer: Reducer | None = None,
     ) -> None:
         """``let_through``: what a task raises of these is raised here, and is no outcome.
 
-        ``cleanup``: what ``clean_up`` does after each task; None: nothing.
+        ``cleanup``: what ``clean_up`` does after each task; None: nothing.  ``reducer`` knows how
+        to pickle some of the objects that tasks return or raise.
         """
         self._let_through = let_through
         self._cleanup = cleanup
+        self._reducer = reducer
         self._keeps = False
         self._definitions: dict[int, Function] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
@@ -75,12 +78,14 @@ class Evaluator:
                 running.draws = outer
                 if task.stream:
                     seeded()
-            payload, blobs = pack(value)
+            payload, blobs = pack(value, self._reducer)
         except BaseException as error:
             if isinstance(error, self._let_through):
                 raise
             again = any(isinstance(error, kinds) for kinds in retry_on)
-            return Outcome(task.id, Kind.ERROR, *pack(_tell(error)), seconds, again=again)
+            return Outcome(
+                task.id, Kind.ERROR, *pack(_tell(error, self._reducer)), seconds, again=again
+            )
         return Outcome(task.id, Kind.VALUE, payload, blobs, seconds)
 
     def keep(self) -> None:
@@ -122,13 +127,13 @@ class Evaluator:
             raise
 
 
-def _tell(error: BaseException) -> tuple[str, str, str, bytes | None]:
+def _tell(error: BaseException, reducer: Reducer | None) -> tuple[str, str, str, bytes | None]:
     """Return an exception's type, message and traceback in words, and its pickle if it has one."""
     kind = type(error)
     name = kind.__qualname__
     if kind.__module__ not in ("builtins", "__main__"):
         name = f"{kind.__module__}.{name}"
-    return name, _text(error), _traceback(error), _pickled(error)
+    return name, _text(error), _traceback(error), _pickled(error, reducer)
 
 
 def _text(error: BaseException) -> str:
@@ -156,12 +161,12 @@ def _own(trace: TracebackType | None) -> TracebackType | None:
     return trace
 
 
-def _pickled(error: BaseException) -> bytes | None:
+def _pickled(error: BaseException, reducer: Reducer | None) -> bytes | None:
     """Return its pickle, if what comes out of that is the same exception again."""
     if not isinstance(error, Exception):
         return None
     try:
-        pickled = dumps(error)
+        pickled = dumps(error, reducer)
         same = unpack(pickled, ())
         alike = type(same).__qualname__ == type(error).__qualname__ and str(same) == str(error)
     except BaseException:  # it runs the task's own code

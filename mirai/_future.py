@@ -21,6 +21,8 @@ from mirai._landing import Landing
 if TYPE_CHECKING:
     import asyncio
 
+    from mirai._budget import Load
+
 T = TypeVar("T")
 
 # Guards the step from "no Condition" to "Condition" of every Mirai.  Re-entrant, since a signal
@@ -91,6 +93,7 @@ class Mirai(Future[T], Generic[T]):
     _exception: BaseException | None = None
     _cancel_hook: Callable[[Mirai[Any]], None] | None = None
     _log: str = ""
+    _load: Load | None = None  # what it takes of a memory budget until it is settled
 
     def __init__(self, id: int = 0, name: str = "", profile: str = "") -> None:
         self.id = id
@@ -136,13 +139,17 @@ class Mirai(Future[T], Generic[T]):
             if condition is None:
                 if self._state != PENDING:
                     return False
+                if self._load is not None:
+                    self._load.give_back()  # before anybody hears of the answer
                 self._answer, self._state = answer, state
-                if not self._done_callbacks:
+                if self._load is None and not self._done_callbacks:
                     return True
         if condition is not None:
             with condition:
                 if self._state != PENDING:
                     return False
+                if self._load is not None:
+                    self._load.give_back()
                 self._answer, self._state = answer, state
                 for waiter in self._waiters:
                     if cancelled:
@@ -152,6 +159,8 @@ class Mirai(Future[T], Generic[T]):
                     else:
                         waiter.add_result(self)
                 condition.notify_all()
+        if self._load is not None:
+            self._load.ring()
         self._invoke_callbacks()
         return True
 
@@ -300,6 +309,17 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
     """Return the asyncio loop that runs in this thread, without importing asyncio."""
     events = sys.modules.get("asyncio.events")
     return None if events is None else events._get_running_loop()
+
+
+def on_event_loop() -> bool:
+    """Return whether asyncio or trio runs in this thread, which must not be blocked then."""
+    if running_loop() is not None:
+        return True
+    if "trio" not in sys.modules:
+        return False
+    from mirai._trio import is_running
+
+    return is_running()
 
 
 def _landing(loop: asyncio.AbstractEventLoop) -> Landing:

@@ -14,9 +14,10 @@ from collections.abc import (
     Sequence,
 )
 from functools import partial
-from itertools import chain
+from itertools import chain, count
 from typing import Any, Generic, Protocol, TypeVar, cast
 
+from mirai._feed import Feed
 from mirai._future import Mirai, Value, give_way
 from mirai._landing import SLICE
 from mirai._outbox import Call
@@ -24,8 +25,6 @@ from mirai._outbox import Call
 T = TypeVar("T")
 K = TypeVar("K")
 R = TypeVar("R")
-
-Submit = Callable[[Callable[..., Any], Iterable[Call]], list[Mirai[Any]]]
 
 
 class Progress(Protocol):
@@ -165,26 +164,20 @@ class MiraiStream(Generic[T]):
 
     It is iterated over once, with ``for`` or ``async for``: over (index, value) in order, or as
     they end with ``as_completed()``.  At most ``max_in_flight`` elements are taken from the
-    input ahead of what has been consumed.  Leaving the loop, also by an error, cancels the rest.
+    input ahead of what has been consumed; fewer, where the pool's memory budget says so.
+    Leaving the loop, also by an error, cancels the rest.
     """
 
-    def __init__(
-        self,
-        submit: Submit,
-        fn: Callable[..., Any],
-        elements: Iterator[Call],
-        max_in_flight: int,
-    ) -> None:
-        self._submit = submit
-        self._fn = fn
-        self._elements = enumerate(elements)
+    def __init__(self, feed: Feed, max_in_flight: int) -> None:
+        self._feed = feed
+        self._indices = count()
         self._room = max_in_flight
         self._flying: dict[int, Mirai[T]] = {}
 
     def __iter__(self) -> Generator[tuple[int, T], None, None]:
         """Iterate over (index, value) in order."""
         try:
-            while self._refill():
+            while self._more():
                 index, mirai = next(iter(self._flying.items()))
                 mirai.exception()
                 del self._flying[index]
@@ -195,7 +188,7 @@ class MiraiStream(Generic[T]):
     async def __aiter__(self) -> AsyncIterator[tuple[int, T]]:
         """Iterate over (index, value) in order."""
         try:
-            while self._refill():
+            while await self._more_async():
                 index, mirai = next(iter(self._flying.items()))
                 await _ended(index, mirai)
                 del self._flying[index]
@@ -207,18 +200,26 @@ class MiraiStream(Generic[T]):
         """Iterate, with ``for`` or ``async for``, over (index, value) as they end."""
         return StreamCompleted(self)
 
+    def _more(self) -> list[tuple[int, Mirai[T]]] | bool:
+        """Send more; return what is new, or whether anything flies.
+
+        Only where nothing does, so that no value comes meanwhile, it waits for memory.
+        """
+        while not (new := self._refill()) and self._feed.has_more():
+            self._feed.wait()
+        return new
+
+    async def _more_async(self) -> list[tuple[int, Mirai[T]]] | bool:
+        while not (new := self._refill()) and self._feed.has_more():
+            await self._feed.room()
+        return new
+
     def _refill(self) -> list[tuple[int, Mirai[T]]] | bool:
         """Send as much as there is room for; return what is new, or whether anything flies."""
         room = self._room - len(self._flying)
         if room < max(1, self._room // 2) and self._flying:
             return True  # wait until a batch is worth it
-        indices, calls = [], []
-        for index, call in self._elements:
-            indices.append(index)
-            calls.append(call)
-            if len(calls) == room:
-                break
-        new = list(zip(indices, self._submit(self._fn, calls), strict=True))
+        new = [(next(self._indices), mirai) for mirai in self._feed.send(room)]
         self._flying.update(new)
         return new or bool(self._flying)
 
@@ -226,6 +227,7 @@ class MiraiStream(Generic[T]):
         for mirai in self._flying.values():
             mirai.cancel()
         self._flying.clear()
+        self._feed.close()
 
 
 class Completed(Generic[K, T]):
@@ -265,7 +267,7 @@ class StreamCompleted(Generic[T]):
 
     def __iter__(self) -> Generator[tuple[int, T], None, None]:
         try:
-            while self._more():
+            while self._watch(self._stream._more()):
                 index, mirai = self._finished.next()
                 del self._stream._flying[index]
                 yield index, _value(index, mirai)
@@ -274,15 +276,14 @@ class StreamCompleted(Generic[T]):
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, T]]:
         try:
-            while self._more():
+            while self._watch(await self._stream._more_async()):
                 index, mirai = await self._finished.anext()
                 del self._stream._flying[index]
                 yield index, _value(index, mirai)
         finally:
             self._stream._cancel()
 
-    def _more(self) -> bool:
-        new = self._stream._refill()
+    def _watch(self, new: list[tuple[int, Mirai[T]]] | bool) -> bool:
         if isinstance(new, list):
             self._finished.add(new)
         return bool(new)

@@ -28,8 +28,11 @@ class Verb:
 
     Where no daemons are set, one new process is started for this task alone.
 
+    Where the pool's memory budget is used up, it blocks until there is room.
+
     Raises TypeError if ``fn`` cannot be called, SerializationError if it or an argument cannot
-    be pickled, ValueError if its tags are such that no daemon could ever have it, and
+    be pickled, ValueError if its tags are such that no daemon could ever have it, QueueFull if it
+    would have to block an event loop or a done-callback, and
     DispatcherLost if the pool is gone.  What goes wrong later is raised by the
     mirai's ``result()`` or ``await``.
 
@@ -47,13 +50,30 @@ class Verb:
     def __call__(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Mirai[T]: ...
     def __call__(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Mirai[Any]:
         """Send one task; see the class."""
-        if not callable(fn):
-            raise TypeError(f"the first argument must be callable, not {type(fn).__name__}")
+        _check_callable(fn)
         profile = self._options.profile or current_profile()
         pool = pool_of(profile)
         if pool is None:
             return _alone(profile, fn, args, kwargs, self._options)
         return pool.submit(fn, args, kwargs, self._options)
+
+    @overload
+    def try_(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Mirai[T] | None: ...
+    @overload
+    def try_(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Mirai[T] | None: ...
+    def try_(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Mirai[Any] | None:
+        """Do what ``mirai`` does, or return None, at once, if the memory budget is used up.
+
+        Without a budget (``daemons(memory=...)``) it is like ``mirai``, and never None.
+        """
+        _check_callable(fn)
+        profile = self._options.profile or current_profile()
+        pool = pool_of(profile)
+        if pool is None:
+            return _alone(profile, fn, args, kwargs, self._options)
+        return pool.try_submit(fn, args, kwargs, self._options)
 
     def options(
         self,
@@ -160,6 +180,9 @@ class Verb:
         keys come back.  ``args`` and ``kwargs`` are the same for all, and
         sent once.  All elements are sent, in batches, or none.
 
+        Where the pool has a memory budget, it blocks until all have been sent, or raises QueueFull
+        on an event loop; then what has been sent is cancelled.
+
         With ``max_in_flight``, the input need not fit into memory: it is read as the values are
         consumed, never more than so many elements ahead.
 
@@ -167,16 +190,15 @@ class Verb:
         iterables of different lengths and for columns of the same name, and MiraiError if no
         daemons are set.
         """
-        if not callable(fn):
-            raise TypeError(f"the first argument must be callable, not {type(fn).__name__}")
+        _check_callable(fn)
         pool = require_pool(self._options.profile)
         function = Constant(fn, args, kwargs or {}) if args or kwargs else fn
         whole = len(iterables) == 1 and isinstance(iterables[0], Mapping)
         if max_in_flight is not None:
             if whole:
                 raise TypeError("with max_in_flight, map over a dict's values() or items()")
-            submit = partial(pool.submit_all, options=self._options)
-            return MiraiStream(submit, function, elements_of(iterables), _positive(max_in_flight))
+            room = _positive(max_in_flight)
+            return MiraiStream(pool.feed(function, elements_of(iterables), self._options), room)
         if whole:
             keys, iterables = list(iterables[0]), (iterables[0].values(),)
             mirais = pool.submit_all(function, elements_of(iterables), self._options)
@@ -192,7 +214,13 @@ class Verb:
 
 
 mirai = Verb(DEFAULTS)
+try_mirai = mirai.try_
 mirai_map = mirai.map
+
+
+def _check_callable(fn: object) -> None:
+    if not callable(fn):
+        raise TypeError(f"the first argument must be callable, not {type(fn).__name__}")
 
 
 def _positive(count: object) -> int:

@@ -8,17 +8,18 @@ signal handler, which may run in a thread that holds it.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, repeat
 from typing import Any
 
 from dispatcher import wire
 from dispatcher.messages import Cancel, Everywhere, Function, Message, Submit, Task
+from mirai._budget import Load
 from mirai._future import Mirai
 from mirai._options import TaskOptions
 from mirai._pending import Pending
-from mirai._serialize import FunctionPickles, Packed, function_name, pack
+from mirai._serialize import FunctionPickles, Packed, Reducer, function_name, pack
 from mirai._streams import Streams
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -32,11 +33,16 @@ KNOWN_FUNCTIONS = 512
 class Parcel:
     """Tasks of one function, pickled and not yet numbered."""
 
-    function: Packed
+    function: Packed | None
+    """None: the dispatcher knows it already by its ``number``."""
     label: str
     """The function's name for the dispatcher."""
     payloads: list[Packed]
     options: TaskOptions
+    loads: Sequence[Load] = ()
+    """What each of the tasks takes of the memory budget, if there is one."""
+    number: int = 0
+    """What the sender of the parcel calls the function, until ``forget``; 0: nothing."""
 
 
 @dataclass(slots=True)
@@ -99,22 +105,33 @@ class Outbox:
     """Numbers the tasks and the functions of one connection, and keeps them until taken."""
 
     def __init__(
-        self, profile: str, known_functions: int = KNOWN_FUNCTIONS, *, seed: int | None = None
+        self,
+        profile: str,
+        known_functions: int = KNOWN_FUNCTIONS,
+        *,
+        seed: int | None = None,
+        reducer: Reducer | None = None,
     ) -> None:
-        """With a ``seed``, each task has a stream of random numbers."""
+        """With a ``seed``, each task has a stream of random numbers.
+
+        ``reducer`` knows how to pickle some objects that are arguments or captured.
+        """
         self._profile = profile
         self._streams = Streams(seed)
-        self._pickles = FunctionPickles()
+        self._reducer = reducer
+        self._pickles = FunctionPickles(reducer=reducer)
         self._ids = count(1)
         self._numbers = count(1)
         self._known: OrderedDict[Packed, int] = OrderedDict()
         self._limit = known_functions
         self._box = Gathered()
         self._cancels: deque[int] = deque()
+        self._forgets: deque[int] = deque()
 
     def __bool__(self) -> bool:
         """Whether there is anything to send.  A function never comes without a task."""
-        return bool(self._box.tasks or self._box.standing or self._cancels)
+        box = self._box
+        return bool(box.tasks or box.standing or self._cancels or self._forgets)
 
     def parcel(self, fn: Callable[..., Any], calls: Iterable[Call], options: TaskOptions) -> Parcel:
         """Pickle calls of ``fn``, given by their arguments and keywords.  Needs no lock.
@@ -122,20 +139,26 @@ class Outbox:
         Raises SerializationError.
         """
         function = self._pickles.pack(fn)
-        more = (options.retry_on,) if options.retry_on else ()
-        payloads = [pack((args, kwargs, *more)) for args, kwargs in calls]
+        payloads = [self.pack(call, options) for call in calls]
         return Parcel(function, function_name(fn), payloads, options)
+
+    def pack(self, call: Call, options: TaskOptions) -> Packed:
+        """Pickle the payload of one task.  Raises SerializationError."""
+        return pack((*call, options.retry_on) if options.retry_on else call, self._reducer)
 
     def add(self, parcel: Parcel, hook: Callable[[Mirai[Any]], None]) -> list[Mirai[Any]]:
         """Add the tasks of a parcel; return their mirais, which call ``hook`` when cancelled."""
         options = parcel.options
         name = options.name or parcel.label.partition(":")[0]
-        number = self._number(parcel.function, parcel.label)
+        number = self._number(parcel)
+        loads = parcel.loads or repeat(None)
         timeout = options.timeout or 0.0
         entries = []
-        for payload in parcel.payloads:
+        for payload, load in zip(parcel.payloads, loads, strict=False):
             mirai: Mirai[Any] = Mirai(next(self._ids), name, self._profile)
             mirai._cancel_hook = hook
+            if load is not None:
+                mirai._load = load
             task = Task(
                 mirai.id,
                 number,
@@ -154,7 +177,7 @@ class Outbox:
         self, parcel: Parcel, answers: int, hook: Callable[[Mirai[Any]], None]
     ) -> list[Mirai[Any]]:
         """Add a call for every daemon; return the mirais of the first so many answers."""
-        number = self._number(parcel.function, parcel.label)
+        number = self._number(parcel)
         call = Task(next(self._ids), number, *parcel.payloads[0])
         name = parcel.label.partition(":")[0]
         mirais: list[Mirai[Any]] = []
@@ -173,17 +196,33 @@ class Outbox:
         """Return what has gathered, and begin anew."""
         gathered, self._box = self._box, Gathered()
         gathered.cancels = [self._cancels.popleft() for _ in range(len(self._cancels))]
+        gathered.forget += [self._forgets.popleft() for _ in range(len(self._forgets))]
         return gathered
 
     def next_id(self) -> int:
         """Return a number that no task has."""
         return next(self._ids)
 
-    def _number(self, function: Packed, label: str) -> int:
+    def next_number(self) -> int:
+        """Return a number for a function, which its sender keeps until ``forget``."""
+        return next(self._numbers)
+
+    def forget(self, number: int) -> None:
+        """Tell the dispatcher that no more tasks come for this function.  Needs no lock."""
+        self._forgets.append(number)
+
+    def _number(self, parcel: Parcel) -> int:
         """Return the function's number; put it into the box if it is new.
 
-        One that brings large buffers along is not kept: it is sent with each task.
+        One that brings large buffers along is not kept, but sent with each parcel, unless the
+        sender has a number for it.
         """
+        function, label = parcel.function, parcel.label
+        if function is None:
+            return parcel.number
+        if parcel.number:
+            self._box.functions.append(Function(parcel.number, label, *function))
+            return parcel.number
         known = self._known.get(function) if not function[1] else None
         if known is not None:
             self._known.move_to_end(function)

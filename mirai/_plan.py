@@ -13,6 +13,7 @@ from dispatcher.processes import open_output
 from mirai._errors import MiraiError
 from mirai._pool_options import PoolOptions, check_env, check_tags
 from mirai._process import boot_argv, search_path
+from mirai._serial import Serial
 from mirai._serialize import pack, unpack
 
 _ELSEWHERE = """\
@@ -85,6 +86,8 @@ def _daemon_options(options: PoolOptions, profile: str) -> dict[str, Any]:
     }
     if options.output == "stream":
         found["stream"] = True
+    if options.serial:
+        found["serial"] = Serial(options.serial).encode()
     if options.init is not None:
         payload, blobs = pack(options.init)
         parts = [payload, *(blob.data for blob in blobs)]

@@ -13,6 +13,7 @@ from dispatcher.messages import Scale, ToClient
 from dispatcher.security import KeyPair
 from mirai._channel import Channel, Connection
 from mirai._errors import DispatcherLost, MiraiError, TaskCancelled
+from mirai._feed import Feed
 from mirai._future import Mirai, Value
 from mirai._link import Link
 from mirai._options import DEFAULTS, TaskOptions
@@ -20,6 +21,7 @@ from mirai._outbox import Call
 from mirai._plan import Slots, plan_of
 from mirai._pool_options import PoolOptions, check_count
 from mirai._process import DispatcherProcess
+from mirai._serial import Serial
 from mirai._status import Status
 from mirai._sync import SyncChannel
 
@@ -64,14 +66,21 @@ class Daemons:
     def start(self) -> None:
         """Start the dispatcher, which starts the daemons; return as soon as it listens."""
         assert self._options is not None
+        serial = Serial(self._options.serial)
         if self._options.sync:
             self.url = "sync"
-            self._channel = SyncChannel(self.profile, seed=self._options.seed)
+            self._channel = SyncChannel(
+                self.profile,
+                seed=self._options.seed,
+                memory=self._options.memory,
+                reducer=serial or None,
+            )
             return
         self._keys = _Keys(server=KeyPair.new(), client=KeyPair.new())
-        self.attach(self._connect(self._config(self._options, self._keys), self._keys))
+        link = self._connect(self._config(self._options, self._keys), self._keys)
+        self.attach(link, serial)
 
-    def attach(self, link: Connection) -> None:
+    def attach(self, link: Connection, serial: Serial | None = None) -> None:
         """Use this connection to a dispatcher."""
         self.url = link.url
         self._channel = Channel(
@@ -79,6 +88,8 @@ class Daemons:
             profile=self.profile,
             explain=self._explain_loss,
             seed=None if self._options is None else self._options.seed,
+            memory=None if self._options is None else self._options.memory,
+            reducer=serial or None,
         )
 
     def __repr__(self) -> str:
@@ -106,6 +117,27 @@ class Daemons:
         """Send one task for each call, given by its arguments and keywords: all, or none."""
         self._check_tags(options)
         return self._open().submit(fn, calls, options)
+
+    def try_submit(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] = _NOTHING,
+        options: TaskOptions = DEFAULTS,
+    ) -> Mirai[Any] | None:
+        """Send one task, or return None if the memory budget is used up; see ``try_mirai``."""
+        self._check_tags(options)
+        return self._open().try_submit(fn, (args, dict(kwargs)), options)
+
+    def feed(
+        self,
+        fn: Callable[..., Any],
+        calls: Iterable[Call],
+        options: TaskOptions = DEFAULTS,
+    ) -> Feed:
+        """Return what sends one task for each call bit by bit; see ``MiraiStream``."""
+        self._check_tags(options)
+        return self._open().feed(fn, calls, options)
 
     def _check_tags(self, task: TaskOptions) -> None:
         """Refuse what no daemon could ever have, where only our own can join."""
@@ -135,7 +167,9 @@ class Daemons:
 
     def status(self) -> Status:
         """Return what the pool looks like now.  Raises DispatcherLost if it is gone."""
-        return Status.of(self.profile, self.url, self._open().ask().result())
+        channel = self._open()
+        report = channel.ask().result()
+        return Status.of(self.profile, self.url, report, channel.memory())
 
     def scale(self, n: int) -> None:
         """Keep ``n`` local daemons from now on.

@@ -8,9 +8,9 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from mirai._limits import NO_LIMITS, Limits
+from mirai._serial import SerialConfig
 
 GRACE = 5.0
 """Seconds that a cancelled task has to leave before its daemon is killed."""
@@ -34,7 +34,7 @@ class PoolOptions:
     seed: int | None = None
     memory: int | None = None
     """Bytes."""
-    serial: tuple[Any, ...] = ()
+    serial: tuple[SerialConfig, ...] = ()
     limits: Limits = NO_LIMITS
     cleanup: bool = True
     output: str | None = None

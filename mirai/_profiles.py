@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
 
 from dispatcher.messages import ToClient
 from dispatcher.security import KeyPair
@@ -29,6 +28,7 @@ from mirai._pool_options import (
     check_tags,
     size_in_bytes,
 )
+from mirai._serial import Serial, SerialConfig, serial_configs
 from mirai._status import Status
 
 DEFAULT = "default"
@@ -36,6 +36,7 @@ DEFAULT = "default"
 _current: ContextVar[str] = ContextVar("mirai_profile", default=DEFAULT)
 _profiles: dict[str, Daemons] = {}
 _living: set[Daemons] = set()  # the pools of the profiles, those on their way, and ephemeral ones
+_serial: dict[type, SerialConfig] = {}  # of all pools made from now on
 _guard = threading.RLock()  # held for moments only
 _on_daemon = False
 _home: Home | None = None
@@ -49,6 +50,7 @@ class Home:
     url: str
     server: str
     pair: KeyPair
+    serial: Serial
 
 
 def daemons(
@@ -59,7 +61,7 @@ def daemons(
     sync: bool = False,
     seed: int | None = None,
     memory: int | str | None = None,
-    serial: Iterable[Any] = (),
+    serial: SerialConfig | Iterable[SerialConfig] = (),
     profile: str | None = None,
     idle_time: float | str | None = None,
     wall_time: float | str | None = None,
@@ -119,6 +121,14 @@ def daemons(
     to where this process prints instead; with ``"stream"`` it appears at once on ``sys.stdout``
     here, each line after the task's name and id.
 
+    ``memory`` is a budget, in bytes or like ``"500MB"``, for the payloads of tasks that are sent
+    and not answered.  Where it is used up, ``mirai()`` blocks, ``try_mirai()`` returns None, and
+    on an event loop ``mirai()`` raises QueueFull.  A task is let in while any of it is left,
+    however large the task is.
+
+    ``serial`` is a SerialConfig, or several: how instances of some classes are pickled in this
+    pool.
+
     Raises ValueError or TypeError for what is not a pool, SerializationError if ``init`` cannot be
     pickled, OSError if the ``output`` cannot be opened, and MiraiError if the dispatcher
     cannot start (its address is in use, say), or if a task wants a pool of its own and does not
@@ -137,7 +147,7 @@ def daemons(
         sync=sync,
         seed=seed,
         memory=None if memory is None else size_in_bytes("memory", memory),
-        serial=tuple(serial),
+        serial=(*_serial.values(), *serial_configs(serial)),
         limits=_limits(idle_time, wall_time, max_tasks),
         cleanup=cleanup,
         output=_output(output),
@@ -157,6 +167,17 @@ def daemons(
     pool = _start(profile, options)
     _replace(profile, pool)
     return pool
+
+
+def register_serial(config: SerialConfig) -> None:
+    """Pickle instances of a class in this way, in all pools that are made from now on.
+
+    It replaces what was registered for the same class; ``daemons(serial=...)`` goes before it.
+    """
+    if not isinstance(config, SerialConfig):
+        raise TypeError(f"register_serial needs a SerialConfig, not {config!r}")
+    with _guard:
+        _serial[config.cls] = config
 
 
 def status(profile: str | None = None) -> Status:
@@ -225,7 +246,7 @@ def _come_home(profile: str, home: Home) -> Daemons:
         if profile not in _profiles:
             pool = Daemons(profile, None, _forget)
             _living.add(pool)
-            pool.attach(Link(home.url, home.pair, home.server, ToClient))
+            pool.attach(Link(home.url, home.pair, home.server, ToClient), home.serial)
             _profiles[profile] = pool
         return _profiles[profile]
 
@@ -241,7 +262,7 @@ def require_pool(profile: str | None) -> Daemons:
 
 def ephemeral(profile: str) -> Daemons:
     """Start a pool of one daemon that belongs to no profile; its caller shuts it down."""
-    return _start(profile, PoolOptions(1))
+    return _start(profile, PoolOptions(1, serial=tuple(_serial.values())))
 
 
 def _start(profile: str, options: PoolOptions) -> Daemons:

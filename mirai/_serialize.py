@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache, partial, update_wrapper
 from operator import is_
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import cloudpickle
 import cloudpickle.cloudpickle as _cloudpickle
@@ -36,24 +36,33 @@ _SCALARS = frozenset({int, float, complex, bool, str, bytes, type(None), type(..
 _PLAIN_ITEMS = 256  # containers up to this size are looked through
 
 
-def pack(value: object) -> Packed:
+class Reducer(Protocol):
+    """Knows how to pickle some objects better than they do."""
+
+    def reduce(self, instance: object) -> tuple[Any, ...] | None:
+        """Return what ``__reduce__`` would; None for an object that it does not know."""
+
+    def knows(self, instance: object) -> bool:
+        """Return whether it pickles this one, whatever is inside."""
+
+
+def pack(value: object, reducer: Reducer | None = None) -> Packed:
     """Pickle ``value``.  Raises SerializationError, which says what cannot be pickled."""
     try:
         if _is_plain(value, 3):
             return _parcel(pickle.dumps(value, 5), ())
         blobs: list[Blob] = []
         with io.BytesIO() as file:
-            pickler = _Pickler(file, protocol=5, buffer_callback=_collector(blobs))
-            pickler.dump(value)
+            _pickler(file, reducer, _collector(blobs)).dump(value)
             return _parcel(file.getvalue(), tuple(blobs))
     except Exception as error:
-        raise SerializationError(_explain(value, error)) from error
+        raise SerializationError(_explain(value, error, reducer)) from error
 
 
-def dumps(value: object) -> bytes:
+def dumps(value: object, reducer: Reducer | None = None) -> bytes:
     """Pickle ``value`` into one piece.  Raises whatever its pickling raises."""
     with io.BytesIO() as file:
-        _Pickler(file, protocol=5).dump(value)
+        _pickler(file, reducer).dump(value)
         return file.getvalue()
 
 
@@ -70,6 +79,12 @@ def unpack(payload: bytes, blobs: tuple[Blob, ...], *, keep_classes: bool = Fals
     return pickle.loads(data, buffers=buffers)
 
 
+def size_of(packed: Packed) -> int:
+    """Return how many bytes a pickle and its blobs are."""
+    payload, blobs = packed
+    return len(payload) + sum(memoryview(blob.data).nbytes for blob in blobs)
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """cloudpickle, and functions with a cache that cannot be imported."""
 
@@ -78,6 +93,28 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             state = obj.__wrapped__
             return _make_cached, (obj.cache_parameters(),), state, None, None, _set_cached
         return super().reducer_override(obj)
+
+
+class _ReducingPickler(_Pickler):
+    """A pickler that asks a reducer first."""
+
+    def __init__(
+        self, file: io.BytesIO, reducer: Reducer, collect: Callable[..., bool] | None
+    ) -> None:
+        super().__init__(file, protocol=5, buffer_callback=collect)
+        self._reduce = reducer.reduce
+
+    def reducer_override(self, obj: Any) -> Any:
+        reduced = self._reduce(obj)
+        return super().reducer_override(obj) if reduced is None else reduced
+
+
+def _pickler(
+    file: io.BytesIO, reducer: Reducer | None, collect: Callable[..., bool] | None = None
+) -> _Pickler:
+    if reducer is None:
+        return _Pickler(file, protocol=5, buffer_callback=collect)
+    return _ReducingPickler(file, reducer, collect)
 
 
 _Cached = type(lru_cache(abs))
@@ -163,21 +200,21 @@ def _is_plain(value: object, depth: int) -> bool:
 # ── what cannot be pickled ───────────────────────────────────────────────────────────────
 
 
-def _explain(value: object, error: Exception) -> str:
+def _explain(value: object, error: Exception, reducer: Reducer | None) -> str:
     try:
-        path, culprit = _locate(value, "", 5)
+        path, culprit = _locate(value, "", 5, reducer)
     except Exception:  # objects that cannot be pickled may not like to be looked at either
         path, culprit = "", value
     where = f" at {path}" if path else ""
     return f"cannot pickle {type(culprit).__module__}.{type(culprit).__qualname__}{where}: {error}"
 
 
-def _locate(value: object, path: str, depth: int) -> tuple[str, object]:
+def _locate(value: object, path: str, depth: int, reducer: Reducer | None) -> tuple[str, object]:
     """Return the innermost part that cannot be pickled, and the way to it."""
-    if depth:
+    if depth and not (reducer is not None and reducer.knows(value)):
         for step, part in _parts(value):
-            if not _picklable(part):
-                return _locate(part, path + step, depth - 1)
+            if not _picklable(part, reducer):
+                return _locate(part, path + step, depth - 1, reducer)
     return path, value
 
 
@@ -199,9 +236,9 @@ def _parts(value: object) -> Iterator[tuple[str, object]]:
             yield f".{name}", item
 
 
-def _picklable(value: object) -> bool:
+def _picklable(value: object, reducer: Reducer | None) -> bool:
     try:
-        dumps(value)
+        dumps(value, reducer)
     except Exception:
         return False
     return True
@@ -232,24 +269,26 @@ class FunctionPickles:
     depends on (code, defaults, closure, the globals that it names) is still the same objects,
     and all of them are of a kind that cannot change in place.  Otherwise it is pickled again.
     The function itself may be another: the same lambda in a loop is a new object every time.
+    What a reducer may know is none of these kinds.
     """
 
-    def __init__(self, size: int = 256) -> None:
+    def __init__(self, size: int = 256, reducer: Reducer | None = None) -> None:
         self._size = size
+        self._reducer = reducer
         self._known: OrderedDict[int, tuple[list[object], Packed]] = OrderedDict()
 
     def pack(self, fn: object) -> Packed:
         """Pickle ``fn``, or return its pickle.  Raises SerializationError."""
         fingerprint = _fingerprint(fn)
         if fingerprint is None:
-            return pack(fn)
+            return pack(fn, self._reducer)
         key = id(getattr(fn, "__code__", fn))  # in the fingerprint, so that it stays alive
         known = self._known.get(key)
         if known is not None:
             before, packed = known
             if len(before) == len(fingerprint) and all(map(is_, before, fingerprint)):
                 return packed
-        packed = pack(fn)
+        packed = pack(fn, self._reducer)
         self._known[key] = (fingerprint, packed)
         if len(self._known) > self._size:
             self._known.popitem(last=False)

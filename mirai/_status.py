@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from dispatcher.messages import DaemonReport, PoolReport
+from mirai._budget import Memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +14,7 @@ class Status:
 
     ``connections`` is how many daemons are there now, and ``cumulative`` how many have ever been.
     ``awaiting``, ``executing`` and ``completed`` count tasks; ``rejected`` counts illegal
-    messages.
+    messages.  ``memory`` is what the memory budget looks like, None where there is none.
     """
 
     profile: str
@@ -25,12 +26,13 @@ class Status:
     completed: int
     rejected: int
     daemons: tuple[DaemonReport, ...]
+    memory: Memory | None = None
 
     @classmethod
-    def of(cls, profile: str, url: str, report: PoolReport) -> Status:
+    def of(cls, profile: str, url: str, report: PoolReport, memory: Memory | None = None) -> Status:
         """Make one of the dispatcher's report."""
         fields = {name: getattr(report, name) for name in report.__struct_fields__}
-        return cls(profile=profile, url=url, **fields)
+        return cls(profile=profile, url=url, memory=memory, **fields)
 
     def __str__(self) -> str:
         lines = [
@@ -38,6 +40,9 @@ class Status:
             f"tasks: {self.awaiting} awaiting, {self.executing} executing,"
             f" {self.completed} completed",
         ]
+        if self.memory is not None:
+            used, peak, capacity = map(_megabytes, astuple(self.memory))
+            lines.append(f"memory: {used} of {capacity} used, {peak} at most")
         if self.daemons:
             lines.append(f"{'id':>4}  {'host':<16} {'pid':>8}  {'state':<5} {'done':>9}  since")
         lines += [
@@ -45,3 +50,7 @@ class Status:
             for d in self.daemons
         ]
         return "\n".join(lines)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

@@ -14,23 +14,38 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from dispatcher.messages import Kind, Outcome, PoolReport, Scale, Submit, Task
+from mirai._budget import Budget, Memory
 from mirai._errors import DispatcherLost, MiraiError
 from mirai._evaluate import Evaluator
+from mirai._feed import Feed
 from mirai._future import Mirai, Value, running_loop
 from mirai._options import TaskOptions
-from mirai._outbox import Call, Outbox
+from mirai._outbox import Call, Outbox, Parcel
 from mirai._pending import Pending
+from mirai._serialize import Reducer
 from mirai._streams import kept
 
 
 class SyncChannel:
     """Like ``Channel``, with the caller's thread in the place of everything behind it."""
 
-    def __init__(self, profile: str, *, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        profile: str,
+        *,
+        seed: int | None = None,
+        memory: int | None = None,
+        reducer: Reducer | None = None,
+    ) -> None:
+        """``memory`` is shown in the status: all is answered at once, so it is never used up.
+
+        ``reducer`` knows how to pickle some objects.
+        """
         self._profile = profile
-        self._outbox = Outbox(profile, seed=seed)
+        self._budget = None if memory is None else Budget(memory)
+        self._outbox = Outbox(profile, seed=seed, reducer=reducer)
         self._pending = Pending()
-        self._evaluator = Evaluator(let_through=(KeyboardInterrupt, BdbQuit))
+        self._evaluator = Evaluator(let_through=(KeyboardInterrupt, BdbQuit), reducer=reducer)
         self._completed = 0
         self._end: MiraiError | None = None
 
@@ -41,9 +56,25 @@ class SyncChannel:
         options: TaskOptions,
     ) -> list[Mirai[Any]]:
         """Evaluate each call of ``fn`` now; return mirais that are settled."""
+        return self._send(self._outbox.parcel(fn, calls, options))
+
+    def try_submit(
+        self, fn: Callable[..., Any], call: Call, options: TaskOptions
+    ) -> Mirai[Any] | None:
+        """Evaluate a call now; return a mirai that is settled."""
+        return self.submit(fn, [call], options)[0]
+
+    def feed(self, fn: Callable[..., Any], calls: Iterable[Call], options: TaskOptions) -> Feed:
+        """Return what evaluates calls of ``fn`` bit by bit."""
+        return Feed(self._outbox, self._send, self._outbox.forget, None, fn, calls, options)
+
+    def memory(self) -> Memory | None:
+        """Return what the memory budget looks like, if there is one."""
+        return None if self._budget is None else self._budget.memory()
+
+    def _send(self, parcel: Parcel) -> list[Mirai[Any]]:
         if self._end is not None:
             raise DispatcherLost("the pool was shut down")
-        parcel = self._outbox.parcel(fn, calls, options)
         mirais = self._outbox.add(parcel, lambda _: None)
         for message in self._outbox.take().messages(self._pending):
             assert isinstance(message, Submit)

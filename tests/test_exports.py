@@ -21,6 +21,7 @@ EXPECTED = {
     "DaemonCrashed",
     "Daemons",
     "DispatcherLost",
+    "Memory",
     "Mirai",
     "MiraiDict",
     "MiraiError",
@@ -29,6 +30,7 @@ EXPECTED = {
     "ProtocolError",
     "QueueFull",
     "RemoteError",
+    "SerialConfig",
     "SerializationError",
     "Status",
     "TaskCancelled",
@@ -39,8 +41,10 @@ EXPECTED = {
     "mirai_map",
     "on_daemon",
     "race",
+    "register_serial",
     "status",
     "task_generator",
+    "try_mirai",
     "use_profile",
 }
 
@@ -127,7 +131,7 @@ import asyncio
 from concurrent.futures import Future, as_completed, wait
 from typing import assert_type
 
-from mirai import Daemons, Mirai, Status, daemons, mirai, status
+from mirai import Daemons, Mirai, Status, daemons, mirai, status, try_mirai
 
 
 def area(width: int, *, height: float = 1.0) -> float:
@@ -152,6 +156,8 @@ assert_type(mirai(fetch, "a"), Mirai[bytes])
 assert_type(mirai(Model, 3), Mirai[Model])
 assert_type(mirai(Model(3).predict, [1]), Mirai[str])
 assert_type(mirai(lambda: 1), Mirai[int])
+assert_type(try_mirai(area, 3), Mirai[float] | None)
+assert_type(mirai.options(name="a").try_(fetch, "a"), Mirai[bytes] | None)
 assert_type(daemons(2), Daemons)
 assert_type(status(), Status)
 
@@ -176,6 +182,7 @@ WRONG = {
     "the type of an argument": 'mirai(area, "3")',
     "a keyword that it does not have": "mirai(area, 3, depth=1)",
     "too few arguments": "mirai(area)",
+    "an argument that is only tried": 'try_mirai(area, "3")',
     "a result taken for another": "text: str = mirai(area, 3).result()",
     "not a function": "mirai(3)",
     "an awaitable function's argument": "mirai(fetch, 3)",
