@@ -14,6 +14,8 @@ import sys
 def main() -> None:
     """Serve until standard input ends or a signal comes."""
     line = sys.stdin.buffer.readline()
+    if not line.endswith(b"\n"):
+        return  # whoever was to send it has died meanwhile
     settings = json.loads(line)
     # The daemons are started before anything slow is imported: they have imports of their own.
     from dispatcher.processes import Plan

@@ -371,7 +371,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     line = sys.stdin.buffer.readline()
-    if not line:
+    if not line.endswith(b"\n"):
         return  # the dispatcher has died
     config: dict[str, Any] = json.loads(line)
     _close_standard_input()

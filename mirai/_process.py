@@ -18,9 +18,10 @@ START_TIMEOUT = 60.0
 STOP_TIMEOUT = 5.0
 """Seconds that it has to end its daemons and itself; then it is killed."""
 
+# Where the line is not whole, whoever was to send it has died meanwhile.
 _BOOT = (
-    "import sys; r = sys.stdin.buffer.readline;"
-    r" sys.path[:] = r()[:-1].decode('utf-8', 'surrogateescape').split('\0');"
+    r"import sys; p = sys.stdin.buffer.readline(); p[-1:] == b'\n' or sys.exit();"
+    r" sys.path[:] = p[:-1].decode('utf-8', 'surrogateescape').split('\0');"
     " from {module} import main; main()"
 )
 

@@ -29,6 +29,7 @@ from mirai import (
     status,
 )
 from mirai._link import Link
+from mirai._process import boot_argv, search_path
 
 
 class TestDaemons:
@@ -494,3 +495,14 @@ daemons(0)
         )
         out, err = host_end(process, mark)
         assert (out.split(), err) == (["True", "lost", "True", "none", "2", "parent", "True"], "")
+
+
+@pytest.mark.parametrize("module", ["dispatcher.__main__", "mirai._daemon"])
+@pytest.mark.parametrize("whole", ["nothing", "search path"])
+@pytest.mark.parametrize("part", [b"", b"{"])
+def test_a_process_whose_parent_dies_before_it_has_told_it_all(
+    module: str, whole: str, part: bytes
+) -> None:
+    told = os.fsencode(search_path()) if whole == "search path" else b""
+    ended = subprocess.run(boot_argv(module), input=told + part, capture_output=True, timeout=30)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
