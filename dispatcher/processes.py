@@ -23,6 +23,8 @@ TAIL_LINES = 30
 """How many of its last lines an error shows."""
 MAX_FAILURES = 5
 """How many daemons in a row may die before they have joined until no more are started."""
+JOINED = 2**64 - 1
+"""What a watermark shows when the daemon has joined and begun no task yet."""
 POSIX = os.name == "posix"
 
 
@@ -93,9 +95,14 @@ class Process:
             os.set_blocking(self.output, False)
         self._write(lead)
 
-    def configure(self, line: bytes) -> None:
-        """Give it its keys and options, and close its standard input."""
+    def configure(self, line: bytes, *, lifeline: bool = False) -> None:
+        """Give it its keys and options, and close its standard input.
+
+        As a ``lifeline`` that stays open for as long as we live.
+        """
         self._write(line)
+        if lifeline:
+            return
         with contextlib.suppress(OSError):
             assert self._popen.stdin is not None
             self._popen.stdin.close()
@@ -107,7 +114,10 @@ class Process:
             self._popen.stdin.flush()
 
     def started(self) -> int | None:
-        """Return the key of the last task that it began, 0 for none, None if unknown."""
+        """Return the key of the last task that it began, None if unknown.
+
+        Without one, it is 0 before the daemon has joined, and ``JOINED`` after.
+        """
         return None if self._watermark is None else self._watermark.get()
 
     def read_output(self) -> bool:
@@ -151,6 +161,12 @@ class Process:
     def wait(self) -> None:
         """Wait for its end, which must be certain."""
         self._popen.wait()
+
+    def terminate(self) -> None:
+        """Tell it to leave: it ends the task that it runs, and hands back the rest."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._popen.returncode is None:
+                self._popen.terminate()
 
     def kill(self) -> None:
         """End it and the processes that it started, at once."""

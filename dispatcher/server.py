@@ -30,7 +30,9 @@ from dispatcher.core import (
     Command,
     CutOff,
     Dispatcher,
+    Drain,
     Event,
+    Halt,
     Illegal,
     Joined,
     Keep,
@@ -53,7 +55,7 @@ from dispatcher.messages import (
     Stop,
 )
 from dispatcher.processes import POSIX, Process, Replacement
-from dispatcher.security import ZAP_ENDPOINT, Gate, KeyPair, listen
+from dispatcher.security import ZAP_ENDPOINT, Gate, KeyPair, listen, watch_for_silence
 from dispatcher.sockets import monitor_events, rest_of_message, waiting_messages
 from dispatcher.wire import Reader, encode
 
@@ -63,6 +65,9 @@ PATIENCE = 0.5
 """Seconds between the two signs of a local daemon's end (exit and hang-up) before we insist."""
 FAREWELL = 1.0
 """Seconds that daemons have to leave when the pool is torn down."""
+LAST_WORDS = {False: 200, True: 10_000}
+"""Drained or not -> milliseconds that the last answers have to leave; peers that are gone take
+none of it."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -84,6 +89,10 @@ class Config(msgspec.Struct, frozen=True):
     secret: str
     client: str
     """The client's public key."""
+    guests: dict[str, Role] = {}
+    """Public keys of others, who may come and go, any number with the same key -> their role."""
+    standing: bool = False
+    """Whether it belongs to no host, so that SIGTERM lets it finish what it has."""
     host_pid: int = 0
     grace: float = 5.0
     plan: Plan | None = None
@@ -136,6 +145,8 @@ class Server:
         self._core = Dispatcher(grace=config.grace)
         self._gate: Gate[_Owner] = Gate()
         self._gate.admit(config.client, _Owner(Role.CLIENT))
+        for public, role in config.guests.items():
+            self._gate.admit(public, _Owner(role))
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._zap = self._context.socket(zmq.ROUTER)
         self._zap.linger = 0
@@ -160,6 +171,9 @@ class Server:
         self._wanted = config.plan.count if config.plan else 0
         self._events: list[tuple[int, Event]] = []
         self._stopping = False
+        self._draining = False
+        self.drained = False
+        """Whether it has ended because it had finished everything after SIGTERM."""
         # Descriptors besides the sockets: one entry in the poll, however many there are.
         self._selector = selectors.DefaultSelector()
         self._wake_out, self._wake_in = socket.socketpair()
@@ -180,6 +194,7 @@ class Server:
                 url = f"ipc://{self._directory}/socket"
             else:
                 url = "tcp://127.0.0.1:0"
+        watch_for_silence(self._router, url)
         self._router.bind(url)
         return url if url.startswith("ipc://@") else _endpoint(self._router)
 
@@ -200,6 +215,13 @@ class Server:
     def stop(self) -> None:
         """Leave the loop after this turn."""
         self._stopping = True
+
+    def drain(self) -> None:
+        """Take no new tasks, and leave once those that are there have ended; again: leave now."""
+        if self._draining:
+            self.stop()
+        self._draining = True
+        self._events.append((0, Drain()))
 
     def run(self) -> None:
         """Serve until told to stop; then end the daemons, and leave nothing behind."""
@@ -244,8 +266,9 @@ class Server:
         return max(0, int(wait * 1_000) + 1)
 
     def _catch_signals(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self.stop())
+        signal.signal(signal.SIGINT, lambda *_: self.stop())
+        terminate = self.drain if self._config.standing else self.stop
+        signal.signal(signal.SIGTERM, lambda *_: terminate())
         if POSIX:
             signal.signal(signal.SIGCHLD, lambda *_: None)
             self._selector.register(self._wake_out, selectors.EVENT_READ, self._drain_wakes)
@@ -378,6 +401,10 @@ class Server:
         if isinstance(command, Keep):
             self._keep(command.count)
             return
+        if isinstance(command, Halt):
+            self.drained = True
+            self.stop()
+            return
         peer = self._numbers.get(command.peer)
         if peer is None:
             return
@@ -391,7 +418,7 @@ class Server:
                 if peer.owner.process is not None:
                     peer.owner.process.kill_if_busy_with(key)
                 else:
-                    self._send(peer.route, Stop())
+                    self._send(peer.route, Stop(replace=True))
                     self._hung_up.add(peer)
 
     def _send(self, route: bytes, message: Message) -> bool:
@@ -516,7 +543,7 @@ class Server:
             process.kill()
             process.wait()
             self._discard(process)
-        self._context.destroy(linger=200)
+        self._context.destroy(linger=LAST_WORDS[self.drained])
         for thing in (wakes, self._selector, self._wake_in, self._wake_out):
             thing.close()
         if self.url.startswith("ipc:///"):

@@ -248,7 +248,9 @@ class Channel:
         error = self._explain()
         if error is not None:
             return error
-        if self._link.refused or not self._welcome:
+        if not self._link.reached:
+            return DispatcherLost(f"no dispatcher answers at {self._url}")
+        if self._link.refused or not (self._welcome or self._link.proved):
             return AuthenticationError(
                 f"the dispatcher at {self._url} does not accept this key, or is not the owner"
                 " of the key that was expected"

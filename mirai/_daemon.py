@@ -37,9 +37,11 @@ from dispatcher.messages import (
     Stop,
     Task,
     ToDaemon,
+    Welcome,
 )
-from dispatcher.processes import Watermark
+from dispatcher.processes import JOINED, Watermark
 from dispatcher.security import KeyPair
+from mirai._comeback import Ending
 from mirai._evaluate import Evaluator
 from mirai._limits import NO_LIMITS, Limits
 from mirai._link import Link
@@ -123,9 +125,12 @@ class Daemon:
         server: str,
         watermark: Watermark | None = None,
         limits: Limits = NO_LIMITS,
+        tags: tuple[str, ...] = (),
     ) -> None:
         self._link = Link(url, pair, server, ToDaemon)
         self._limits = limits
+        self._tags = tags
+        self._welcome = False
         self._born = time.monotonic()
         self._idle_since: float | None = self._born
         self._tasks = 0  # how many have been evaluated
@@ -141,7 +146,7 @@ class Daemon:
         self._armed = 0  # the task that an interrupt can stop
         self._handler = self._on_interrupt
         self._pid = os.getpid()
-        self._exit_code = 0
+        self._exit_code: int = Ending.STOPPED
 
     # ── the main thread ──────────────────────────────────────────────────────────────────
 
@@ -207,7 +212,7 @@ class Daemon:
 
     def _serve(self) -> None:
         try:
-            self._link.send(Hello(VERSION, socket.gethostname(), os.getpid()))
+            self._link.send(Hello(VERSION, socket.gethostname(), os.getpid(), self._tags))
             while self._turn():
                 pass
         except BaseException:
@@ -226,7 +231,20 @@ class Daemon:
                 return False
         self._flush()
         self._look_at_limits()
-        return not self._link.ended
+        if self._link.ended:
+            self._exit_code = self._why_lost()
+        elif self._leaving and not self._welcome:
+            self._exit_code = Ending.LEFT  # it need not wait to be let go
+        else:
+            return True
+        return False
+
+    def _why_lost(self) -> Ending:
+        if self._link.denied:
+            return Ending.REFUSED
+        if not self._link.reached:
+            return Ending.UNREACHED
+        return Ending.LOST if self._link.proved else Ending.UNPROVED
 
     def _patience(self) -> float | None:
         """Return how long to wait at most: until a limit is reached."""
@@ -260,7 +278,17 @@ class Daemon:
                 self._outbox.extend(Outcome(id, Kind.CANCELLED) for id in dropped)
                 if (current := self._hand.current) in ids:
                     self._interrupt(current)
-            case Stop() | Refused():
+            case Welcome():
+                self._welcome = True
+                if self._watermark is not None:
+                    self._watermark.set(JOINED)
+            case Stop(replace):
+                ending = Ending.LEFT if self._told else Ending.STOPPED
+                self._exit_code = Ending.REPLACED if replace else ending
+                return False
+            case Refused(reason):
+                sys.stderr.write(f"the dispatcher refused this daemon: {reason}\n")
+                self._exit_code = Ending.REFUSED
                 return False
         return True
 
@@ -286,7 +314,7 @@ class Daemon:
             self._interrupt(current)
         self._link.close()
         threading.Event().wait(FAREWELL)
-        os._exit(1)
+        os._exit(self._exit_code)
 
 
 def _die_with_parent(parent: int) -> None:
@@ -310,6 +338,8 @@ def main() -> None:
     if not line:
         return  # the dispatcher has died
     config: dict[str, Any] = json.loads(line)
+    if config.get("lifeline"):
+        _die_with_pipe(os.dup(0))
     _close_standard_input()
     import faulthandler
 
@@ -322,7 +352,18 @@ def main() -> None:
     pair = KeyPair(config["public"], config["secret"])
     mark_daemon()
     limits = Limits(**config["options"]["limits"])
-    Daemon(config["url"], pair, config["server"], watermark, limits).run()
+    tags = tuple(config.get("tags", ()))
+    Daemon(config["url"], pair, config["server"], watermark, limits, tags).run()
+
+
+def _die_with_pipe(fd: int) -> None:
+    """End this process when the other end of a pipe is closed."""
+
+    def wait() -> None:
+        os.read(fd, 1)
+        os._exit(1)
+
+    threading.Thread(target=wait, name="mirai-lifeline", daemon=True).start()
 
 
 def _close_standard_input() -> None:

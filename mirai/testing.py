@@ -32,6 +32,7 @@ from dispatcher.core import (
     Dispatcher,
     Event,
     Joined,
+    Halt,
     Keep,
     Kill,
     Lost,
@@ -489,7 +490,7 @@ class World:
         return [(number, Joined(peer.role, message))]
 
     def _obey(self, command: Command) -> None:
-        if isinstance(command, Keep):
+        if isinstance(command, Keep | Halt):
             return  # there are no processes here
         peer = self._peers[command.peer]
         match command:
