@@ -23,6 +23,8 @@ TAIL_LINES = 30
 """How many of its last lines an error shows."""
 MAX_FAILURES = 5
 """How many daemons in a row may die before they have joined until no more are started."""
+ECHO = 0.1
+"""A signal that comes so soon after another, in seconds, is the same: timeout(1) sends two."""
 JOINED = 2**64 - 1
 """What a watermark shows when the daemon has joined and begun no task yet."""
 POSIX = os.name == "posix"

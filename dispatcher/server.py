@@ -54,7 +54,7 @@ from dispatcher.messages import (
     Refused,
     Stop,
 )
-from dispatcher.processes import POSIX, Process, Replacement
+from dispatcher.processes import ECHO, POSIX, Process, Replacement
 from dispatcher.security import ZAP_ENDPOINT, Gate, KeyPair, listen, watch_for_silence
 from dispatcher.sockets import monitor_events, rest_of_message, waiting_messages
 from dispatcher.wire import Reader, encode
@@ -171,7 +171,7 @@ class Server:
         self._wanted = config.plan.count if config.plan else 0
         self._events: list[tuple[int, Event]] = []
         self._stopping = False
-        self._draining = False
+        self._draining_since: float | None = None
         self.drained = False
         """Whether it has ended because it had finished everything after SIGTERM."""
         # Descriptors besides the sockets: one entry in the poll, however many there are.
@@ -218,9 +218,10 @@ class Server:
 
     def drain(self) -> None:
         """Take no new tasks, and leave once those that are there have ended; again: leave now."""
-        if self._draining:
+        now = time.monotonic()
+        if self._draining_since is not None and now - self._draining_since > ECHO:
             self.stop()
-        self._draining = True
+        self._draining_since = now
         self._events.append((0, Drain()))
 
     def run(self) -> None:

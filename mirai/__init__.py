@@ -24,7 +24,7 @@ from mirai._future import Mirai
 from mirai._map import MiraiDict, MiraiMap, MiraiStream
 from mirai._mirai import mirai, mirai_map, race
 from mirai._pool import Daemons
-from mirai._profiles import daemons, on_daemon, status, use_profile
+from mirai._profiles import connect, daemons, on_daemon, status, use_profile
 from mirai._status import Status
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "Status",
     "TaskCancelled",
     "TaskTimeout",
+    "connect",
     "daemons",
     "mirai",
     "mirai_map",

@@ -23,7 +23,6 @@ from mirai._errors import (
 from mirai._future import Failure, Mirai
 from mirai._serialize import unpack
 
-
 _DECLINED = "the dispatcher is shutting down, and takes no more tasks"
 
 

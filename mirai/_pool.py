@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from types import MappingProxyType, TracebackType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from dispatcher.security import KeyPair
 from mirai._channel import Channel
@@ -21,21 +21,27 @@ from mirai._process import DispatcherProcess, boot_argv, search_path
 from mirai._status import Status
 from mirai._sync import SyncChannel
 
+if TYPE_CHECKING:
+    from mirai._connection import Connection, Stamp
+
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class _Keys(NamedTuple):
-    """The keys of a pool; each daemon has one besides, which only the dispatcher knows."""
+class PoolKeys(NamedTuple):
+    """The keys of a pool; each local daemon has one besides, which only the dispatcher knows."""
 
     server: KeyPair
     client: KeyPair
+    guests: Mapping[str, KeyPair]
+    """Role -> the keys of those who come by a connection file."""
 
 
 class Daemons:
     """A pool: a dispatcher process, its daemons, and the channel to them.
 
     As a context manager, also an asynchronous one: leaving the block normally waits for its
-    tasks, leaving it by an exception cancels them; after either, the pool is gone.
+    tasks, leaving it by an exception cancels them; after either, the pool is gone, unless it
+    stands on its own and was joined by ``connect``: then only this client is.
     """
 
     def __init__(
@@ -51,7 +57,8 @@ class Daemons:
         self._on_end = on_end
         self._ending = threading.RLock()
         self._owner = os.getpid()
-        self._keys: _Keys | None = None
+        self._keys: PoolKeys | None = None
+        self._files: list[tuple[str, Stamp]] = []  # connection files, to be removed
         self._process: DispatcherProcess | None = None
         self._channel: Channel | SyncChannel | None = None
 
@@ -62,8 +69,10 @@ class Daemons:
             self.url = "sync"
             self._channel = SyncChannel(self.profile)
             return
-        self._keys = _Keys(server=KeyPair.new(), client=KeyPair.new())
-        self._process = DispatcherProcess(_config(self._options, self._keys))
+        is_open = self._options.url.startswith("tcp://")
+        guests = {role: KeyPair.new() for role in ("client", "daemon") if is_open}
+        self._keys = PoolKeys(KeyPair.new(), KeyPair.new(), guests)
+        self._process = DispatcherProcess(dispatcher_config(self._options, self._keys))
         self.url = self._process.listening_url()
         self._channel = Channel(
             self.url,
@@ -72,6 +81,20 @@ class Daemons:
             profile=self.profile,
             explain=self._explain_loss,
         )
+
+    def join(self, connection: Connection, pair: KeyPair, timeout: float) -> None:
+        """Connect to a dispatcher that stands on its own; use ``connect()`` instead."""
+        self.url = connection.url
+        channel = Channel(
+            self.url, pair, connection.server, profile=self.profile, explain=lambda: None
+        )
+        self._channel = channel
+        try:
+            channel.ask().result(timeout)
+        except TimeoutError:
+            raise DispatcherLost(
+                f"the dispatcher at {self.url} has not answered within {timeout} s"
+            ) from None
 
     def __repr__(self) -> str:
         return f"<Daemons {self.profile!r} at {self.url or 'nowhere'}>"
@@ -122,10 +145,43 @@ class Daemons:
             there = self.status().connections
             raise TimeoutError(f"{there} of {n} daemons have joined within {timeout} s") from None
 
+    def connection_file(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        role: Literal["client", "daemon"] | None = None,
+        advertise: str | None = None,
+    ) -> None:
+        """Write a file with which others can join this pool, which must listen on tcp.
+
+        Whoever has it can ``connect(path)`` or ``mirai daemon path``; with a ``role``, only the
+        one of them.  It is readable by this user only, and removed when the pool ends.  Where
+        the pool listens at all addresses, others are told this machine's primary one;
+        ``advertise`` is the host name or address to tell them instead.
+
+        Raises MiraiError.
+        """
+        from mirai._connection import Connection, advertised
+
+        if self._keys is None or not self._keys.guests:
+            raise MiraiError(
+                'only the pool that daemons(n, url="tcp://address:port") has started here'
+                " can have a connection file"
+            )
+        pairs = {each: pair for each, pair in self._keys.guests.items() if role in (None, each)}
+        if not pairs:
+            raise ValueError(f'role must be "client" or "daemon", not {role!r}')
+        self._open()
+        where = advertised(self.url, advertise)
+        stamp = Connection.of(where, self._keys.server.public, pairs).write(path)
+        self._files.append((os.path.abspath(path), stamp))
+
     # ── the end ──────────────────────────────────────────────────────────────────────────
 
     def shutdown(self) -> None:
         """End the pool at once: cancel what is pending, end every process.  Idempotent.
+
+        Of a pool that stands on its own, only this client's tasks are cancelled.
 
         It returns when all is gone, except in a done-callback while another thread shuts down:
         that thread waits for the callback.
@@ -141,9 +197,17 @@ class Daemons:
                 self._channel.close(error)
             if self._process is not None:
                 self._process.end()
+            self._remove_files()
             self._on_end(self)
         finally:
             self._ending.release()
+
+    def _remove_files(self) -> None:
+        if self._files:
+            from mirai._connection import remove
+
+            while self._files:
+                remove(*self._files.pop())
 
     def forsake(self, error: MiraiError) -> None:
         """Give up the pool in a forked child, whose parent goes on with it."""
@@ -227,7 +291,8 @@ async def _shielded(mirai: Mirai[None]) -> None:
     await mirai
 
 
-def _config(options: PoolOptions, keys: _Keys) -> dict[str, Any]:
+def dispatcher_config(options: PoolOptions, keys: PoolKeys) -> dict[str, Any]:
+    """Return what ``dispatcher.server.Config`` says."""
     plan = {
         "count": options.count,
         "argv": boot_argv("mirai._daemon"),
@@ -239,6 +304,7 @@ def _config(options: PoolOptions, keys: _Keys) -> dict[str, Any]:
         "public": keys.server.public,
         "secret": keys.server.secret,
         "client": keys.client.public,
+        "guests": {pair.public: role for role, pair in keys.guests.items()},
         "host_pid": os.getpid(),
         "grace": options.grace,
         "plan": plan,

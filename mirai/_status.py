@@ -39,9 +39,20 @@ class Status:
             f" {self.completed} completed",
         ]
         if self.daemons:
-            lines.append(f"{'id':>4}  {'host':<16} {'pid':>8}  {'state':<5} {'done':>9}  since")
+            lines.append(
+                f"{'id':>4}  {'host':<16} {'pid':>8}  {'state':<7} {'done':>9} {'since':>8}  runs"
+            )
         lines += [
-            f"{d.id:>4}  {d.host:<16} {d.pid:>8}  {d.state:<5} {d.done:>9}  {d.since:.0f} s"
+            f"{d.id:>4}  {d.host:<16} {d.pid:>8}  {d.state:<7} {d.done:>9} {d.since:>6.0f} s"
+            f"  {running(d)}".rstrip()
             for d in self.daemons
         ]
         return "\n".join(lines)
+
+
+def running(daemon: DaemonReport) -> str:
+    """Say what a daemon runs, and for how long."""
+    if not daemon.task:
+        return ""
+    name, _, _ = daemon.task.partition(":")  # without the line of its code
+    return f"{name} ({daemon.seconds:.1f} s)"

@@ -33,6 +33,7 @@ EXPECTED = {
     "Status",
     "TaskCancelled",
     "TaskTimeout",
+    "connect",
     "daemons",
     "mirai",
     "mirai_map",
@@ -125,7 +126,7 @@ import asyncio
 from concurrent.futures import Future, as_completed, wait
 from typing import assert_type
 
-from mirai import Daemons, Mirai, Status, daemons, mirai, status
+from mirai import Daemons, Mirai, Status, connect, daemons, mirai, status
 
 
 def area(width: int, *, height: float = 1.0) -> float:
@@ -151,6 +152,7 @@ assert_type(mirai(Model, 3), Mirai[Model])
 assert_type(mirai(Model(3).predict, [1]), Mirai[str])
 assert_type(mirai(lambda: 1), Mirai[int])
 assert_type(daemons(2), Daemons)
+assert_type(connect("pool.json"), Daemons)
 assert_type(status(), Status)
 
 future: Future[float] = mirai(area, 3)
