@@ -25,7 +25,6 @@ from mirai._pool_options import PoolOptions, check_url
 LOCAL = "tcp://127.0.0.1:0"
 POOL_FILE = "pool.json"
 INTERRUPTED = 130
-TERMINATED = 143
 
 DESCRIPTION = """\
 Run a dispatcher that many clients and many daemons can join, from this machine and from others.
@@ -68,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     url = chosen.url or (_everywhere(keys.url) if chosen.keys else LOCAL)
     if chosen.connection_file is None and chosen.keys is None:
         chosen.connection_file = POOL_FILE
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # until it serves
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until it serves: nothing to drain
     config = msgspec.convert(_config(url, chosen.n, keys), Config)
     try:
         server = Server(config)

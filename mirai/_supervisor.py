@@ -77,9 +77,9 @@ class Supervisor:
         former = self._catch_signals()
         try:
             while any(seat.over is None for seat in self._seats):
-                self._heed_signals()
                 self._start_due()
                 self._wait()
+                self._heed_signals()
                 self._look_for_dead()
         finally:
             self._close()
