@@ -17,6 +17,8 @@ DOMAIN = b"mirai"
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 HANDSHAKE_MS = 3_000
 """How long a peer may take to prove its key, in milliseconds."""
+NEVER_MS = 100_000_000
+"""Later than anyone waits, in milliseconds; with what libzmq adds by chance, an int still."""
 CONNECT_MS = 10_000
 """How long a connection may take to be made where nothing answers, in milliseconds."""
 HEARTBEAT_MS = 5_000
@@ -100,13 +102,16 @@ def listen(context: zmq.Context[zmq.Socket[bytes]], pair: KeyPair) -> zmq.Socket
 def dial(context: zmq.Context[zmq.Socket[bytes]], pair: KeyPair, server: str) -> zmq.Socket[bytes]:
     """Return a DEALER that talks only to the owner of the public key ``server``.
 
-    It makes one connection and never another: a peer that reconnects is a new peer.
+    It makes one connection, and is to be closed when that has ended: a peer that reconnects is
+    a new peer.
     """
     socket = context.socket(zmq.DEALER)
     socket.curve_serverkey = server.encode()
     socket.curve_publickey = pair.public.encode()
     socket.curve_secretkey = pair.secret.encode()
-    socket.setsockopt(zmq.RECONNECT_IVL, -1)
+    # Not -1, "never": that would drop what has arrived and is not read yet when the connection
+    # ends, such as the last results and the Stop of a dispatcher that leaves.
+    socket.setsockopt(zmq.RECONNECT_IVL, NEVER_MS)
     socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_MS)
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     _bound(socket)
