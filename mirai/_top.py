@@ -20,6 +20,8 @@ from mirai._pool import Daemons
 from mirai._status import Status, running
 
 COLOURS = {"idle": "dim", "busy": "green", "leaving": "yellow"}
+PAPER = 200
+"""How many columns there are where there is no terminal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,8 @@ class Look:
 def show_once(pool: Daemons) -> None:
     """Print one picture, with each daemon's mean rate since it joined."""
     look = _look(pool)
-    Console().print(picture(look, look))
+    width = None if sys.stdout.isatty() else PAPER
+    Console(width=width).print(picture(look, look))
 
 
 def show(pool: Daemons, *, every: float) -> None:

@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         from mirai import _top
     except ImportError:
-        raise MiraiError("mirai top needs rich: pip install 'mirai-zmq[cli]'") from None
+        raise MiraiError("the view is drawn by rich: pip install 'mirai-zmq[cli]'") from None
     with connect(chosen.file, os.path.basename(chosen.file)) as pool:
         if chosen.once or not sys.stdout.isatty():
             _top.show_once(pool)

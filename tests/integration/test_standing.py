@@ -68,7 +68,7 @@ def end(process: Popen[str], number: int = signal.SIGTERM) -> tuple[int, str]:
 
 
 def ended(process: Popen[str]) -> tuple[int, str]:
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=30)
     return process.returncode, err
 
 
