@@ -11,8 +11,10 @@ FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
 """Seconds before the first attempt to come back, and before any later one, on average."""
 MAX_FAILURES = 5
-"""How many daemons in a row may crash before they have joined, or meet a dispatcher that does
-not prove its key."""
+"""How many daemons in a row may crash before they have joined."""
+MAX_UNPROVED = 10
+"""How many in a row may meet a dispatcher that does not prove its key: more, since one that hangs
+or is overloaded looks the same, and that may pass."""
 
 
 class Ending(IntEnum):
@@ -78,7 +80,7 @@ class Place:
                 return Over("the dispatcher refuses us", status=3)
             case Ending.UNPROVED:
                 self.unproved += 1
-                if self.unproved >= MAX_FAILURES:
+                if self.unproved >= MAX_UNPROVED:
                     return Over("the dispatcher does not prove the key that we expect", status=3)
                 return self._later("the dispatcher has not proved its key", now, chance)
             case Ending.LOST:

@@ -232,7 +232,10 @@ class TestNobodyThere:
             with pytest.raises(AuthenticationError):
                 connect(pool_file, timeout="20s")
 
-    def test_a_black_hole(self, pool_file: Path) -> None:
+    @pytest.mark.parametrize(
+        "timeout", [0.3, pytest.param(60.0, marks=pytest.mark.slow)], ids=["ours", "the link's own"]
+    )
+    def test_a_black_hole(self, pool_file: Path, timeout: float) -> None:
         """An address that takes no connection and refuses none either."""
         with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
             address = full.getsockname()
@@ -241,8 +244,8 @@ class TestNobodyThere:
                 each.setblocking(False)
                 each.connect_ex(address)
             Connection.new(f"tcp://127.0.0.1:{address[1]}").only(*Role).write(pool_file)
-            with pytest.raises(DispatcherLost):
-                connect(pool_file)
+            with pytest.raises(DispatcherLost, match="answer"):
+                connect(pool_file, timeout=timeout)
             for each in waiting:
                 each.close()
 

@@ -10,6 +10,7 @@ from mirai._comeback import (
     FIRST_DELAY,
     LONGEST_DELAY,
     MAX_FAILURES,
+    MAX_UNPROVED,
     Again,
     Ending,
     Over,
@@ -86,7 +87,7 @@ def test_not_all_of_them_at_the_same_moment() -> None:
 def test_a_server_that_does_not_prove_its_key_is_tried_a_few_times() -> None:
     """It may have died in the middle of the handshake."""
     where = place()
-    for _ in range(MAX_FAILURES - 1):
+    for _ in range(MAX_UNPROVED - 1):
         assert delay(after(where, Ending.UNPROVED, joined=False)) > 0
     following = after(where, Ending.UNPROVED, joined=False)
     assert isinstance(following, Over)
