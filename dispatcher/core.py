@@ -78,6 +78,8 @@ MAX_ESTIMATES = 10_000
 """Names of functions whose mean duration is kept for one client."""
 MAX_STANDING = 1_000
 """Calls for every daemon that are kept for one client."""
+NOT_FOR_DAEMONS = (Kind.CRASHED, Kind.TIMEOUT, Kind.DECLINED)
+"""What only the dispatcher may say of a task."""
 MAX_TIMEOUT = 1e9
 """A longer timeout of a task, in seconds, is none."""
 
@@ -134,13 +136,18 @@ class Retire:
 
 
 @dataclass(frozen=True, slots=True)
+class Drain:
+    """Take no new tasks, and halt once those that are there have been answered."""
+
+
+@dataclass(frozen=True, slots=True)
 class Illegal:
     """A peer has sent what is no message that it may send."""
 
     reason: str
 
 
-Event = Message | Joined | Lost | Barren | Retire | Illegal
+Event = Message | Joined | Lost | Barren | Retire | Drain | Illegal
 
 # ── what the core tells the shell ────────────────────────────────────────────────────────
 
@@ -183,7 +190,12 @@ class Lend:
     count: int
 
 
-Command = Send | Kill | CutOff | Keep | Lend
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Tell everyone to stop, and leave: the pool is drained."""
+
+
+Command = Send | Kill | CutOff | Keep | Lend | Halt
 
 # ── state ────────────────────────────────────────────────────────────────────────────────
 
@@ -216,6 +228,7 @@ class _Daemon:
     since: float
     hand: dict[int, Job] = field(default_factory=dict)  # by key, in the order of evaluation
     load: float = 0.0  # seconds that the hand should take
+    began: float = 0.0  # when it should have begun the first task in its hand
     recalled: bool = False  # asked to hand back, and has not done so
     lending: bool = False  # its task waits for tasks of its own
     leaving: bool = False  # gets nothing more, and is stopped when its hand is empty
@@ -277,6 +290,7 @@ class Dispatcher:
         self._timeouts = Timeouts()
         self._asked: list[tuple[int, Ask]] = []  # reports that wait for daemons
         self._barren: Crash | None = None
+        self._draining = False
         self._cumulative = 0
         self._completed = 0
         self._rejected = 0
@@ -302,6 +316,7 @@ class Dispatcher:
         self._distribute(now)
         if self._lend():
             self._distribute(now)
+        self._halt_if_drained()
         return self._flush()
 
     def next_deadline(self) -> float | None:
@@ -333,6 +348,8 @@ class Dispatcher:
                     done=daemon.done,
                     since=now - daemon.since,
                     tags=daemon.hello.tags,
+                    task=_current(daemon),
+                    seconds=now - daemon.began if daemon.hand else 0.0,
                 )
                 for peer, daemon in self._daemons.items()
             ),
@@ -402,6 +419,8 @@ class Dispatcher:
                 self._let_go(self._daemon(peer), now)
             case Illegal(reason):
                 raise ProtocolError(reason)
+            case Drain():
+                self._draining = True
             case Retire(peers, count):
                 self._retire(peers, count, now)
             case Scale():
@@ -505,13 +524,26 @@ class Dispatcher:
 
     def _submit(self, client: _Client, submit: Submit, now: float) -> None:
         self._check(client, submit)
+        for function in submit.functions:
+            self._define(client, function)
+        if self._draining and not client.daemon:  # what tasks wait for is finished too
+            self._decline(client, submit.tasks)
+        else:
+            self._accept(client, submit.tasks, now)
+        for number in submit.forget:
+            self._forget(client.functions.pop(number))
+
+    def _decline(self, client: _Client, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            self._post(client.peer).outcomes.append(Outcome(task.id, Kind.DECLINED))
+            client.last = task.id
+
+    def _accept(self, client: _Client, tasks: Sequence[Task], now: float) -> None:
         depth = 0
         if client.daemon:
             depth = self._depth_around(client) + 1
             self._doubtful.add(client.daemon)
-        for function in submit.functions:
-            self._define(client, function)
-        for task in submit.tasks:
+        for task in tasks:
             self._keys += 1
             entry = client.functions[task.function]
             entry.uses += 1
@@ -523,8 +555,6 @@ class Dispatcher:
             if 0.0 < task.timeout < MAX_TIMEOUT:
                 self._timeouts.add(job, now + task.timeout)
             client.last = task.id
-        for number in submit.forget:
-            self._forget(client.functions.pop(number))
 
     def _depth_around(self, client: _Client) -> int:
         """Return the depth of the job from which a client in a daemon's process submits."""
@@ -621,7 +651,7 @@ class Dispatcher:
 
     def _finish(self, daemon: _Daemon, outcomes: Sequence[Outcome], now: float) -> None:
         """Pass on how tasks ended.  Whatever the daemon was not asked for is dropped."""
-        if any(outcome.kind in (Kind.CRASHED, Kind.TIMEOUT) for outcome in outcomes):
+        if any(outcome.kind in NOT_FOR_DAEMONS for outcome in outcomes):
             raise ProtocolError("a daemon that says what only a dispatcher may say")
         head = next(iter(daemon.hand), None)
         for outcome in outcomes:
@@ -641,6 +671,7 @@ class Dispatcher:
                 self._settle(job, _renumbered(outcome, job.id))
         if head not in daemon.hand:
             daemon.overdue = False
+            daemon.began = now
         if daemon.client:
             self._doubtful.add(daemon.peer)
         self._rank(daemon, now)
@@ -653,6 +684,7 @@ class Dispatcher:
 
     def _take_back(self, daemon: _Daemon, keys: Sequence[int], now: float) -> None:
         """Queue again what a daemon has handed back."""
+        head = next(iter(daemon.hand), None)
         for key in keys:
             job = daemon.take(key)
             if job is None:
@@ -667,6 +699,8 @@ class Dispatcher:
         if daemon.client:
             self._doubtful.add(daemon.peer)
         daemon.recalled = False
+        if head not in daemon.hand:
+            daemon.began = now
         self._rank(daemon, now)
 
     def _retire(self, peers: Sequence[int], count: int, now: float) -> None:
@@ -784,6 +818,8 @@ class Dispatcher:
             share = -(-len(self._queue) // takers)
             takers -= 1
             short = self._is_short()
+            if not daemon.hand:
+                daemon.began = now
             while share and daemon.load < HORIZON and len(daemon.hand) < BATCH_TASKS:
                 job = self._queue.pop(daemon.tags, nested=short)
                 if job is None:
@@ -893,6 +929,13 @@ class Dispatcher:
         while (job := self._queue.pop(None, nested=True)) is not None:
             self._settle(job, _crashed(job, crash))
 
+    # ── draining ─────────────────────────────────────────────────────────────────────────
+
+    def _halt_if_drained(self) -> None:
+        """Halt once every client has its answers."""
+        if self._draining and not any(client.jobs for client in self._clients.values()):
+            self._commands.append(Halt())
+
     # ── commands ─────────────────────────────────────────────────────────────────────────
 
     def _reject(self, peer: int, reason: str) -> None:
@@ -932,6 +975,12 @@ def _state(daemon: _Daemon) -> str:
     if daemon.leaving:
         return "leaving"
     return "busy" if daemon.hand else "idle"
+
+
+def _current(daemon: _Daemon) -> str:
+    """Return the function that a daemon should be evaluating."""
+    job = next(iter(daemon.hand.values()), None)
+    return "" if job is None else job.function.definition.name
 
 
 def _renumbered(outcome: Outcome, id: int) -> Outcome:

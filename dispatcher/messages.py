@@ -98,6 +98,7 @@ class Kind(IntEnum):
     CANCELLED = 2
     CRASHED = 3
     TIMEOUT = 4
+    DECLINED = 5
 
 
 class Crash(_Part, frozen=True):
@@ -114,7 +115,10 @@ class Crash(_Part, frozen=True):
 
 
 class Outcome(_Part, frozen=True):
-    """How the task ``id`` ended.  Only the dispatcher says ``CRASHED`` and ``TIMEOUT``."""
+    """How the task ``id`` ended.
+
+    Only the dispatcher says ``CRASHED``, ``TIMEOUT``, and ``DECLINED``: it takes no more tasks.
+    """
 
     id: int
     kind: Kind
@@ -151,6 +155,10 @@ class DaemonReport(_Part, frozen=True):
     since: float
     """Seconds since it joined."""
     tags: tuple[str, ...] = ()
+    task: str = ""
+    """The function that it is evaluating; empty if none."""
+    seconds: float = 0.0
+    """For how long it has been evaluating that, in seconds, as far as the dispatcher can know."""
 
 
 class PoolReport(_Part, frozen=True):
@@ -265,6 +273,9 @@ class Interrupt(_Message, frozen=True):
 
 class Stop(_Message, frozen=True):
     """Leave now, to a daemon; to a client: the dispatcher leaves."""
+
+    replace: bool = False
+    """Whether the pool wants another daemon in the place of this one."""
 
 
 class Done(_Message, frozen=True):

@@ -28,6 +28,10 @@ SPARE = 32
 """How many daemons may stand in for daemons that wait."""
 LULL = 2.0
 """Seconds for which they stay when they are not needed any more."""
+ECHO = 0.1
+"""A signal that comes so soon after another, in seconds, is the same: timeout(1) sends two."""
+JOINED = 2**64 - 1
+"""What a watermark shows when the daemon has joined and begun no task yet."""
 POSIX = os.name == "posix"
 
 
@@ -143,9 +147,14 @@ class Process:
                 raise
         self._write(lead)
 
-    def configure(self, line: bytes) -> None:
-        """Give it its keys and options, and close its standard input."""
+    def configure(self, line: bytes, *, lifeline: bool = False) -> None:
+        """Give it its keys and options, and close its standard input.
+
+        As a ``lifeline`` that stays open for as long as we live.
+        """
         self._write(line)
+        if lifeline:
+            return
         with contextlib.suppress(OSError):
             assert self._popen.stdin is not None
             self._popen.stdin.close()
@@ -157,7 +166,10 @@ class Process:
             self._popen.stdin.flush()
 
     def started(self) -> int | None:
-        """Return the key of the last task that it began, 0 for none, None if unknown."""
+        """Return the key of the last task that it began, None if unknown.
+
+        Without one, it is 0 before the daemon has joined, and ``JOINED`` after.
+        """
         return None if self._watermark is None else self._watermark.get()
 
     def copy_output(self, file: IO[bytes] | None) -> None:
@@ -208,6 +220,12 @@ class Process:
     def wait(self) -> None:
         """Wait for its end, which must be certain."""
         self._popen.wait()
+
+    def terminate(self) -> None:
+        """Tell it to leave: it ends the task that it runs, and hands back the rest."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._popen.returncode is None:
+                self._popen.terminate()
 
     def kill(self) -> None:
         """End it and the processes that it started, at once."""

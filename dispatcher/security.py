@@ -17,6 +17,14 @@ DOMAIN = b"mirai"
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 HANDSHAKE_MS = 3_000
 """How long a peer may take to prove its key, in milliseconds."""
+NEVER_MS = 100_000_000
+"""Later than anyone waits, in milliseconds; with what libzmq adds by chance, an int still."""
+CONNECT_MS = 10_000
+"""How long a connection may take to be made where nothing answers, in milliseconds."""
+HEARTBEAT_MS = 5_000
+"""How often a peer on another machine is asked for a sign of life, in milliseconds."""
+SILENCE_MS = 10_000
+"""How long it may take to give one before its connection ends, in milliseconds."""
 MAX_FRAME_BYTES = 8 << 30
 """The largest frame that a socket takes from an authenticated peer, in bytes."""
 
@@ -94,16 +102,31 @@ def listen(context: zmq.Context[zmq.Socket[bytes]], pair: KeyPair) -> zmq.Socket
 def dial(context: zmq.Context[zmq.Socket[bytes]], pair: KeyPair, server: str) -> zmq.Socket[bytes]:
     """Return a DEALER that talks only to the owner of the public key ``server``.
 
-    It makes one connection and never another: a peer that reconnects is a new peer.
+    It makes one connection, and is to be closed when that has ended: a peer that reconnects is
+    a new peer.
     """
     socket = context.socket(zmq.DEALER)
     socket.curve_serverkey = server.encode()
     socket.curve_publickey = pair.public.encode()
     socket.curve_secretkey = pair.secret.encode()
-    socket.setsockopt(zmq.RECONNECT_IVL, -1)
+    # Not -1, "never": that would drop what has arrived and is not read yet when the connection
+    # ends, such as the last results and the Stop of a dispatcher that leaves.
+    socket.setsockopt(zmq.RECONNECT_IVL, NEVER_MS)
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_MS)
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     _bound(socket)
     return socket
+
+
+def watch_for_silence(socket: zmq.Socket[bytes], url: str) -> None:
+    """Have connections at ``url``, which are made after this, end when the peer falls silent.
+
+    Only where they may leave the machine: the system tells of the end of a local peer, and a
+    pool that has nothing to do shall sleep.
+    """
+    if url.startswith("tcp://"):
+        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
 
 
 def _bound(socket: zmq.Socket[bytes]) -> None:

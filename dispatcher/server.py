@@ -32,7 +32,9 @@ from dispatcher.core import (
     Command,
     CutOff,
     Dispatcher,
+    Drain,
     Event,
+    Halt,
     Illegal,
     Joined,
     Keep,
@@ -56,12 +58,15 @@ from dispatcher.messages import (
     Stop,
 )
 from dispatcher.nursery import Nursery
-from dispatcher.processes import PIDFD, POSIX, SPARE, Plan, Process
-from dispatcher.security import ZAP_ENDPOINT, Gate, KeyPair, listen
+from dispatcher.processes import ECHO, PIDFD, POSIX, SPARE, Plan, Process
+from dispatcher.security import ZAP_ENDPOINT, Gate, KeyPair, listen, watch_for_silence
 from dispatcher.sockets import monitor_events, rest_of_message, waiting_messages
 from dispatcher.wire import Reader, encode
 
 MESSAGES_A_TURN = 256
+LAST_WORDS = {False: 200, True: 10_000}
+"""Drained or not -> milliseconds that the last answers have to leave; peers that are gone take
+none of it."""
 
 Deliver = Callable[[Message], None]
 
@@ -75,6 +80,10 @@ class Config(msgspec.Struct, frozen=True):
     client: str
     """The client's public key."""
     plan: Plan
+    guests: dict[str, Role] = {}
+    """Public keys of others, who may come and go, any number with the same key -> their role."""
+    standing: bool = False
+    """Whether it belongs to no host, so that SIGTERM lets it finish what it has."""
     host_pid: int = 0
     grace: float = 5.0
 
@@ -127,6 +136,8 @@ class Server:
         self._core = Dispatcher(grace=config.grace, kept=config.plan.count, spare=SPARE)
         self._gate: Gate[_Owner] = Gate()
         self._gate.admit(config.client, _Owner(Role.CLIENT))
+        for public, role in config.guests.items():
+            self._gate.admit(public, _Owner(role))
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._zap = self._context.socket(zmq.ROUTER)
         self._zap.linger = 0
@@ -151,6 +162,9 @@ class Server:
         self._barred: set[int] = set()  # connections whose peers broke the protocol
         self._events: list[tuple[int, Event]] = []
         self._stopping = False
+        self._draining_since: float | None = None
+        self.drained = False
+        """Whether it has ended because it had finished everything after SIGTERM."""
         # Descriptors that only seldom have something: one entry in the poll for all of them.
         self._selector = selectors.DefaultSelector()
         self._wake_out, self._wake_in = socket.socketpair()
@@ -173,6 +187,7 @@ class Server:
                 url = f"ipc://{self._directory}/socket"
             else:
                 url = "tcp://127.0.0.1:0"
+        watch_for_silence(self._router, url)
         self._router.bind(url)
         return url if url.startswith("ipc://@") else _endpoint(self._router)
 
@@ -214,6 +229,14 @@ class Server:
     def stop(self) -> None:
         """Leave the loop after this turn."""
         self._stopping = True
+
+    def drain(self) -> None:
+        """Take no new tasks, and leave once those that are there have ended; again: leave now."""
+        now = time.monotonic()
+        if self._draining_since is not None and now - self._draining_since > ECHO:
+            self.stop()
+        self._draining_since = now
+        self._events.append((0, Drain()))
 
     def run(self) -> None:
         """Serve until told to stop; then end the daemons, and leave nothing behind."""
@@ -264,8 +287,9 @@ class Server:
 
     def catch_signals(self) -> None:
         """Stop at SIGTERM and SIGINT, from now on.  For a main thread."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self.stop())
+        signal.signal(signal.SIGINT, lambda *_: self.stop())
+        terminate = self.drain if self._config.standing else self.stop
+        signal.signal(signal.SIGTERM, lambda *_: terminate())
         if POSIX and not PIDFD:
             signal.signal(signal.SIGCHLD, lambda *_: None)
             self._nursery.told_of_deaths()
@@ -398,6 +422,10 @@ class Server:
         if isinstance(command, Lend):
             self._nursery.lend(command.count, time.monotonic())
             return
+        if isinstance(command, Halt):
+            self.drained = True
+            self.stop()
+            return
         peer = self._numbers.get(command.peer)
         if peer is None:
             return
@@ -411,7 +439,7 @@ class Server:
                 if peer.owner.process is not None:
                     peer.owner.process.kill_if_busy_with(key)
                 else:
-                    self._tell(peer, Stop())
+                    self._tell(peer, Stop(replace=True))
                     self._hung_up.add(peer)
 
     def _tell(self, peer: _Peer, message: Message) -> bool:
@@ -469,7 +497,7 @@ class Server:
         for peer in self._peers.values():
             self._tell(peer, Stop())
         self._nursery.end()
-        self._context.destroy(linger=200)
+        self._context.destroy(linger=LAST_WORDS[self.drained])
         for thing in (self._selector, self._wake_in, self._wake_out):
             thing.close()
         if self.url.startswith("ipc:///"):

@@ -25,7 +25,14 @@ from mirai._future import Mirai
 from mirai._map import MiraiDict, MiraiMap, MiraiStream
 from mirai._mirai import everywhere, mirai, mirai_map, race, try_mirai
 from mirai._pool import Daemons
-from mirai._profiles import daemons, on_daemon, register_serial, status, use_profile
+from mirai._profiles import (
+    connect,
+    daemons,
+    on_daemon,
+    register_serial,
+    status,
+    use_profile,
+)
 from mirai._serial import SerialConfig
 from mirai._status import Status
 from mirai._streams import task_generator
@@ -49,6 +56,7 @@ __all__ = [
     "Status",
     "TaskCancelled",
     "TaskTimeout",
+    "connect",
     "daemons",
     "everywhere",
     "mirai",

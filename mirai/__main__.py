@@ -11,8 +11,14 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from dispatcher import __version__
+from mirai import MiraiError
 
 COMMANDS = {
+    "dispatcher": ("mirai._dispatcher_command", "run a dispatcher that many can join"),
+    "daemon": ("mirai._daemon_command", "join daemons of this machine to a dispatcher"),
+    "status": ("mirai._status_command", "print what a pool looks like"),
+    "top": ("mirai._top_command", "watch a pool: daemons, what they run, queue, rates"),
+    "keys": ("mirai._keys_command", "draw keys that outlast a dispatcher"),
     "demo": ("mirai._demo", "count the words of Python's standard library on local daemons"),
 }
 """Command -> its module, and what it does."""
@@ -30,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except MiraiError as error:
+        print(f"mirai {chosen.command}: {error}", file=sys.stderr)
+        return 1
     return status
 
 
@@ -44,7 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mirai {__version__}")
     parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="what the command takes")
+    parser.add_argument(
+        "arguments",
+        nargs=argparse.REMAINDER,
+        help="what the command takes; mirai COMMAND --help explains",
+    )
     return parser
 
 

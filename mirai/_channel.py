@@ -65,7 +65,7 @@ class _Requests:
         return any((self.asks, self.drains, self.scale is not None, self.cancel_since is not None))
 
 
-class Connection(Protocol):
+class Carrier(Protocol):
     """The way to a dispatcher: ``mirai._link.Link``, or ``mirai._inproc.InProcess``.
 
     It is made in one thread, and then belongs to the channel's; only ``ring`` is for all.
@@ -77,6 +77,14 @@ class Connection(Protocol):
     @property
     def ended(self) -> bool:
         """Whether it has ended; what had arrived before can still be received."""
+
+    @property
+    def reached(self) -> bool:
+        """Whether somebody was there."""
+
+    @property
+    def proved(self) -> bool:
+        """Whether both sides have proved their keys."""
 
     @property
     def refused(self) -> bool:
@@ -103,7 +111,7 @@ class Channel:
 
     def __init__(
         self,
-        link: Connection,
+        link: Carrier,
         *,
         profile: str,
         explain: Explain,
@@ -379,7 +387,9 @@ class Channel:
         error = self._explain()
         if error is not None:
             return error
-        if self._link.refused or not self._welcome:
+        if not self._link.reached:
+            return DispatcherLost(f"no dispatcher answers at {self._link.url}")
+        if self._link.refused or not (self._welcome or self._link.proved):
             return AuthenticationError(
                 f"the dispatcher at {self._link.url} does not accept this key, or is not the owner"
                 " of the key that was expected"

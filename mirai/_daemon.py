@@ -42,16 +42,18 @@ from dispatcher.messages import (
     Stop,
     Task,
     ToDaemon,
+    Welcome,
 )
-from dispatcher.processes import Watermark
+from dispatcher.processes import JOINED, Watermark
 from dispatcher.security import KeyPair
 from mirai._cleanup import Cleanup, Garbage
+from mirai._comeback import Ending
 from mirai._evaluate import Evaluator
 from mirai._limits import NO_LIMITS, Limits
 from mirai._link import Link
 from mirai._plan import read_init
 from mirai._printed import Feed, Printout, record
-from mirai._profiles import Home, cancel_inner, inner_mark, mark_daemon
+from mirai._profiles import DEFAULT, Home, cancel_inner, inner_mark, mark_daemon
 from mirai._serial import Serial
 
 SWITCH_INTERVAL = 0.0005
@@ -150,6 +152,7 @@ class Daemon:
         self._link = Link(url, pair, server, ToDaemon)
         self._limits = limits
         self._tags = tags
+        self._welcome = False
         self._born = time.monotonic()
         self._idle_since: float | None = self._born
         self._tasks = 0  # how many have been evaluated
@@ -170,7 +173,7 @@ class Daemon:
         self._struck = False  # one has stopped the task
         self._handler = self._on_interrupt
         self._pid = os.getpid()
-        self._exit_code = 0
+        self._exit_code: int = Ending.STOPPED
 
     # ── the main thread ──────────────────────────────────────────────────────────────────
 
@@ -278,7 +281,20 @@ class Daemon:
                 return False
         self._flush()
         self._look_at_limits()
-        return not self._link.ended
+        if self._link.ended:
+            self._exit_code = self._why_lost()
+        elif self._leaving and not self._welcome:
+            self._exit_code = Ending.LEFT  # it need not wait to be let go
+        else:
+            return True
+        return False
+
+    def _why_lost(self) -> Ending:
+        if self._link.denied:
+            return Ending.REFUSED
+        if not self._link.reached:
+            return Ending.UNREACHED
+        return Ending.LOST if self._link.proved else Ending.UNPROVED
 
     def _patience(self) -> float | None:
         """Return how long to wait at most: until a limit is reached, or text is to be sent."""
@@ -314,7 +330,17 @@ class Daemon:
                 self._outbox.extend(Outcome(id, Kind.CANCELLED) for id in dropped)
                 if (current := self._hand.current) in ids:
                     self._interrupt(current)
-            case Stop() | Refused():
+            case Welcome():
+                self._welcome = True
+                if self._watermark is not None:
+                    self._watermark.set(JOINED)
+            case Stop(replace):
+                ending = Ending.LEFT if self._told else Ending.STOPPED
+                self._exit_code = Ending.REPLACED if replace else ending
+                return False
+            case Refused(reason):
+                sys.stderr.write(f"the dispatcher refused this daemon: {reason}\n")
+                self._exit_code = Ending.REFUSED
                 return False
         return True
 
@@ -350,7 +376,7 @@ class Daemon:
             self._interrupt(current)
         self._link.close()
         threading.Event().wait(FAREWELL)
-        os._exit(1)
+        os._exit(self._exit_code)
 
 
 def _die_with_parent(parent: int) -> None:
@@ -374,6 +400,8 @@ def main() -> None:
     if not line.endswith(b"\n"):
         return  # the dispatcher has died
     config: dict[str, Any] = json.loads(line)
+    if config.get("lifeline"):
+        _die_with_pipe(os.dup(0))
     _close_standard_input()
     import faulthandler
 
@@ -385,8 +413,8 @@ def main() -> None:
         os.close(config["watermark"])
     pair = KeyPair(config["public"], config["secret"])
     options = config["options"]
-    inner, serial = KeyPair(**config["inner"]), Serial.decode(options.get("serial", ""))
-    mark_daemon(Home(options["profile"], config["url"], config["server"], inner, serial))
+    serial = Serial.decode(options.get("serial", ""))
+    mark_daemon(_home(config, serial))
     daemon = Daemon(
         config["url"],
         pair,
@@ -399,6 +427,25 @@ def main() -> None:
         serial=serial,
     )
     daemon.run(read_init(options["init"]) if "init" in options else None)
+
+
+def _home(config: dict[str, Any], serial: Serial) -> Home | None:
+    """Return how tasks can submit tasks; None where the daemon has no key for that."""
+    if config["inner"] is None:
+        return None
+    inner = KeyPair(**config["inner"])
+    profile = config["options"].get("profile", DEFAULT)
+    return Home(profile, config["url"], config["server"], inner, serial)
+
+
+def _die_with_pipe(fd: int) -> None:
+    """End this process when the other end of a pipe is closed."""
+
+    def wait() -> None:
+        os.read(fd, 1)
+        os._exit(1)
+
+    threading.Thread(target=wait, name="mirai-lifeline", daemon=True).start()
 
 
 def _close_standard_input() -> None:

@@ -18,10 +18,12 @@ from mirai._errors import MiraiError
 
 
 class InProcess:
-    """A ``Connection`` to a dispatcher that lives only while somebody waits for it."""
+    """A ``Carrier`` to a dispatcher that lives only while somebody waits for it."""
 
     ended = False
     refused = False
+    reached = True
+    proved = True
 
     def __init__(self, config: dict[str, Any]) -> None:
         """Listen.  Raises MiraiError if it cannot."""

@@ -15,7 +15,7 @@ from types import UnionType
 import zmq
 
 from dispatcher.messages import Message
-from dispatcher.security import KeyPair, dial
+from dispatcher.security import KeyPair, dial, watch_for_silence
 from dispatcher.sockets import monitor_events, receive_frames
 from dispatcher.wire import Reader, encode
 
@@ -24,6 +24,7 @@ _REFUSED = (
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 )
+_BEGUN = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
 _ENDED = _REFUSED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED
 
 
@@ -41,15 +42,22 @@ class Link:
         """Whether the connection has ended; what had arrived before can still be received."""
         self.refused = False
         """Whether it ended before either side had proved its key."""
+        self.denied = False
+        """Whether it ended because the other side knows our key not, and has said so."""
+        self.reached = False
+        """Whether somebody was there."""
+        self.proved = False
+        """Whether both sides have proved their keys."""
         self._bell, self._rope = socket.socketpair()
         self._bell.setblocking(False)
         self._rope.setblocking(False)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = dial(self._context, pair, server)
-        self._monitor = self._socket.get_monitor_socket(_ENDED)
+        self._monitor = self._socket.get_monitor_socket(_BEGUN | _ENDED)
         self._poller = zmq.Poller()
         for source in (self._socket, self._monitor, self._bell.fileno()):
             self._poller.register(source, zmq.POLLIN)
+        watch_for_silence(self._socket, url)
         self._socket.connect(url)
 
     def ring(self) -> None:
@@ -84,5 +92,8 @@ class Link:
 
     def _read_monitor(self) -> None:
         for event, _ in monitor_events(self._monitor):
-            self.ended = True
+            self.reached = self.reached or bool(event & zmq.EVENT_CONNECTED)
+            self.proved = self.proved or bool(event & zmq.EVENT_HANDSHAKE_SUCCEEDED)
             self.refused = self.refused or bool(event & _REFUSED)
+            self.denied = self.denied or bool(event & zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+            self.ended = self.ended or bool(event & _ENDED)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from dispatcher.messages import Crash, Kind, Outcome
 from mirai._errors import (
     DaemonCrashed,
+    DispatcherLost,
     MiraiError,
     RemoteError,
     SerializationError,
@@ -21,6 +22,8 @@ from mirai._errors import (
 )
 from mirai._future import Failure, Mirai
 from mirai._serialize import unpack
+
+_DECLINED = "the dispatcher is shutting down, and takes no more tasks"
 
 
 class Pending:
@@ -62,6 +65,8 @@ class Pending:
                 mirai.settle(Failure(TaskCancelled(f"{mirai!r} was cancelled")), cancelled=True)
             elif outcome.kind is Kind.TIMEOUT:
                 mirai.settle(Failure(TaskTimeout(f"{mirai!r} did not end in time")))
+            elif outcome.kind is Kind.DECLINED:
+                mirai.settle(Failure(DispatcherLost(f"{mirai!r}: {_DECLINED}")))
             else:
                 mirai.settle(Failure(_crashed(outcome.crash or Crash("the daemon died"))))
 

@@ -7,11 +7,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType, TracebackType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from dispatcher.messages import Scale, ToClient
+from dispatcher.messages import Scale, Slot, ToClient
 from dispatcher.security import KeyPair
-from mirai._channel import Channel, Connection
+from mirai._channel import Carrier, Channel
 from mirai._errors import DispatcherLost, MiraiError, TaskCancelled
 from mirai._feed import Feed
 from mirai._future import Mirai, Value
@@ -25,21 +25,27 @@ from mirai._serial import Serial
 from mirai._status import Status
 from mirai._sync import SyncChannel
 
+if TYPE_CHECKING:
+    from mirai._connection import Connection, Stamp
+
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class _Keys(NamedTuple):
-    """The keys of a pool; each daemon has one besides, which only the dispatcher knows."""
+class PoolKeys(NamedTuple):
+    """The keys of a pool; each local daemon has one besides, which only the dispatcher knows."""
 
     server: KeyPair
     client: KeyPair
+    guests: Mapping[str, KeyPair]
+    """Role -> the keys of those who come by a connection file."""
 
 
 class Daemons:
     """A pool: a dispatcher, its daemons, and the channel to them.
 
     As a context manager, also an asynchronous one: leaving the block normally waits for its
-    tasks, leaving it by an exception cancels them; after either, the pool is gone.
+    tasks, leaving it by an exception cancels them; after either, the pool is gone, unless it
+    stands on its own and was joined by ``connect``: then only this client is.
     """
 
     def __init__(
@@ -59,7 +65,8 @@ class Daemons:
         self._on_end = on_end
         self._ending = threading.RLock()
         self._owner = os.getpid()
-        self._keys: _Keys | None = None
+        self._keys: PoolKeys | None = None
+        self._files: list[tuple[str, Stamp]] = []  # connection files, to be removed
         self._process: DispatcherProcess | None = None
         self._channel: Channel | SyncChannel | None = None
 
@@ -76,11 +83,15 @@ class Daemons:
                 reducer=serial or None,
             )
             return
-        self._keys = _Keys(server=KeyPair.new(), client=KeyPair.new())
-        link = self._connect(self._config(self._options, self._keys), self._keys)
-        self.attach(link, serial)
+        is_open = self._options.url.startswith("tcp://")
+        guests = {role: KeyPair.new() for role in ("client", "daemon") if is_open}
+        self._keys = PoolKeys(KeyPair.new(), KeyPair.new(), guests)
+        assert self._slots is not None
+        slots = self._slots.up_to(self._options.count)
+        config = dispatcher_config(self._options, self._keys, slots, self.profile)
+        self.attach(self._connect(config, self._keys), serial)
 
-    def attach(self, link: Connection, serial: Serial | None = None) -> None:
+    def attach(self, link: Carrier, serial: Serial | None = None) -> None:
         """Use this connection to a dispatcher."""
         self.url = link.url
         self._channel = Channel(
@@ -91,6 +102,16 @@ class Daemons:
             memory=None if self._options is None else self._options.memory,
             reducer=serial or None,
         )
+
+    def join(self, connection: Connection, pair: KeyPair, timeout: float) -> None:
+        """Connect to a dispatcher that stands on its own; use ``connect()`` instead."""
+        self.attach(Link(connection.url, pair, connection.server, ToClient))
+        try:
+            self._open().ask().result(timeout)
+        except TimeoutError:
+            raise DispatcherLost(
+                f"the dispatcher at {self.url} has not answered within {timeout} s"
+            ) from None
 
     def __repr__(self) -> str:
         return f"<Daemons {self.profile!r} at {self.url or 'nowhere'}>"
@@ -200,10 +221,43 @@ class Daemons:
             there = self.status().connections
             raise TimeoutError(f"{there} of {n} daemons have joined within {timeout} s") from None
 
+    def connection_file(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        role: Literal["client", "daemon"] | None = None,
+        advertise: str | None = None,
+    ) -> None:
+        """Write a file with which others can join this pool, which must listen on tcp.
+
+        Whoever has it can ``connect(path)`` or ``mirai daemon path``; with a ``role``, only the
+        one of them.  It is readable by this user only, and removed when the pool ends.  Where
+        the pool listens at all addresses, others are told this machine's primary one;
+        ``advertise`` is the host name or address to tell them instead.
+
+        Raises MiraiError.
+        """
+        from mirai._connection import Connection, advertised
+
+        if self._keys is None or not self._keys.guests:
+            raise MiraiError(
+                'only the pool that daemons(n, url="tcp://address:port") has started here'
+                " can have a connection file"
+            )
+        pairs = {each: pair for each, pair in self._keys.guests.items() if role in (None, each)}
+        if not pairs:
+            raise ValueError(f'role must be "client" or "daemon", not {role!r}')
+        self._open()
+        where = advertised(self.url, advertise)
+        stamp = Connection.of(where, self._keys.server.public, pairs).write(path)
+        self._files.append((os.path.abspath(path), stamp))
+
     # ── the end ──────────────────────────────────────────────────────────────────────────
 
     def shutdown(self) -> None:
         """End the pool at once: cancel what is pending, end every process.  Idempotent.
+
+        Of a pool that stands on its own, only this client's tasks are cancelled.
 
         It returns when all is gone, except in a done-callback while another thread shuts down,
         since that thread waits for the callback, or where there is no dispatcher process, since
@@ -220,9 +274,17 @@ class Daemons:
                 self._channel.close(error)
             if self._process is not None:
                 self._process.end()
+            self._remove_files()
             self._on_end(self)
         finally:
             self._ending.release()
+
+    def _remove_files(self) -> None:
+        if self._files:
+            from mirai._connection import remove
+
+            while self._files:
+                remove(*self._files.pop())
 
     def forsake(self, error: MiraiError) -> None:
         """Give up the pool in a forked child, whose parent goes on with it."""
@@ -274,7 +336,7 @@ class Daemons:
         threading.Thread(target=end, name="mirai-shutdown").start()
         return ended
 
-    def _connect(self, config: dict[str, Any], keys: _Keys) -> Connection:
+    def _connect(self, config: dict[str, Any], keys: PoolKeys) -> Carrier:
         """Start a dispatcher, in a process of its own or in this one."""
         assert self._options is not None
         if not self._options.dispatcher:
@@ -284,19 +346,6 @@ class Daemons:
         self._process = DispatcherProcess(config)
         url = self._process.listening_url()
         return Link(url, keys.client, keys.server.public, ToClient)
-
-    def _config(self, options: PoolOptions, keys: _Keys) -> dict[str, Any]:
-        """Return a ``dispatcher.server.Config``, in what JSON knows."""
-        assert self._slots is not None
-        return {
-            "url": options.url,
-            "public": keys.server.public,
-            "secret": keys.server.secret,
-            "client": keys.client.public,
-            "host_pid": os.getpid(),
-            "grace": options.grace,
-            "plan": plan_of(options, self._slots.up_to(options.count), self.profile),
-        }
 
     def _open(self) -> Channel | SyncChannel:
         if self._channel is None:
@@ -329,3 +378,19 @@ async def _shielded(mirai: Mirai[None]) -> None:
             await _trio.shielded(mirai)
             return
     await mirai
+
+
+def dispatcher_config(
+    options: PoolOptions, keys: PoolKeys, slots: tuple[Slot, ...], profile: str
+) -> dict[str, Any]:
+    """Return a ``dispatcher.server.Config``, in what JSON knows."""
+    return {
+        "url": options.url,
+        "public": keys.server.public,
+        "secret": keys.server.secret,
+        "client": keys.client.public,
+        "guests": {pair.public: role for role, pair in keys.guests.items()},
+        "host_pid": os.getpid(),
+        "grace": options.grace,
+        "plan": plan_of(options, slots, profile),
+    }

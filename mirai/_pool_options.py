@@ -85,6 +85,19 @@ def check_count(n: object) -> int:
     return n
 
 
+def check_url(url: object) -> str:
+    """Return ``url``, where a dispatcher can listen.  Raises TypeError or ValueError."""
+    if not isinstance(url, str):
+        raise TypeError(f"url must be a str, not {type(url).__name__}")
+    if "\0" in url or not url.startswith(("tcp://", "ipc://")):
+        raise ValueError(f"url must begin with tcp:// or ipc://, not {url!r}")
+    if url.startswith("tcp://"):
+        port = re.fullmatch(r"tcp://.+:(\d+|\*)", url)
+        if port is None or (port[1] != "*" and int(port[1]) > 65_535):
+            raise ValueError(f"url must be like tcp://address:port, port 0 to 65535, not {url!r}")
+    return url
+
+
 def check_env(env: object) -> dict[str, str]:
     """Return environment variables as a dict.  Raises TypeError or ValueError."""
     if not isinstance(env, Mapping):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import re
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +25,7 @@ from mirai._pool_options import (
     Tags,
     check_count,
     check_tags,
+    check_url,
     size_in_bytes,
 )
 from mirai._serial import Serial, SerialConfig, serial_configs
@@ -83,7 +83,8 @@ def daemons(
     before they have joined, every task fails with the reason.
 
     ``url`` is where the dispatcher listens: ``None`` for the fastest local transport, or
-    ``"tcp://127.0.0.1:0"`` and the like (port 0: any that is free).  CURVE is always on.
+    ``"tcp://127.0.0.1:0"`` and the like (port 0: any that is free).  CURVE is always on.  Daemons
+    of other machines and other clients can join a pool on tcp by its ``connection_file``.
 
     With ``dispatcher=False`` the dispatcher has no process of its own: it works in a thread of
     this one.  That saves a hop, and takes some of this process's time; a done-callback that
@@ -137,7 +138,8 @@ def daemons(
     if n is None and url is None and not sync:
         raise TypeError("daemons() needs the number of daemons, or a url to listen on, or both")
     count = 0 if n is None else check_count(n)
-    _check_url(url)
+    if url is not None:
+        check_url(url)
     if profile is not None and not isinstance(profile, str):
         raise TypeError(f"profile must be a str, not {type(profile).__name__}")
     options = PoolOptions(
@@ -178,6 +180,39 @@ def register_serial(config: SerialConfig) -> None:
         raise TypeError(f"register_serial needs a SerialConfig, not {config!r}")
     with _guard:
         _serial[config.cls] = config
+
+
+def connect(
+    connection_file: str | os.PathLike[str],
+    profile: str | None = None,
+    *,
+    timeout: float | str = 10.0,
+) -> Daemons:
+    """Use a dispatcher that stands on its own, as the pool of a profile.
+
+    ``connection_file`` is what ``mirai dispatcher`` or ``Daemons.connection_file`` has written.
+    Any number of clients may do so at once, and share the daemons fairly.  Returns once the
+    dispatcher has welcomed this one; a pool that the profile has is replaced then.
+
+    As a context manager it waits for the block's tasks, or, if the block is left by an exception,
+    cancels them; dispatcher and daemons stay.  ``daemons(0)`` cancels too.
+
+    Raises MiraiError if the file cannot be used (others can read it, say), AuthenticationError if
+    the dispatcher does not accept its keys or has other ones itself, and DispatcherLost if it
+    has not answered within ``timeout`` seconds.
+    """
+    from dispatcher.core import Role
+    from mirai._connection import Connection
+
+    if profile is not None and not isinstance(profile, str):
+        raise TypeError(f"profile must be a str, not {type(profile).__name__}")
+    patience = seconds("timeout", timeout)
+    connection = Connection.read(connection_file)
+    pair = connection.pair(Role.CLIENT)
+    pool = Daemons(current_profile() if profile is None else profile, None, _forget)
+    _bring_to_life(pool, lambda: pool.join(connection, pair, patience))
+    _replace(pool.profile, pool)
+    return pool
 
 
 def status(profile: str | None = None) -> Status:
@@ -267,13 +302,17 @@ def ephemeral(profile: str) -> Daemons:
 
 def _start(profile: str, options: PoolOptions) -> Daemons:
     pool = Daemons(profile, options, _forget)
+    _bring_to_life(pool, pool.start)
+    return pool
+
+
+def _bring_to_life(pool: Daemons, begin: Callable[[], None]) -> None:
     _living.add(pool)  # first, so that whatever has been started is ended at exit
     try:
-        pool.start()
+        begin()
     except BaseException:
         pool.shutdown()
         raise
-    return pool
 
 
 def _replace(profile: str, pool: Daemons | None) -> None:
@@ -292,19 +331,6 @@ def _forget(pool: Daemons) -> None:
         _living.discard(pool)
         if _profiles.get(pool.profile) is pool:
             del _profiles[pool.profile]
-
-
-def _check_url(url: object) -> None:
-    if url is None:
-        return
-    if not isinstance(url, str):
-        raise TypeError(f"url must be a str, not {type(url).__name__}")
-    if "\0" in url or not url.startswith(("tcp://", "ipc://")):
-        raise ValueError(f"url must begin with tcp:// or ipc://, not {url!r}")
-    if url.startswith("tcp://"):
-        port = re.fullmatch(r"tcp://.+:(\d+|\*)", url)
-        if port is None or (port[1] != "*" and int(port[1]) > 65_535):
-            raise ValueError(f"url must be like tcp://address:port, port 0 to 65535, not {url!r}")
 
 
 def _output(output: str | os.PathLike[str] | None) -> str | None:

@@ -44,9 +44,12 @@ class Status:
             used, peak, capacity = map(_megabytes, astuple(self.memory))
             lines.append(f"memory: {used} of {capacity} used, {peak} at most")
         if self.daemons:
-            lines.append(f"{'id':>4}  {'host':<16} {'pid':>8}  {'state':<5} {'done':>9}  since")
+            lines.append(
+                f"{'id':>4}  {'host':<16} {'pid':>8}  {'state':<7} {'done':>9} {'since':>8}  runs"
+            )
         lines += [
-            f"{d.id:>4}  {d.host:<16} {d.pid:>8}  {d.state:<5} {d.done:>9}  {d.since:.0f} s"
+            f"{d.id:>4}  {d.host:<16} {d.pid:>8}  {d.state:<7} {d.done:>9} {d.since:>6.0f} s"
+            f"  {running(d)}".rstrip()
             for d in self.daemons
         ]
         return "\n".join(lines)
@@ -54,3 +57,11 @@ class Status:
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
+
+
+def running(daemon: DaemonReport) -> str:
+    """Say what a daemon runs, and for how long."""
+    if not daemon.task:
+        return ""
+    name, _, _ = daemon.task.partition(":")  # without the line of its code
+    return f"{name} ({daemon.seconds:.1f} s)"

@@ -31,6 +31,7 @@ from dispatcher.core import (
     CutOff,
     Dispatcher,
     Event,
+    Halt,
     Joined,
     Keep,
     Kill,
@@ -505,7 +506,7 @@ class World:
         return [(number, Joined(peer.role, message))]
 
     def _obey(self, command: Command) -> None:
-        if isinstance(command, (Keep, Lend)):
+        if isinstance(command, Keep | Lend | Halt):
             return  # there are no processes here
         peer = self._peers[command.peer]
         match command:

@@ -35,6 +35,7 @@ EXPECTED = {
     "Status",
     "TaskCancelled",
     "TaskTimeout",
+    "connect",
     "daemons",
     "everywhere",
     "mirai",
@@ -131,7 +132,7 @@ import asyncio
 from concurrent.futures import Future, as_completed, wait
 from typing import assert_type
 
-from mirai import Daemons, Mirai, Status, daemons, mirai, status, try_mirai
+from mirai import Daemons, Mirai, Status, connect, daemons, mirai, status, try_mirai
 
 
 def area(width: int, *, height: float = 1.0) -> float:
@@ -159,6 +160,7 @@ assert_type(mirai(lambda: 1), Mirai[int])
 assert_type(try_mirai(area, 3), Mirai[float] | None)
 assert_type(mirai.options(name="a").try_(fetch, "a"), Mirai[bytes] | None)
 assert_type(daemons(2), Daemons)
+assert_type(connect("pool.json"), Daemons)
 assert_type(status(), Status)
 
 future: Future[float] = mirai(area, 3)

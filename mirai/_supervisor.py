@@ -1,0 +1,228 @@
+"""A supervisor: it keeps daemons joined to a dispatcher that may be far away.
+
+One thread, one loop.  What comes after a daemon's end is decided by its ``Place``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from dispatcher.core import Role
+from dispatcher.processes import ECHO, POSIX, Process
+from mirai._comeback import Ending, Over, Place
+from mirai._connection import Connection
+from mirai._limits import NO_LIMITS, Limits
+from mirai._process import boot_argv, search_path
+
+GLANCE = 0.25
+"""How often to look for daemons that have ended where no signal tells, in seconds."""
+SIGNALLED = 128
+"""What shells add to the number of the signal that has ended a program."""
+
+
+@dataclass(slots=True, eq=False)
+class _Seat:
+    """One place, and who is there."""
+
+    place: Place
+    due: float
+    process: Process | None = None
+    over: Over | None = None
+
+
+class Supervisor:
+    """``count`` daemons, until the dispatcher stops them or they need not come back."""
+
+    def __init__(
+        self,
+        find: Callable[[], Connection],
+        count: int,
+        *,
+        say: Callable[[str], None],
+        limits: Limits = NO_LIMITS,
+        tags: tuple[str, ...] = (),
+    ) -> None:
+        """``find`` returns where the dispatcher is now; ``say`` tells the user what happens."""
+        self._find = find
+        self._say = say
+        self._tags = tags
+        now = time.monotonic()
+        self._seats = [_Seat(Place(now, now, limits), now) for _ in range(count)]
+        self._signals: list[int] = []
+        self._signalled = -ECHO  # when the last one came
+        self._heeded = 0  # how many of them have been acted on
+        self._argv = boot_argv("mirai._daemon")
+        self._lead = os.fsencode(search_path())
+        self._said = ""
+        self._selector = selectors.DefaultSelector()
+        self._wake_out, self._wake_in = socket.socketpair()
+        for end in (self._wake_out, self._wake_in):
+            end.setblocking(False)
+        if POSIX:
+            self._selector.register(self._wake_out, selectors.EVENT_READ, self._drain_wakes)
+
+    def run(self) -> int:
+        """Keep the daemons; return the exit status.  To be called in the main thread, once."""
+        former = self._catch_signals()
+        try:
+            while any(seat.over is None for seat in self._seats):
+                self._start_due()
+                self._wait()
+                self._heed_signals()
+                self._look_for_dead()
+        finally:
+            self._close()
+            for number, handler in former.items():
+                signal.signal(number, handler)
+        if len(self._signals) > 1:
+            return SIGNALLED + self._signals[-1]
+        return max((seat.over.status for seat in self._seats if seat.over), default=0)
+
+    # ── signals ──────────────────────────────────────────────────────────────────────────
+
+    def _catch_signals(self) -> dict[int, Any]:
+        handlers: dict[int, Any] = {
+            number: lambda number, _: self._on_signal(number)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        if POSIX:
+            handlers[signal.SIGCHLD] = lambda *_: None
+        signal.set_wakeup_fd(self._wake_in.fileno(), warn_on_full_buffer=False)
+        return {number: signal.signal(number, handler) for number, handler in handlers.items()}
+
+    def _on_signal(self, number: int) -> None:
+        now = time.monotonic()
+        if now - self._signalled > ECHO:
+            self._signals.append(number)
+        self._signalled = now
+
+    def _heed_signals(self) -> None:
+        """Drain at the first one, end at the second."""
+        if len(self._signals) == self._heeded:
+            return
+        self._heeded = len(self._signals)
+        if self._heeded == 1:
+            self._say("running tasks are finished; a second signal ends them")
+        for seat in self._seats:
+            if seat.process is None or self._heeded > 1:
+                seat.over = seat.over or Over("told to leave")
+            elif self._heeded == 1:
+                seat.process.terminate()
+
+    # ── daemons ──────────────────────────────────────────────────────────────────────────
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        for seat in self._seats:
+            if seat.process is None and seat.over is None and seat.due <= now:
+                self._start(seat, now)
+
+    def _start(self, seat: _Seat, now: float) -> None:
+        try:
+            process = Process(self._argv, self._lead)
+        except OSError as error:
+            self._follow(seat, seat.place.next(1, joined=False, now=now, chance=0.0), str(error))
+            return
+        seat.process = process
+        if process.output >= 0:
+            read = partial(self._read_output, process)
+            self._selector.register(process.output, selectors.EVENT_READ, read)
+        introduction = self._introduction(process, seat.place.limits_now(now))
+        process.configure(json.dumps(introduction).encode() + b"\n", lifeline=True)
+
+    def _introduction(self, process: Process, limits: Limits) -> dict[str, Any]:
+        connection = self._find()
+        pair, inner = connection.pair(Role.DAEMON), connection.keys.get(Role.CLIENT)
+        return {
+            "url": connection.url,
+            "server": connection.server,
+            "public": pair.public,
+            "secret": pair.secret,
+            "watermark": process.child_fd,
+            "options": {"limits": asdict(limits)},
+            "tags": self._tags,
+            "inner": None if inner is None else asdict(inner),
+            "lifeline": True,
+        }
+
+    def _look_for_dead(self) -> None:
+        for seat in self._seats:
+            if seat.process is not None and (code := seat.process.reap()) is not None:
+                self._bury(seat, seat.process, code)
+
+    def _bury(self, seat: _Seat, process: Process, code: int) -> None:
+        seat.process = None
+        joined = bool(process.started()) or code in (Ending.STOPPED, Ending.LOST)
+        tail = process.tail()
+        self._discard(process)
+        if self._signals:
+            seat.over = seat.over or Over("told to leave")
+            return
+        now, chance = time.monotonic(), random.random()
+        following = seat.place.next(code, joined=joined, now=now, chance=chance)
+        is_clear = code in (Ending.STOPPED, Ending.LEFT, Ending.LOST, Ending.UNREACHED)
+        self._follow(seat, following, "" if is_clear else tail)
+
+    def _follow(self, seat: _Seat, following: Any, tail: str) -> None:
+        text = following.reason
+        if isinstance(following, Over):
+            seat.over = following
+        else:
+            seat.due = time.monotonic() + following.delay
+            text += "; trying again" if following.delay else ""
+        if tail:
+            text += f"; the last it printed:\n{tail}"
+        if text != self._said:  # many daemons have the same to tell
+            self._said = text
+            self._say(text)
+
+    # ── waiting ──────────────────────────────────────────────────────────────────────────
+
+    def _wait(self) -> None:
+        """Wait for a signal, for output, or for the time to start a daemon."""
+        waiting = [s.due for s in self._seats if s.process is None and s.over is None]
+        timeout = max(0.0, min(waiting) - time.monotonic()) if waiting else None
+        if not POSIX:
+            time.sleep(GLANCE if timeout is None else min(timeout, GLANCE))
+            return
+        for key, _ in self._selector.select(timeout):
+            key.data()
+
+    def _drain_wakes(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._wake_out.recv(4_096)
+
+    def _read_output(self, process: Process) -> None:
+        if not process.read_output():
+            self._unwatch(process)
+
+    def _unwatch(self, process: Process) -> None:
+        if process.output in self._selector.get_map():
+            self._selector.unregister(process.output)
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────
+
+    def _discard(self, process: Process) -> None:
+        self._unwatch(process)
+        process.close()
+
+    def _close(self) -> None:
+        for seat in self._seats:
+            if (process := seat.process) is not None:
+                process.kill()
+                process.wait()
+                self._discard(process)
+        signal.set_wakeup_fd(-1)
+        for thing in (self._selector, self._wake_in, self._wake_out):
+            thing.close()
