@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine
+from contextvars import copy_context
 from sys import modules
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
@@ -121,7 +122,7 @@ class Evaluator:
         if self._runner is None:
             self._runner = asyncio.Runner()
         try:
-            return self._runner.run(coroutine)
+            return self._runner.run(coroutine, context=copy_context())
         except (KeyboardInterrupt, SystemExit):  # these leave a loop in the middle of things
             self.close()
             raise

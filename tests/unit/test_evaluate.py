@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import sys
 import threading
@@ -407,6 +408,30 @@ def test_two_in_a_row_share_a_loop(evaluator: Evaluator) -> None:
     first = value(evaluate(evaluator, loop))
     value(evaluate(evaluator, lambda: None))
     assert value(evaluate(evaluator, loop)) == first
+
+
+VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
+
+
+def swap(new: str) -> Callable[[], Any]:
+    """Return a coroutine function of this module's own, which sets VARIABLE here."""
+
+    async def work() -> str:
+        before = VARIABLE.get()
+        VARIABLE.set(new)
+        return before
+
+    return STEPS.setdefault(new, work)
+
+
+async def call_step(name: str) -> Any:
+    return await STEPS[name]()
+
+
+def test_context_variables_do_not_go_from_one_coroutine_to_the_next(evaluator: Evaluator) -> None:
+    swap("a"), swap("b")
+    assert value(evaluate(evaluator, call_step, "a")) == "unset"
+    assert value(evaluate(evaluator, call_step, "b")) == "unset"
 
 
 def test_what_an_async_function_raises(evaluator: Evaluator) -> None:
