@@ -220,7 +220,8 @@ def test_a_client_that_leaves_a_stream_stops_its_tasks(serve: Serve) -> None:
     async def use(client: httpx.AsyncClient) -> None:
         server.go("line0")
         async with client.stream("GET", "/stream") as response:
-            assert await anext(response.aiter_lines()) == "line0"
+            lines = response.aiter_lines()  # letting go of it closes the connection
+            assert await anext(lines) == "line0"
             for name in ("line1", "line2"):
                 await server.has(name, "begun")
         for name in ("line1", "line2"):
