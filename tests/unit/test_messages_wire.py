@@ -83,6 +83,9 @@ DAEMONS = st.builds(
     NUMBERS,
     NUMBERS,
     SECONDS,
+    several(st.text()),
+    st.text(),
+    SECONDS,
 )
 POOLS = st.builds(
     PoolReport, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS, several(DAEMONS)
@@ -102,7 +105,7 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     Run: st.builds(Run, several(TASKS), several(FUNCTIONS), IDS),
     Recall: st.builds(Recall, IDS),
     Interrupt: st.builds(Interrupt, IDS),
-    Stop: st.builds(Stop),
+    Stop: st.builds(Stop, st.booleans()),
     Done: st.builds(Done, several(OUTCOMES)),
     Returned: st.builds(Returned, IDS),
     Leave: st.builds(Leave, st.booleans()),
