@@ -115,7 +115,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         command_line.main(["--help"])
     text = capsys.readouterr().out
     for name, (_, what) in command_line.COMMANDS.items():
-        assert re.search(f"{name} +{re.escape(what)}", text)
+        assert re.search(rf"^  {name} +{re.escape(what)}$", text, re.MULTILINE)
 
 
 def test_a_folder_without_sources_is_an_error(

@@ -108,6 +108,8 @@ DAEMONS = st.builds(
     NUMBERS,
     SECONDS,
     TAGS,
+    st.text(),
+    SECONDS,
 )
 POOLS = st.builds(
     PoolReport, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS, several(DAEMONS)
@@ -129,7 +131,7 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     Run: st.builds(Run, several(TASKS), several(FUNCTIONS), IDS),
     Recall: st.builds(Recall, IDS),
     Interrupt: st.builds(Interrupt, IDS),
-    Stop: st.builds(Stop),
+    Stop: st.builds(Stop, st.booleans()),
     Done: st.builds(Done, several(OUTCOMES)),
     Returned: st.builds(Returned, IDS),
     Printed: st.builds(Printed, NUMBERS, st.text()),
