@@ -18,6 +18,7 @@ from dispatcher.messages import (
     Crash,
     DaemonReport,
     Done,
+    Everywhere,
     FromClient,
     FromDaemon,
     Function,
@@ -28,6 +29,7 @@ from dispatcher.messages import (
     Message,
     Outcome,
     PoolReport,
+    Printed,
     ProtocolError,
     Recall,
     Refused,
@@ -61,7 +63,18 @@ def several(parts: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]
 
 
 FUNCTIONS = st.builds(Function, NUMBERS, st.text(), PAYLOADS, several(BLOBS))
-TASKS = st.builds(Task, NUMBERS, NUMBERS, PAYLOADS, several(BLOBS), PRIORITIES)
+TASKS = st.builds(
+    Task,
+    NUMBERS,
+    NUMBERS,
+    PAYLOADS,
+    several(BLOBS),
+    PRIORITIES,
+    SECONDS,
+    NUMBERS,
+    several(st.text()),
+    st.binary(max_size=24),
+)
 CRASHES = st.builds(
     Crash,
     st.text(),
@@ -72,7 +85,15 @@ CRASHES = st.builds(
     st.text(),
 )
 OUTCOMES = st.builds(
-    Outcome, NUMBERS, st.sampled_from(Kind), PAYLOADS, several(BLOBS), SECONDS, st.none() | CRASHES
+    Outcome,
+    NUMBERS,
+    st.sampled_from(Kind),
+    PAYLOADS,
+    several(BLOBS),
+    SECONDS,
+    st.none() | CRASHES,
+    st.booleans(),
+    st.text(),
 )
 DAEMONS = st.builds(
     DaemonReport,
@@ -93,6 +114,7 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     Hello: st.builds(Hello, NUMBERS, st.text(), NUMBERS),
     Welcome: st.builds(Welcome),
     Refused: st.builds(Refused, st.text()),
+    Everywhere: st.builds(Everywhere, IDS, TASKS, several(FUNCTIONS), IDS),
     Submit: st.builds(Submit, several(TASKS), several(FUNCTIONS), IDS),
     Cancel: st.builds(Cancel, IDS),
     Ask: st.builds(Ask, NUMBERS, NUMBERS),
@@ -105,6 +127,7 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     Stop: st.builds(Stop),
     Done: st.builds(Done, several(OUTCOMES)),
     Returned: st.builds(Returned, IDS),
+    Printed: st.builds(Printed, NUMBERS, st.text()),
     Leave: st.builds(Leave, st.booleans()),
 }
 ANY_MESSAGE = st.one_of(*STRATEGIES.values())
