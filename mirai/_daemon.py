@@ -328,7 +328,7 @@ def main() -> None:
     if "init" in options:
         read_init(options["init"])()
     limits = Limits(**options["limits"])
-    tags = tuple(config["tags"])
+    tags = tuple(config.get("tags", ()))
     Daemon(config["url"], pair, config["server"], watermark, limits, tags).run()
 
 
