@@ -16,11 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 from conftest import Command, Script, processes_marked, wait_until
 
+from dispatcher import security
 from dispatcher.core import Role
+from dispatcher.messages import VERSION, Hello, PoolReport, Report, Stop, ToClient
 from dispatcher.processes import Process
 from dispatcher.security import KeyPair
+from dispatcher.wire import encode
 from mirai import (
     AuthenticationError,
     DaemonCrashed,
@@ -37,6 +41,7 @@ from mirai import (
     use_profile,
 )
 from mirai._connection import Connection
+from mirai._link import Link
 from mirai._process import boot_argv, search_path
 from mirai._supervisor import Supervisor
 
@@ -269,6 +274,29 @@ class TestNobodyThere:
     def test_what_makes_no_sense(self, pool_file: Path, options: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match="timeout"):
             connect(pool_file, **options)
+
+
+def test_what_came_before_the_end_of_a_connection_is_still_read() -> None:
+    """Nobody had looked at the link before the dispatcher was gone."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    server, client = KeyPair.new(), KeyPair.new()
+    gate: security.Gate[str] = security.Gate()
+    gate.admit(client.public, "client")
+    zap = context.socket(zmq.ROUTER)
+    zap.bind(security.ZAP_ENDPOINT)
+    router = security.listen(context, server)
+    port = router.bind_to_random_port("tcp://127.0.0.1")
+    link = Link(f"tcp://127.0.0.1:{port}", client, server.public, ToClient)
+    link.send(Hello(VERSION))
+    zap.send_multipart(gate.answer(zap.recv_multipart()))
+    route = router.recv_multipart()[0]
+    for message in (Report(1, PoolReport(0, 0, 0, 0, 0, 0)), Stop()):
+        router.send_multipart([route, *encode(message)])
+    context.destroy(linger=5_000)
+    while not link.ended:
+        link.wait(20)
+    assert [type(message) for message in link.receive()] == [Report, Stop]
+    link.close()
 
 
 # ── supervisors ──────────────────────────────────────────────────────────────────────────
