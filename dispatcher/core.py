@@ -569,6 +569,9 @@ class Dispatcher:
             raise ProtocolError("a call of an unknown function")
         if len(client.standing) >= MAX_STANDING:
             raise ProtocolError(f"more than {MAX_STANDING} calls for every daemon")
+        if self._draining:
+            self._decline(client, tasks)
+            return
         entry = client.functions[event.call.function]
         entry.uses += 1
         client.last = max((client.last, *event.ids))

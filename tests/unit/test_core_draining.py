@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import pytest
-from test_core import CLIENT, CRASH, D1, OTHER, TINY, F, Pool, answers, done, given, sent, task
+from test_core import CLIENT, CRASH, D1, D2, OTHER, TINY, F, Pool, answers, done, given, sent, task
 
-from dispatcher.core import Command, CutOff, Drain, Halt, Lost, Role
-from dispatcher.messages import Cancel, Done, Kind, Leave, Outcome, Report, Returned, Submit
+from dispatcher.core import Command, CutOff, Drain, Halt, Joined, Lost, Role
+from dispatcher.messages import (
+    VERSION,
+    Cancel,
+    Done,
+    Everywhere,
+    Hello,
+    Kind,
+    Leave,
+    Outcome,
+    Report,
+    Returned,
+    Submit,
+)
 
 
 def halts(commands: list[Command]) -> bool:
@@ -136,3 +148,23 @@ def test_a_report_on_the_wire_has_it_too() -> None:
     (report,) = sent(pool.step((CLIENT, Ask(1))), CLIENT, Report)
     assert decode(encode(report), ToClient) == report
     assert report.pool.daemons[0].task == "f"
+
+
+def test_a_call_for_every_daemon_is_declined() -> None:
+    pool = Pool([D1])
+    pool.submit(1)
+    pool.step((0, Drain()))
+    commands = pool.step((CLIENT, Everywhere((2, 3), task(0))))
+    assert answers(commands) == {2: Kind.DECLINED, 3: Kind.DECLINED}
+    assert given(commands, D1) == []
+
+
+def test_what_a_running_task_submits_is_finished_too() -> None:
+    pool = Pool([D1, D2])
+    pool.submit(1)
+    pool.step((0, Drain()))
+    inner = 99
+    pool.step((inner, Joined(Role.CLIENT, Hello(VERSION, f"host{D1}", D1))))
+    assert given(pool.submit(1, client=inner), D2) == [2]
+    assert not halts(pool.done(D2, 2))
+    assert halts(pool.done(D1, 1))
