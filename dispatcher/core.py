@@ -22,13 +22,28 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
 from itertools import takewhile
 from typing import TypeVar
 
 from msgspec import structs
 
+from dispatcher.events import (
+    Barren,
+    Command,
+    CutOff,
+    Drain,
+    Event,
+    Halt,
+    Illegal,
+    Joined,
+    Keep,
+    Kill,
+    Lend,
+    Lost,
+    Retire,
+    Role,
+    Send,
+)
 from dispatcher.jobs import Estimate, FunctionEntry, Job, Timeouts
 from dispatcher.messages import (
     VERSION,
@@ -55,13 +70,13 @@ from dispatcher.messages import (
     Returned,
     Run,
     Scale,
-    Slot,
     Stop,
     Submit,
     Task,
     Welcome,
 )
-from dispatcher.queue import NO_TAGS, Queue
+from dispatcher.peers import Client, Daemon, Mail, Standing
+from dispatcher.queue import Queue
 from dispatcher.wire import BATCH_TASKS, batches, work
 
 _T = TypeVar("_T")
@@ -90,177 +105,6 @@ STUCK = (
 )
 
 
-class Role(Enum):
-    """What a peer is; its key says so."""
-
-    CLIENT = "client"
-    DAEMON = "daemon"
-
-
-# ── what the shell tells the core besides messages ───────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """A peer has said Hello."""
-
-    role: Role
-    hello: Hello
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """A peer is gone, and nothing more will come from it.
-
-    ``started`` is the key of the last task that a daemon began (0: none); None where that cannot
-    be known, so that every task in its hand may have begun.
-    """
-
-    crash: Crash
-    started: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Barren:
-    """No daemon is there or will be started, for this reason; until one joins nevertheless."""
-
-    crash: Crash
-
-
-@dataclass(frozen=True, slots=True)
-class Retire:
-    """Let so many of these daemons go: the idle ones first, and those that leave already."""
-
-    peers: tuple[int, ...]
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """Take no new tasks, and halt once those that are there have been answered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Illegal:
-    """A peer has sent what is no message that it may send."""
-
-    reason: str
-
-
-Event = Message | Joined | Lost | Barren | Retire | Drain | Illegal
-
-# ── what the core tells the shell ────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send this message to this peer."""
-
-    peer: int
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """End this daemon if it is still busy with this task, which it does not leave."""
-
-    peer: int
-    key: int
-
-
-@dataclass(frozen=True, slots=True)
-class CutOff:
-    """Listen no more to this peer, which broke the protocol (it has been told)."""
-
-    peer: int
-
-
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """Keep this many local daemons from now on; tell each what is in its slot, if there are any."""
-
-    count: int
-    slots: tuple[Slot, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Lend:
-    """Have this many local daemons more than are kept, in the stead of those that wait."""
-
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Halt:
-    """Tell everyone to stop, and leave: the pool is drained."""
-
-
-Command = Send | Kill | CutOff | Keep | Lend | Halt
-
-# ── state ────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(slots=True, eq=False)
-class _Standing:
-    """A call for every daemon, for as long as its client is there."""
-
-    client: int
-    function: FunctionEntry
-    call: Task
-    ids: deque[int]  # the client's numbers for answers of daemons that have not joined yet
-
-
-@dataclass(slots=True, eq=False)
-class _Client:
-    peer: int
-    last: int = 0  # the largest task id so far
-    jobs: dict[int, Job] = field(default_factory=dict)  # by its own id; unanswered
-    functions: dict[int, FunctionEntry] = field(default_factory=dict)  # by its own number
-    standing: list[_Standing] = field(default_factory=list)
-    daemon: int = 0  # the daemon in whose process it is, whose tasks it serves
-    estimates: dict[str, Estimate] = field(default_factory=dict)  # by the function's name
-
-
-@dataclass(slots=True, eq=False)
-class _Daemon:
-    peer: int
-    hello: Hello
-    since: float
-    hand: dict[int, Job] = field(default_factory=dict)  # by key, in the order of evaluation
-    load: float = 0.0  # seconds that the hand should take
-    began: float = 0.0  # when it should have begun the first task in its hand
-    recalled: bool = False  # asked to hand back, and has not done so
-    lending: bool = False  # its task waits for tasks of its own
-    leaving: bool = False  # gets nothing more, and is stopped when its hand is empty
-    overdue: bool = False  # has been silent for too long, and has not answered a task since
-    knows: set[FunctionEntry] = field(default_factory=set)
-    forget: list[int] = field(default_factory=list)  # to tell it with its next tasks
-    done: int = 0
-    client: int = 0  # the client in its process
-    tags: frozenset[str] = NO_TAGS
-
-    def take(self, key: int) -> Job | None:
-        """Remove a job from the hand; None if it is not there."""
-        job = self.hand.pop(key, None)
-        if job is not None:
-            job.daemon = 0
-            self.load = self.load - job.cost if self.hand else 0.0
-        return job
-
-
-@dataclass(slots=True)
-class _Mail:
-    """What one call of ``handle`` has to tell one peer."""
-
-    first: list[Message] = field(default_factory=list)
-    recall: list[int] = field(default_factory=list)
-    interrupt: list[int] = field(default_factory=list)
-    tasks: list[Task] = field(default_factory=list)
-    functions: list[Function] = field(default_factory=list)
-    printed: list[Printed] = field(default_factory=list)
-    outcomes: list[Outcome] = field(default_factory=list)
-
-
 class Dispatcher:
     """The pool: who is there, what waits, and who has what in hand."""
 
@@ -272,21 +116,21 @@ class Dispatcher:
         self._grace = grace
         self._kept = kept
         self._spare = spare
-        self._clients: dict[int, _Client] = {}
-        self._daemons: dict[int, _Daemon] = {}
+        self._clients: dict[int, Client] = {}
+        self._daemons: dict[int, Daemon] = {}
         self._queue = Queue()
         self._keys = 0  # the last key given to a job
         self._numbers = 0  # the last number given to a function
         # Daemons that may be given work, by peer: those with an empty hand come first.
-        self._idle: dict[int, _Daemon] = {}
-        self._open: dict[int, _Daemon] = {}
+        self._idle: dict[int, Daemon] = {}
+        self._open: dict[int, Daemon] = {}
         # Both in the order of time, since every entry gets the same delay.
         self._silent: dict[int, float] = {}  # daemons with spare tasks in hand, since when
         self._stubborn: dict[int, tuple[Job, float]] = {}  # interrupted jobs by key, since when
-        self._lending: dict[int, _Daemon] = {}
+        self._lending: dict[int, Daemon] = {}
         self._lent = 0  # how many the shell has been told of
         self._doubtful: set[int] = set()  # daemons of which it may have changed whether they lend
-        self._standing: list[_Standing] = []  # of all clients, oldest first
+        self._standing: list[Standing] = []  # of all clients, oldest first
         self._timeouts = Timeouts()
         self._asked: list[tuple[int, Ask]] = []  # reports that wait for daemons
         self._barren: Crash | None = None
@@ -294,7 +138,7 @@ class Dispatcher:
         self._cumulative = 0
         self._completed = 0
         self._rejected = 0
-        self._mail: dict[int, _Mail] = {}
+        self._mail: dict[int, Mail] = {}
         self._commands: list[Command] = []
 
     # ── the interface ────────────────────────────────────────────────────────────────────
@@ -429,13 +273,13 @@ class Dispatcher:
             case _:
                 raise ProtocolError(f"{type(event).__name__} is not for a dispatcher")
 
-    def _client(self, peer: int) -> _Client:
+    def _client(self, peer: int) -> Client:
         try:
             return self._clients[peer]
         except KeyError:
             raise ProtocolError("only a client that has said hello may do this") from None
 
-    def _daemon(self, peer: int) -> _Daemon:
+    def _daemon(self, peer: int) -> Daemon:
         try:
             return self._daemons[peer]
         except KeyError:
@@ -448,10 +292,10 @@ class Dispatcher:
             raise ProtocolError(f"protocol version {hello.version}, wanted {VERSION}")
         self._post(peer).first.append(Welcome())
         if role is Role.CLIENT:
-            client = self._clients[peer] = _Client(peer)
+            client = self._clients[peer] = Client(peer)
             self._find_its_daemon(client, hello)
         else:
-            daemon = _Daemon(peer, hello, now, tags=frozenset(hello.tags))
+            daemon = Daemon(peer, hello, now, tags=frozenset(hello.tags))
             self._daemons[peer] = self._idle[peer] = daemon
             self._cumulative += 1
             self._barren = None
@@ -459,7 +303,7 @@ class Dispatcher:
                 self._pin(standing, daemon, now)
             self._answer_asked(now)
 
-    def _find_its_daemon(self, client: _Client, hello: Hello) -> None:
+    def _find_its_daemon(self, client: Client, hello: Hello) -> None:
         """See whether it is a daemon's process that has become a client too."""
         for daemon in self._daemons.values():
             if hello.pid and (daemon.hello.host, daemon.hello.pid) == (hello.host, hello.pid):
@@ -483,7 +327,7 @@ class Dispatcher:
             self._drop_daemon(daemon, lost)
         self._mail.pop(peer, None)
 
-    def _drop_client(self, client: _Client, now: float) -> None:
+    def _drop_client(self, client: Client, now: float) -> None:
         self._asked = [(peer, ask) for peer, ask in self._asked if peer != client.peer]
         for standing in client.standing:
             self._standing.remove(standing)
@@ -496,7 +340,7 @@ class Dispatcher:
         for entry in client.functions.values():
             self._forget(entry)
 
-    def _drop_daemon(self, daemon: _Daemon, lost: Lost) -> None:
+    def _drop_daemon(self, daemon: Daemon, lost: Lost) -> None:
         """Fail what may have started, and queue the rest again."""
         for group in (self._idle, self._open, self._silent, self._lending):
             group.pop(daemon.peer, None)
@@ -522,7 +366,7 @@ class Dispatcher:
             else:
                 self._settle(job, _crashed(job, lost.crash))
 
-    def _submit(self, client: _Client, submit: Submit, now: float) -> None:
+    def _submit(self, client: Client, submit: Submit, now: float) -> None:
         self._check(client, submit)
         for function in submit.functions:
             self._define(client, function)
@@ -533,12 +377,12 @@ class Dispatcher:
         for number in submit.forget:
             self._forget(client.functions.pop(number))
 
-    def _decline(self, client: _Client, tasks: Sequence[Task]) -> None:
+    def _decline(self, client: Client, tasks: Sequence[Task]) -> None:
         for task in tasks:
             self._post(client.peer).outcomes.append(Outcome(task.id, Kind.DECLINED))
             client.last = task.id
 
-    def _accept(self, client: _Client, tasks: Sequence[Task], now: float) -> None:
+    def _accept(self, client: Client, tasks: Sequence[Task], now: float) -> None:
         depth = 0
         if client.daemon:
             depth = self._depth_around(client) + 1
@@ -556,12 +400,12 @@ class Dispatcher:
                 self._timeouts.add(job, now + task.timeout)
             client.last = task.id
 
-    def _depth_around(self, client: _Client) -> int:
+    def _depth_around(self, client: Client) -> int:
         """Return the depth of the job from which a client in a daemon's process submits."""
         hand = self._daemons[client.daemon].hand
         return next(iter(hand.values())).depth if hand else 0
 
-    def _everywhere(self, client: _Client, event: Everywhere, now: float) -> None:
+    def _everywhere(self, client: Client, event: Everywhere, now: float) -> None:
         """Give a call to all daemons, and keep it for those to come."""
         tasks = tuple(structs.replace(event.call, id=id) for id in event.ids)
         self._check(client, Submit(tasks))
@@ -575,7 +419,7 @@ class Dispatcher:
         entry = client.functions[event.call.function]
         entry.uses += 1
         client.last = max((client.last, *event.ids))
-        standing = _Standing(client.peer, entry, event.call, deque(event.ids))
+        standing = Standing(client.peer, entry, event.call, deque(event.ids))
         client.standing.append(standing)
         self._standing.append(standing)
         for daemon in self._daemons.values():
@@ -584,7 +428,7 @@ class Dispatcher:
         if self._barren is not None and not self._daemons:
             self._answer_missing(standing, 0, _lost(self._barren))
 
-    def _pin(self, standing: _Standing, daemon: _Daemon, now: float) -> None:
+    def _pin(self, standing: Standing, daemon: Daemon, now: float) -> None:
         """Give the call to this daemon, behind what it has."""
         self._keys += 1
         function = standing.function
@@ -603,7 +447,7 @@ class Dispatcher:
         self._give(daemon, job)
         self._place(daemon, now)
 
-    def _answer_missing(self, standing: _Standing, coming: int, answer: Outcome) -> None:
+    def _answer_missing(self, standing: Standing, coming: int, answer: Outcome) -> None:
         """Say of all but so many answers that have no daemon yet that there will be none."""
         while len(standing.ids) > coming:
             id = standing.ids.pop()
@@ -617,7 +461,7 @@ class Dispatcher:
             self._answer_missing(standing, coming, Outcome(0, Kind.CANCELLED))
         self._commands.append(Keep(event.count, event.slots))
 
-    def _check(self, client: _Client, submit: Submit) -> None:
+    def _check(self, client: Client, submit: Submit) -> None:
         """Raise before anything has changed."""
         known = client.functions
         new = {function.number for function in submit.functions}
@@ -634,7 +478,7 @@ class Dispatcher:
         if len(forget) != len(submit.forget) or not all(n in known or n in new for n in forget):
             raise ProtocolError("a function is forgotten that was not known")
 
-    def _define(self, client: _Client, function: Function) -> None:
+    def _define(self, client: Client, function: Function) -> None:
         self._numbers += 1
         if len(client.estimates) >= MAX_ESTIMATES:
             client.estimates.clear()
@@ -642,7 +486,7 @@ class Dispatcher:
         definition = Function(self._numbers, function.name, function.payload, function.blobs)
         client.functions[function.number] = FunctionEntry(definition, estimate)
 
-    def _cancel(self, client: _Client, ids: Sequence[int], now: float) -> None:
+    def _cancel(self, client: Client, ids: Sequence[int], now: float) -> None:
         for id in ids:
             job = client.jobs.get(id)
             if job is not None:
@@ -652,7 +496,7 @@ class Dispatcher:
                 if id in standing.ids:
                     standing.ids.remove(id)
 
-    def _finish(self, daemon: _Daemon, outcomes: Sequence[Outcome], now: float) -> None:
+    def _finish(self, daemon: Daemon, outcomes: Sequence[Outcome], now: float) -> None:
         """Pass on how tasks ended.  Whatever the daemon was not asked for is dropped."""
         if any(outcome.kind in NOT_FOR_DAEMONS for outcome in outcomes):
             raise ProtocolError("a daemon that says what only a dispatcher may say")
@@ -679,13 +523,13 @@ class Dispatcher:
             self._doubtful.add(daemon.peer)
         self._rank(daemon, now)
 
-    def _pass_on(self, daemon: _Daemon, printed: Printed) -> None:
+    def _pass_on(self, daemon: Daemon, printed: Printed) -> None:
         """Tell a task's client what it prints, while it is wanted."""
         job = daemon.hand.get(printed.id)
         if job is not None and not job.cancelled:
             self._post(job.client).printed.append(Printed(job.id, printed.text))
 
-    def _take_back(self, daemon: _Daemon, keys: Sequence[int], now: float) -> None:
+    def _take_back(self, daemon: Daemon, keys: Sequence[int], now: float) -> None:
         """Queue again what a daemon has handed back."""
         head = next(iter(daemon.hand), None)
         for key in keys:
@@ -712,7 +556,7 @@ class Dispatcher:
         for daemon in daemons[:count]:
             self._let_go(daemon, now)
 
-    def _let_go(self, daemon: _Daemon, now: float) -> None:
+    def _let_go(self, daemon: Daemon, now: float) -> None:
         """Take back what it has not started, and stop it once it has answered the rest."""
         if daemon.leaving:
             return
@@ -782,12 +626,12 @@ class Dispatcher:
 
     # ── daemons ──────────────────────────────────────────────────────────────────────────
 
-    def _rank(self, daemon: _Daemon, now: float) -> None:
+    def _rank(self, daemon: Daemon, now: float) -> None:
         """Put a daemon that is not silent any more into the groups that it belongs to."""
         self._silent.pop(daemon.peer, None)
         self._place(daemon, now)
 
-    def _place(self, daemon: _Daemon, now: float) -> None:
+    def _place(self, daemon: Daemon, now: float) -> None:
         self._idle.pop(daemon.peer, None)
         self._open.pop(daemon.peer, None)
         if daemon.recalled:
@@ -837,7 +681,7 @@ class Dispatcher:
         for daemon in unfit:
             self._place(daemon, now)
 
-    def _give(self, daemon: _Daemon, job: Job) -> None:
+    def _give(self, daemon: Daemon, job: Job) -> None:
         function = job.function
         seconds = function.estimate.seconds
         job.cost = HORIZON if seconds is None else seconds + OVERHEAD
@@ -865,7 +709,7 @@ class Dispatcher:
             daemon.overdue = True
             self._recall(daemon, now)
 
-    def _recall(self, daemon: _Daemon, now: float) -> None:
+    def _recall(self, daemon: Daemon, now: float) -> None:
         """Ask for all but its first task, and what is for no other."""
         keys = [key for key, job in list(daemon.hand.items())[1:] if not job.pinned]
         if keys:
@@ -884,7 +728,7 @@ class Dispatcher:
 
     # ── lending ──────────────────────────────────────────────────────────────────────────
 
-    def _has_nested(self, daemon: _Daemon) -> bool:
+    def _has_nested(self, daemon: Daemon) -> bool:
         """Whether tasks that were submitted from its process are unanswered."""
         client = self._clients.get(daemon.client)
         return client is not None and bool(client.jobs)
@@ -945,10 +789,10 @@ class Dispatcher:
         self._rejected += 1
         self._commands += [Send(peer, Refused(reason)), CutOff(peer)]
 
-    def _post(self, peer: int) -> _Mail:
+    def _post(self, peer: int) -> Mail:
         mail = self._mail.get(peer)
         if mail is None:
-            mail = self._mail[peer] = _Mail()
+            mail = self._mail[peer] = Mail()
         return mail
 
     def _flush(self) -> list[Command]:
@@ -960,7 +804,7 @@ class Dispatcher:
                 commands += [Send(peer, message) for message in self._messages(peer, mail)]
         return commands
 
-    def _messages(self, peer: int, mail: _Mail) -> list[Message]:
+    def _messages(self, peer: int, mail: Mail) -> list[Message]:
         messages = mail.first
         if mail.recall:
             messages.append(Recall(tuple(mail.recall)))
@@ -974,13 +818,13 @@ class Dispatcher:
         return messages
 
 
-def _state(daemon: _Daemon) -> str:
+def _state(daemon: Daemon) -> str:
     if daemon.leaving:
         return "leaving"
     return "busy" if daemon.hand else "idle"
 
 
-def _current(daemon: _Daemon) -> str:
+def _current(daemon: Daemon) -> str:
     """Return the function that a daemon should be evaluating."""
     job = next(iter(daemon.hand.values()), None)
     return "" if job is None else job.function.definition.name

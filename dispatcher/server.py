@@ -27,11 +27,11 @@ from typing import Any
 import msgspec
 import zmq
 
-from dispatcher.core import (
+from dispatcher.core import Dispatcher
+from dispatcher.events import (
     Barren,
     Command,
     CutOff,
-    Dispatcher,
     Drain,
     Event,
     Halt,
@@ -44,7 +44,7 @@ from dispatcher.core import (
     Retire,
     Role,
 )
-from dispatcher.core import Send as SendCommand
+from dispatcher.events import Send as SendCommand
 from dispatcher.messages import (
     Buffer,
     Crash,

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dispatcher.core import Role
+from dispatcher.events import Role
 from dispatcher.security import KeyPair
 from mirai._errors import MiraiError
 

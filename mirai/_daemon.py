@@ -52,7 +52,7 @@ from mirai._evaluate import Evaluator
 from mirai._limits import NO_LIMITS, Limits
 from mirai._link import Link
 from mirai._plan import read_init
-from mirai._printed import Feed, Printout, record
+from mirai._printed import Printout, Spool, record
 from mirai._profiles import DEFAULT, Home, cancel_inner, inner_mark, mark_daemon
 from mirai._serial import Serial
 
@@ -60,7 +60,7 @@ SWITCH_INTERVAL = 0.0005
 """How long the main thread may keep the I/O thread from running, in seconds."""
 FAREWELL = 1.0
 """How long the main thread may take to leave a task when the daemon must stop, in seconds."""
-FEED_INTERVAL = 0.02
+SPOOL_INTERVAL = 0.02
 """How often what tasks print is sent, in seconds."""
 QUIET = 0.02
 """How long a daemon waits for its next task before it collects garbage, in seconds."""
@@ -160,9 +160,9 @@ class Daemon:
         self._told = False  # has said so
         # The I/O thread must hear of the moment from which idle time counts.
         self._hand = Hand(self._link.ring if limits.idle_time is not None else None)
-        self._feed = Feed(self._link.ring) if stream else None
-        self._next_feed = 0.0  # not before
-        self._printout = Printout(lambda: self._hand.current, self._feed)
+        self._spool = Spool(self._link.ring) if stream else None
+        self._next_spool = 0.0  # not before
+        self._printout = Printout(lambda: self._hand.current, self._spool)
         self._evaluator = Evaluator(cleanup=Cleanup() if cleanup else None, reducer=serial or None)
         self._garbage = Garbage.of_this_process() if cleanup else None
         self._watermark = watermark
@@ -301,8 +301,8 @@ class Daemon:
         deadline = None
         if not self._told:
             deadline = self._limits.deadline(self._born, self._idle_since)
-        if self._feed is not None and self._feed.waits:
-            deadline = min(self._next_feed, deadline or math.inf)
+        if self._spool is not None and self._spool.waits:
+            deadline = min(self._next_spool, deadline or math.inf)
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
     def _look_at_limits(self) -> None:
@@ -356,17 +356,17 @@ class Daemon:
     def _flush(self) -> None:
         outcomes = self._outbox[:]  # the main thread may append meanwhile
         del self._outbox[: len(outcomes)]
-        if self._feed is not None and (outcomes or self._feed.waits):
-            self._send_printed(self._feed, outcomes)
+        if self._spool is not None and (outcomes or self._spool.waits):
+            self._send_printed(self._spool, outcomes)
         for batch in wire.batches(outcomes):
             self._link.send(Done(batch))
 
-    def _send_printed(self, feed: Feed, outcomes: Sequence[Outcome]) -> None:
+    def _send_printed(self, spool: Spool, outcomes: Sequence[Outcome]) -> None:
         """Send what tasks print: before their outcomes, and otherwise not too often."""
         now = time.monotonic()
-        if outcomes or now >= self._next_feed:
-            self._next_feed = now + FEED_INTERVAL
-            for id, text in feed.take({outcome.id for outcome in outcomes}):
+        if outcomes or now >= self._next_spool:
+            self._next_spool = now + SPOOL_INTERVAL
+            for id, text in spool.take({outcome.id for outcome in outcomes}):
                 self._link.send(Printed(id, text))
 
     def _leave(self) -> None:

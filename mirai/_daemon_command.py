@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from dispatcher.core import Role
+from dispatcher.events import Role
 from mirai._arguments import duration, parser, some, tags
 from mirai._connection import Connection
 from mirai._errors import MiraiError

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 import zmq
 
-from dispatcher.core import Role
+from dispatcher.events import Role
 from dispatcher.security import KeyPair
 from dispatcher.server import Config, Server
 from mirai._arguments import checked, count, parser

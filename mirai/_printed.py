@@ -1,4 +1,4 @@
-"""What tasks print, on their daemon: the last of it for their mirais, all of it for a feed.
+"""What tasks print, on their daemon: the last of it for their mirais, all of it for a spool.
 
 Any thread may print at any time, also a signal handler in the middle of a print, or a forked
 child.  So nothing here takes a lock: texts go into deques and come out of them, one at a time,
@@ -19,7 +19,7 @@ T = TypeVar("T")
 LOG_BYTES = 8_192
 """How much of a task's output its mirai shows."""
 CUT = "[... the beginning is not kept]\n"
-FEED = 65_536
+SPOOL = 65_536
 """How many characters may wait for being sent; after that,"""
 LATE, LATE_TEXT = 64, 1_024
 """the last so many texts are kept, and of each so many characters."""
@@ -40,13 +40,13 @@ class Printout:
     says nothing in another's name.
     """
 
-    def __init__(self, current: Callable[[], int], feed: Feed | None = None) -> None:
+    def __init__(self, current: Callable[[], int], spool: Spool | None = None) -> None:
         """For the tasks of this thread.
 
-        ``current`` returns the running task's id, or 0; ``feed`` is told of everything.
+        ``current`` returns the running task's id, or 0; ``spool`` is told of everything.
         """
         self._current = current
-        self._feed = feed
+        self._spool = spool
         self._thread = threading.get_ident()
         self._owner = _Owner()
         self.tails: dict[int, Tail] = {}
@@ -61,8 +61,8 @@ class Printout:
             id = id if id == self._owner.task else 0
         if id and text:
             (self.tails.get(id) or self.tails.setdefault(id, Tail())).add(text)
-            if self._feed is not None:
-                self._feed.add(id, text)
+            if self._spool is not None:
+                self._spool.add(id, text)
 
     def take(self, id: int) -> str:
         """Return the last that a task has printed, and forget it and all before it."""
@@ -107,7 +107,7 @@ def shorten(text: str, *, cut: bool = False) -> str:
     return CUT + (lines or end)
 
 
-class Feed:
+class Spool:
     """Text on its way from the threads that print to the one that sends.
 
     If they are faster than it is, the middle is dropped, and a line says how much that was.
@@ -126,7 +126,7 @@ class Feed:
 
     def add(self, id: int, text: str) -> None:
         """A task prints."""
-        room = max(0, FEED - self._size)
+        room = max(0, SPOOL - self._size)
         soon, late = text[:room], text[room:]
         if soon:
             self._texts.append((id, soon))

@@ -201,7 +201,7 @@ def connect(
     the dispatcher does not accept its keys or has other ones itself, and DispatcherLost if it
     has not answered within ``timeout`` seconds.
     """
-    from dispatcher.core import Role
+    from dispatcher.events import Role
     from mirai._connection import Connection
 
     if profile is not None and not isinstance(profile, str):

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from dispatcher.core import Role
+from dispatcher.events import Role
 from dispatcher.processes import ECHO, POSIX, Process
 from mirai._comeback import Ending, Over, Place
 from mirai._connection import Connection

@@ -26,10 +26,10 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import msgspec
 
 from dispatcher import wire
-from dispatcher.core import (
+from dispatcher.core import Dispatcher
+from dispatcher.events import (
     Command,
     CutOff,
-    Dispatcher,
     Event,
     Halt,
     Joined,

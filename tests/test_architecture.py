@@ -27,7 +27,17 @@ OPTIONAL = {
 }
 """Optional dependency -> the only file that may import it."""
 
-DOOR = {"messages", "wire", "sockets", "security", "core", "processes", "server", "__version__"}
+DOOR = {
+    "__version__",
+    "core",
+    "events",
+    "messages",
+    "processes",
+    "security",
+    "server",
+    "sockets",
+    "wire",
+}
 """What the client may use of the dispatcher."""
 PICKLERS = {"pickle", "cloudpickle", "marshal", "shelve", "dill"}
 IMPURE = {"socket", "zmq", "time", "threading", "os", "pickle"}
@@ -109,6 +119,8 @@ RULES: list[tuple[Rule, str, tuple[str, ...]]] = [
     (uses_the_client, "dispatcher/*", ()),
     (uses_the_inside_of_the_dispatcher, "mirai/*", ("mirai/_dispatcher_command.py",)),
     (does_io, "dispatcher/core.py", ()),
+    (does_io, "dispatcher/events.py", ()),
+    (does_io, "dispatcher/peers.py", ()),
     (does_io, "dispatcher/queue.py", ()),
     (does_io, "dispatcher/jobs.py", ()),
     (does_io, "dispatcher/messages.py", ()),

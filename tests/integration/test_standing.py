@@ -20,7 +20,7 @@ import zmq
 from conftest import Command, Script, processes_marked, wait_until
 
 from dispatcher import security
-from dispatcher.core import Role
+from dispatcher.events import Role
 from dispatcher.messages import VERSION, Hello, PoolReport, Report, Stop, ToClient
 from dispatcher.processes import Process
 from dispatcher.security import KeyPair

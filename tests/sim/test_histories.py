@@ -17,7 +17,15 @@ from typing import Any
 
 import pytest
 
-from dispatcher.core import PATIENCE, Command, CutOff, Dispatcher, Event, Kill, Lost, Send
+from dispatcher.core import PATIENCE, Dispatcher
+from dispatcher.events import (
+    Command,
+    CutOff,
+    Event,
+    Kill,
+    Lost,
+    Send,
+)
 from dispatcher.messages import (
     Cancel,
     Done,

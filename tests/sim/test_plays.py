@@ -19,7 +19,17 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.core import Barren, Command, Dispatcher, Event, Joined, Kill, Lost, Role, Send
+from dispatcher.core import Dispatcher
+from dispatcher.events import (
+    Barren,
+    Command,
+    Event,
+    Joined,
+    Kill,
+    Lost,
+    Role,
+    Send,
+)
 from dispatcher.messages import (
     VERSION,
     Cancel,

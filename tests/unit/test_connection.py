@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import zmq
 
-from dispatcher.core import Role
+from dispatcher.events import Role
 from dispatcher.security import HEARTBEAT_MS, SILENCE_MS, KeyPair, dial, watch_for_silence
 from mirai import MiraiError
 from mirai._connection import Connection, advertised, primary_address, remove

@@ -12,10 +12,12 @@ from dispatcher.core import (
     LONGEST,
     OVERHEAD,
     PATIENCE,
+    Dispatcher,
+)
+from dispatcher.events import (
     Barren,
     Command,
     CutOff,
-    Dispatcher,
     Event,
     Joined,
     Kill,

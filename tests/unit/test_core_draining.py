@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 from test_core import CLIENT, CRASH, D1, D2, OTHER, TINY, F, Pool, answers, done, given, sent, task
 
-from dispatcher.core import Command, CutOff, Drain, Halt, Joined, Lost, Role
+from dispatcher.events import (
+    Command,
+    CutOff,
+    Drain,
+    Halt,
+    Joined,
+    Lost,
+    Role,
+)
 from dispatcher.messages import (
     VERSION,
     Cancel,

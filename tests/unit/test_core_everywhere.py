@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 from test_core import CLIENT, CRASH, D1, D2, D3, OTHER, TINY, F, Pool, answers, given, sent, task
 
-from dispatcher.core import Barren, Command, Keep, Lost, Role
+from dispatcher.events import (
+    Barren,
+    Command,
+    Keep,
+    Lost,
+    Role,
+)
 from dispatcher.messages import (
     Cancel,
     Everywhere,

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from test_core import CLIENT, CRASH, D1, D2, D3, TINY, Pool, answers, done, given, sent
 
-from dispatcher.core import Command, CutOff, Keep, Lost, Retire, Role, Send
+from dispatcher.events import (
+    Command,
+    CutOff,
+    Keep,
+    Lost,
+    Retire,
+    Role,
+    Send,
+)
 from dispatcher.messages import Ask, Kind, Leave, Recall, Report, Returned, Scale, Slot, Stop
 
 

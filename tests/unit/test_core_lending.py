@@ -19,7 +19,14 @@ from test_core import (
     task,
 )
 
-from dispatcher.core import Command, Dispatcher, Joined, Lend, Lost, Role
+from dispatcher.core import Dispatcher
+from dispatcher.events import (
+    Command,
+    Joined,
+    Lend,
+    Lost,
+    Role,
+)
 from dispatcher.messages import (
     VERSION,
     Cancel,

@@ -18,7 +18,7 @@ from test_core import (
     sent,
 )
 
-from dispatcher.core import Lost, Role
+from dispatcher.events import Lost, Role
 from dispatcher.jobs import Timeouts
 from dispatcher.messages import Cancel, Done, Interrupt, Kind, Outcome
 

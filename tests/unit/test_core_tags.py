@@ -6,7 +6,12 @@ from collections.abc import Iterable
 
 from test_core import CLIENT, CRASH, D1, D2, TINY, Pool, answers, given
 
-from dispatcher.core import Barren, Command, Joined, Role
+from dispatcher.events import (
+    Barren,
+    Command,
+    Joined,
+    Role,
+)
 from dispatcher.messages import VERSION, Hello, Kind
 
 

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_core import CLIENT, D1, D2, Pool, done, sent
 
-from dispatcher.core import Lost
+from dispatcher.events import Lost
 from dispatcher.messages import Cancel, Crash, Done, Kind, Outcome, Printed, Refused, Results
 from mirai._future import Mirai
 from mirai._pending import Pending
-from mirai._printed import CUT, FEED, LATE, LOG_BYTES, Feed, Printout, Recorder, Tail, shorten
+from mirai._printed import CUT, LATE, LOG_BYTES, SPOOL, Printout, Recorder, Spool, Tail, shorten
 from mirai._printer import LIMIT, Printer, tag, tagged
 
 
@@ -112,42 +112,42 @@ class TestFeed:
         return []
 
     @pytest.fixture
-    def feed(self, bells: list[int]) -> Feed:
-        return Feed(lambda: bells.append(1))
+    def spool(self, bells: list[int]) -> Spool:
+        return Spool(lambda: bells.append(1))
 
-    def test_it_rings_once_for_what_gathers(self, feed: Feed, bells: list[int]) -> None:
-        feed.add(1, "a")
-        feed.add(1, "\n")
-        assert (len(bells), feed.waits) == (1, True)
-        assert feed.take() == [(1, "a\n")]
-        assert not feed.waits
-        assert feed.take() == []
-        feed.add(1, "b\n")
+    def test_it_rings_once_for_what_gathers(self, spool: Spool, bells: list[int]) -> None:
+        spool.add(1, "a")
+        spool.add(1, "\n")
+        assert (len(bells), spool.waits) == (1, True)
+        assert spool.take() == [(1, "a\n")]
+        assert not spool.waits
+        assert spool.take() == []
+        spool.add(1, "b\n")
         assert len(bells) == 2
 
-    def test_an_unfinished_line_waits_for_its_end(self, feed: Feed) -> None:
-        feed.add(1, "a\nb")
-        assert feed.take() == [(1, "a\n")]
-        assert feed.take() == []
-        feed.add(1, "c\nd")
-        assert feed.take() == [(1, "bc\n")]
-        assert feed.take({1}) == [(1, "d\n")]
-        assert feed.take({1}) == []
+    def test_an_unfinished_line_waits_for_its_end(self, spool: Spool) -> None:
+        spool.add(1, "a\nb")
+        assert spool.take() == [(1, "a\n")]
+        assert spool.take() == []
+        spool.add(1, "c\nd")
+        assert spool.take() == [(1, "bc\n")]
+        assert spool.take({1}) == [(1, "d\n")]
+        assert spool.take({1}) == []
 
-    def test_an_endless_line_does_not_wait(self, feed: Feed) -> None:
-        feed.add(1, "x" * 10_000)
-        assert feed.take() == [(1, "x" * 10_000 + "\n")]
+    def test_an_endless_line_does_not_wait(self, spool: Spool) -> None:
+        spool.add(1, "x" * 10_000)
+        assert spool.take() == [(1, "x" * 10_000 + "\n")]
 
-    def test_tasks_are_kept_apart_and_in_order(self, feed: Feed) -> None:
+    def test_tasks_are_kept_apart_and_in_order(self, spool: Spool) -> None:
         for id, text in [(1, "a"), (2, "b\n"), (1, "c\n")]:
-            feed.add(id, text)
-        assert feed.take() == [(1, "ac\n"), (2, "b\n")]
+            spool.add(id, text)
+        assert spool.take() == [(1, "ac\n"), (2, "b\n")]
 
-    def test_the_middle_is_dropped(self, feed: Feed) -> None:
+    def test_the_middle_is_dropped(self, spool: Spool) -> None:
         lines = [f"line {n}\n" for n in range(50_000)]
         for line in lines:
-            feed.add(1, line)
-        ((_, text),) = feed.take()
+            spool.add(1, line)
+        ((_, text),) = spool.take()
         head, mark, tail = text.partition("\n[... ")
         number, mark, tail = tail.partition(" characters are not shown]\n")
         assert mark
@@ -155,18 +155,18 @@ class TestFeed:
         assert whole.startswith(head) and whole.endswith(tail)
         assert tail == "".join(lines[-LATE:])
         assert len(head) + int(number.replace(",", "")) + len(tail) == len(whole)
-        feed.add(1, "again\n")
-        assert feed.take() == [(1, "again\n")]
+        spool.add(1, "again\n")
+        assert spool.take() == [(1, "again\n")]
 
-    def test_one_huge_text(self, feed: Feed) -> None:
-        feed.add(1, "x" * 10_000_000 + "\n")
-        ((_, text),) = feed.take()
+    def test_one_huge_text(self, spool: Spool) -> None:
+        spool.add(1, "x" * 10_000_000 + "\n")
+        ((_, text),) = spool.take()
         assert "characters are not shown" in text
-        assert len(text) < FEED + 2_000
+        assert len(text) < SPOOL + 2_000
 
-    def test_what_cannot_be_encoded_is_written_in_words(self, feed: Feed) -> None:
-        feed.add(1, "a\udcff\n")
-        assert feed.take() == [(1, "a\\udcff\n")]
+    def test_what_cannot_be_encoded_is_written_in_words(self, spool: Spool) -> None:
+        spool.add(1, "a\udcff\n")
+        assert spool.take() == [(1, "a\\udcff\n")]
 
 
 class TestRecorder:

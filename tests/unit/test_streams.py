@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.core import Dispatcher, Joined, Role, Send
+from dispatcher.core import Dispatcher
+from dispatcher.events import Joined, Role, Send
 from dispatcher.messages import (
     VERSION,
     Done,

@@ -1,0 +1,116 @@
+"""What the shell tells the core, and what the core tells the shell, besides peers' messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from dispatcher.messages import Crash, Hello, Message, Slot
+
+
+class Role(Enum):
+    """What a peer is; its key says so."""
+
+    CLIENT = "client"
+    DAEMON = "daemon"
+
+
+# ── what the shell tells the core besides messages ───────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A peer has said Hello."""
+
+    role: Role
+    hello: Hello
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A peer is gone, and nothing more will come from it.
+
+    ``started`` is the key of the last task that a daemon began (0: none); None where that cannot
+    be known, so that every task in its hand may have begun.
+    """
+
+    crash: Crash
+    started: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Barren:
+    """No daemon is there or will be started, for this reason; until one joins nevertheless."""
+
+    crash: Crash
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Let so many of these daemons go: the idle ones first, and those that leave already."""
+
+    peers: tuple[int, ...]
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Take no new tasks, and halt once those that are there have been answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Illegal:
+    """A peer has sent what is no message that it may send."""
+
+    reason: str
+
+
+Event = Message | Joined | Lost | Barren | Retire | Drain | Illegal
+
+# ── what the core tells the shell ────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send this message to this peer."""
+
+    peer: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """End this daemon if it is still busy with this task, which it does not leave."""
+
+    peer: int
+    key: int
+
+
+@dataclass(frozen=True, slots=True)
+class CutOff:
+    """Listen no more to this peer, which broke the protocol (it has been told)."""
+
+    peer: int
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Keep this many local daemons from now on; tell each what is in its slot, if there are any."""
+
+    count: int
+    slots: tuple[Slot, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lend:
+    """Have this many local daemons more than are kept, in the stead of those that wait."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Tell everyone to stop, and leave: the pool is drained."""
+
+
+Command = Send | Kill | CutOff | Keep | Lend | Halt

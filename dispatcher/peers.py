@@ -1,0 +1,75 @@
+"""What the core knows of each peer."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from dispatcher.jobs import Estimate, FunctionEntry, Job
+from dispatcher.messages import Function, Hello, Message, Outcome, Printed, Task
+from dispatcher.queue import NO_TAGS
+
+
+@dataclass(slots=True, eq=False)
+class Standing:
+    """A call for every daemon, for as long as its client is there."""
+
+    client: int
+    function: FunctionEntry
+    call: Task
+    ids: deque[int]  # the client's numbers for answers of daemons that have not joined yet
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """A client, and what it has asked for."""
+
+    peer: int
+    last: int = 0  # the largest task id so far
+    jobs: dict[int, Job] = field(default_factory=dict)  # by its own id; unanswered
+    functions: dict[int, FunctionEntry] = field(default_factory=dict)  # by its own number
+    standing: list[Standing] = field(default_factory=list)
+    daemon: int = 0  # the daemon in whose process it is, whose tasks it serves
+    estimates: dict[str, Estimate] = field(default_factory=dict)  # by the function's name
+
+
+@dataclass(slots=True, eq=False)
+class Daemon:
+    """A daemon, and what it has in hand."""
+
+    peer: int
+    hello: Hello
+    since: float
+    hand: dict[int, Job] = field(default_factory=dict)  # by key, in the order of evaluation
+    load: float = 0.0  # seconds that the hand should take
+    began: float = 0.0  # when it should have begun the first task in its hand
+    recalled: bool = False  # asked to hand back, and has not done so
+    lending: bool = False  # its task waits for tasks of its own
+    leaving: bool = False  # gets nothing more, and is stopped when its hand is empty
+    overdue: bool = False  # has been silent for too long, and has not answered a task since
+    knows: set[FunctionEntry] = field(default_factory=set)
+    forget: list[int] = field(default_factory=list)  # to tell it with its next tasks
+    done: int = 0
+    client: int = 0  # the client in its process
+    tags: frozenset[str] = NO_TAGS
+
+    def take(self, key: int) -> Job | None:
+        """Remove a job from the hand; None if it is not there."""
+        job = self.hand.pop(key, None)
+        if job is not None:
+            job.daemon = 0
+            self.load = self.load - job.cost if self.hand else 0.0
+        return job
+
+
+@dataclass(slots=True)
+class Mail:
+    """What one call of ``handle`` has to tell one peer."""
+
+    first: list[Message] = field(default_factory=list)
+    recall: list[int] = field(default_factory=list)
+    interrupt: list[int] = field(default_factory=list)
+    tasks: list[Task] = field(default_factory=list)
+    functions: list[Function] = field(default_factory=list)
+    printed: list[Printed] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
