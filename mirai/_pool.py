@@ -201,12 +201,18 @@ class Daemons:
         """
         channel = self._open()
         with self._scaling:
-            assert self._slots is not None
-            channel.scale(Scale(check_count(n), self._slots.up_to(n)))
+            slots = () if self._slots is None else self._slots.up_to(check_count(n))
+            channel.scale(Scale(check_count(n), slots))
             self._count = n
 
     def launch(self, n: int = 1) -> None:
-        """Keep ``n`` more local daemons; see ``scale``."""
+        """Keep ``n`` more local daemons; see ``scale``.
+
+        Raises MiraiError for a pool that was joined by ``connect``: how many that keeps is not
+        known here, and may be changed by others.
+        """
+        if self._options is None:
+            raise MiraiError("launch() is for a pool of one's own; scale(n) says how many to keep")
         with self._scaling:
             self.scale(self._count + check_count(n))
 

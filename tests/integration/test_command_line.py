@@ -249,7 +249,7 @@ def test_help_explains(command: Command, name: str) -> None:
         (["daemon", "f", "-n", "x"], "-n"),
         (["daemon", "f", "--idle-time", "5 parsecs"], "a time must be like"),
         (["daemon", "f", "--wall-time", "-1"], "a time must be positive"),
-        (["daemon", "f", "--tags", "a,,b"], "a tag must not be empty"),
+        (["daemon", "f", "--tags", "a,,b"], "a tag must be text"),
         (["dispatcher", "-n", "-1"], "not negative"),
         (["dispatcher", "--url", "5555"], "url must begin with"),
         (["top"], "FILE"),

@@ -170,6 +170,8 @@ class TestClients:
     def test_scale_and_wait(self, command: Command, pool_file: Path) -> None:
         listening(command("dispatcher", "-n", 1, "--connection-file", pool_file))
         with connect(pool_file) as pool:
+            with pytest.raises(MiraiError, match="scale"):
+                pool.launch(1)
             pool.scale(3)
             pool.wait(3, timeout=20)
             pool.scale(1)
