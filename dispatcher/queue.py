@@ -28,23 +28,24 @@ class _Lane:
         self.fresh: deque[Job] = deque()
         self.returned: list[tuple[int, Job]] = []
 
-    def head(self) -> Job | None:
-        """Return the oldest job that still waits; drop those that were discarded."""
+    def pop(self) -> Job | None:
+        """Take out the oldest job that still waits; drop those that were discarded."""
         fresh, returned = self.fresh, self.returned
         while fresh or returned:
-            later = returned and (not fresh or returned[0][0] < fresh[0].key)
-            job = returned[0][1] if later else fresh[0]
+            if returned and (not fresh or returned[0][0] < fresh[0].key):
+                job = heappop(returned)[1]
+            else:
+                job = fresh.popleft()
             if job.waiting:
                 return job
-            self.drop_head()
         return None
 
-    def drop_head(self) -> None:
-        """Remove the oldest job."""
-        if self.returned and (not self.fresh or self.returned[0][0] < self.fresh[0].key):
-            heappop(self.returned)
-        else:
-            self.fresh.popleft()
+    def head(self) -> Job | None:
+        """Return the oldest job that still waits, and leave it there."""
+        job = self.pop()
+        if job is not None:
+            heappush(self.returned, (job.key, job))
+        return job
 
     def compact(self) -> None:
         self.fresh = deque(job for job in self.fresh if job.waiting)
@@ -71,27 +72,26 @@ class _Line:
         return lane
 
     def pop(self, carried: frozenset[str] | None) -> Job | None:
-        best: Job | None = None
-        chosen: _Lane | None = None
-        for lane in self.order:
-            if chosen is not None and lane.priority < chosen.priority:
+        """Take out the oldest of those with the highest priority, for who carries these tags."""
+        order = self.order
+        if len(order) == 1 and not order[0].tags:  # as it is most often
+            return order[0].pop()
+        chosen: list[tuple[int, _Lane]] = []
+        for lane in order:
+            if chosen and lane.priority < chosen[0][1].priority:
                 break
-            job = lane.head()
-            if job is None:
-                self._remove(lane)
-            elif (best is None or job.key < best.key) and _fits(lane, carried):
-                best, chosen = job, lane
-        if chosen is not None:
-            chosen.drop_head()
-        return best
-
-    def _remove(self, lane: _Lane) -> None:
-        del self.lanes[lane.priority, lane.tags]
-        self.order = [each for each in self.order if each is not lane]
-
-
-def _fits(lane: _Lane, carried: frozenset[str] | None) -> bool:
-    return not lane.tags or carried is None or carried.issuperset(lane.tags)
+            if not lane.tags or carried is None or carried.issuperset(lane.tags):
+                job = lane.head()
+                if job is not None:
+                    chosen.append((job.key, lane))
+        if not chosen:
+            return None
+        _, lane = min(chosen, key=lambda entry: entry[0])
+        job = lane.pop()
+        if not (lane.fresh or lane.returned):
+            del self.lanes[lane.priority, lane.tags]
+            self.order = [each for each in order if each is not lane]
+        return job
 
 
 class _Level:
@@ -120,11 +120,10 @@ class _Level:
                 return job
         return None
 
-    def tidy(self, client: int) -> None:
-        """Forget the client if nothing of it waits."""
-        if not self.lines[client].live:
-            del self.lines[client]
-            self.turns.remove(client)
+    def forget(self, client: int) -> None:
+        """Forget a client of which nothing waits."""
+        del self.lines[client]
+        self.turns.remove(client)
 
 
 class Queue:
@@ -166,7 +165,8 @@ class Queue:
             for lane in line.lanes.values():
                 lane.compact()
             line.dead = 0
-        self._tidy(job)
+        if not line.live:
+            self._tidy(job)
 
     def pop(self, carried: frozenset[str] | None = NO_TAGS, *, nested: bool = False) -> Job | None:
         """Take out the next job for a daemon that carries these tags (None: all there are).
@@ -180,7 +180,8 @@ class Queue:
             if job is not None:
                 job.waiting = False
                 self._size -= 1
-                self._tidy(job)
+                if not self._levels[depth].lines[job.client].live:
+                    self._tidy(job)
                 return job
         return None
 
@@ -189,9 +190,9 @@ class Queue:
         return bool(self._depths) and self._depths[0] > 0
 
     def _tidy(self, job: Job) -> None:
-        """Keep nothing in which nothing waits."""
+        """Keep nothing in which nothing waits: this was its client's last job there."""
         level = self._levels[job.depth]
-        level.tidy(job.client)
+        level.forget(job.client)
         if not level.lines:
             del self._levels[job.depth]
             self._depths = sorted(self._levels, reverse=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 
+from mirai._ending import Ending
 from mirai._limits import NO_LIMITS, Limits
 
 FIRST_DELAY = 0.5
@@ -15,25 +15,6 @@ MAX_FAILURES = 5
 MAX_UNPROVED = 10
 """How many in a row may meet a dispatcher that does not prove its key: more, since one that hangs
 or is overloaded looks the same, and that may pass."""
-
-
-class Ending(IntEnum):
-    """Why a daemon ended: its exit code.  Any other code, or a signal, is a crash."""
-
-    STOPPED = 0
-    """The dispatcher said so."""
-    LEFT = 91
-    """It has reached a limit, or was told to by a signal."""
-    LOST = 92
-    """It had joined, and the connection was lost."""
-    UNREACHED = 93
-    """Nobody was there to join."""
-    UNPROVED = 94
-    """Somebody was there who did not prove the dispatcher's key."""
-    REFUSED = 95
-    """The dispatcher does not accept the daemon's key, or what it says."""
-    REPLACED = 96
-    """The dispatcher wants another in its place, since it did not leave a task."""
 
 
 @dataclass(frozen=True, slots=True)

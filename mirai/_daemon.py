@@ -47,7 +47,7 @@ from dispatcher.messages import (
 from dispatcher.processes import JOINED, Watermark
 from dispatcher.security import KeyPair
 from mirai._cleanup import Cleanup, Garbage
-from mirai._comeback import Ending
+from mirai._ending import Ending
 from mirai._evaluate import Evaluator
 from mirai._limits import NO_LIMITS, Limits
 from mirai._link import Link

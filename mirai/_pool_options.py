@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -59,7 +58,7 @@ class PoolOptions:
             raise ValueError(f"grace must be finite and not negative: {self.grace}")
         if self.cwd is not None and not os.path.isdir(self.cwd):
             raise ValueError(f"cwd is no directory: {self.cwd!r}")
-        if self.python is not None and shutil.which(self.python) is None:
+        if self.python is not None and not os.access(self.python, os.X_OK):
             raise ValueError(f"python is no program: {self.python!r}")
         if self.output is not None and not isinstance(self.output, str):
             raise TypeError(f"output must be a str, not {type(self.output).__name__}")

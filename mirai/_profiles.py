@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -342,6 +341,8 @@ def _output(output: str | os.PathLike[str] | None) -> str | None:
 
 def _program(python: str | os.PathLike[str]) -> str:
     """Return where a program is, whose name or path is given; that, if it is nowhere."""
+    import shutil  # slow, and rarely needed
+
     found = shutil.which(python)
     return os.fspath(python) if found is None else os.path.abspath(found)
 

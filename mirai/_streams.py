@@ -12,8 +12,6 @@ import random
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
 from itertools import count
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -23,6 +21,9 @@ import msgspec
 from mirai._errors import MiraiError
 
 if TYPE_CHECKING:
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec  # these are slow to import
+
     import numpy as np
 
 NUMPY = "numpy.random"
@@ -145,7 +146,7 @@ def _seed_numpy(stream: bytes) -> None:
         sys.meta_path.insert(0, _SeedOnImport(stream))
 
 
-class _SeedOnImport(MetaPathFinder):
+class _SeedOnImport:
     """Waits for the import of ``numpy.random``: what a daemon ran before must not matter."""
 
     def __init__(self, stream: bytes) -> None:
@@ -164,7 +165,7 @@ class _SeedOnImport(MetaPathFinder):
         self.remove()
         spec = find_spec(name)
         if spec is not None and spec.loader is not None:
-            spec.loader = _SeedingLoader(spec.loader, self._stream)
+            spec.loader = cast("Loader", _SeedingLoader(spec.loader, self._stream))
         return spec
 
     @staticmethod
@@ -175,7 +176,7 @@ class _SeedOnImport(MetaPathFinder):
                 sys.meta_path.remove(finder)
 
 
-class _SeedingLoader(Loader):
+class _SeedingLoader:
     """Loads a module as its own loader does, and then seeds it."""
 
     def __init__(self, loader: Loader, stream: bytes) -> None:

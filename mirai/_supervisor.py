@@ -20,8 +20,9 @@ from typing import Any
 
 from dispatcher.events import Role
 from dispatcher.processes import ECHO, POSIX, Process
-from mirai._comeback import Ending, Over, Place
+from mirai._comeback import Over, Place
 from mirai._connection import Connection
+from mirai._ending import Ending
 from mirai._limits import NO_LIMITS, Limits
 from mirai._process import boot_argv, search_path
 

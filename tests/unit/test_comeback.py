@@ -12,10 +12,10 @@ from mirai._comeback import (
     MAX_FAILURES,
     MAX_UNPROVED,
     Again,
-    Ending,
     Over,
     Place,
 )
+from mirai._ending import Ending
 from mirai._limits import Limits
 
 CRASH = 1
