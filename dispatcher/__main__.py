@@ -24,7 +24,7 @@ def main() -> None:
     started, error = [], None
     try:
         for slot in range(plan.count):
-            started.append(plan.start(slot))
+            started.append(plan.start(plan.kind(slot)))
     except OSError as failure:
         error = failure
     from dispatcher.server import serve

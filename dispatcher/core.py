@@ -128,7 +128,7 @@ class Dispatcher:
         self._silent: dict[int, float] = {}  # daemons with spare tasks in hand, since when
         self._stubborn: dict[int, tuple[Job, float]] = {}  # interrupted jobs by key, since when
         self._lending: dict[int, Daemon] = {}
-        self._lent = 0  # how many the shell has been told of
+        self._told_of: set[int] = set()  # those of which the shell has been told
         self._doubtful: set[int] = set()  # daemons of which it may have changed whether they lend
         self._standing: list[Standing] = []  # of all clients, oldest first
         self._timeouts = Timeouts()
@@ -762,9 +762,10 @@ class Dispatcher:
         Where none can be had, fail what they wait for, and return True.
         """
         lent = len(self._lending)
-        if lent < self._lent or (lent > self._lent and self._queue):
-            self._lent = lent
-            self._commands.append(Lend(lent))
+        fewer = lent < len(self._told_of)
+        if fewer or (self._queue and self._lending.keys() != self._told_of):
+            self._told_of = set(self._lending)
+            self._commands.append(Lend(tuple(self._lending)))
         if self._queue.has_nested() and lent == len(self._daemons):
             full = lent >= self._kept + (self._spare if self._kept else 0)
             if full or self._barren is not None:

@@ -103,9 +103,9 @@ class Keep:
 
 @dataclass(frozen=True, slots=True)
 class Lend:
-    """Have this many local daemons more than are kept, in the stead of those that wait."""
+    """Have another local daemon in the stead of each of these, whose tasks wait."""
 
-    count: int
+    peers: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,21 +11,23 @@ import json
 import selectors
 import socket
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from typing import Any, Protocol
 
 from msgspec import structs
 
 from dispatcher.messages import Crash, Slot
-from dispatcher.processes import PIDFD, POSIX, Plan, Process, Replacement, Stand, open_output
+from dispatcher.processes import PIDFD, POSIX, Plan, Process, Replacement, StandIns, open_output
 
 PATIENCE = 0.5
 """Seconds between the two signs of a daemon's end (exit and hang-up) before we insist."""
 FAREWELL = 1.0
 """Seconds that daemons have to leave when the pool is torn down."""
+PAUSE = 1.0
+"""Seconds after which it is tried again to start a daemon where the system would not."""
 GLANCE = 0.25
 """Seconds between looks at processes whose end nothing tells us."""
 _HOST = socket.gethostname()
@@ -40,8 +42,8 @@ class Parent(Protocol):
     def disown(self, process: Process, crash: Crash) -> None:
         """A daemon is gone for good, and all that it sent has been read."""
 
-    def retire(self, count: int) -> None:
-        """Let so many of the local daemons that have joined go."""
+    def retire(self, processes: Sequence[Process], count: int) -> None:
+        """Let so many of these daemons go."""
 
     def give_up(self, crash: Crash) -> None:
         """No daemon is there, and none will be started."""
@@ -54,10 +56,10 @@ class Nursery:
         """Own no process yet: they are adopted, or started by ``fill_up``.  Raises OSError."""
         self._plan = plan
         self._parent = parent
-        self._wanted = plan.count
         self._processes: list[Process] = []
         self._ending: dict[Process, float] = {}  # died or hung up; when to insist on the other
-        self._stand = Stand()
+        self._stand_ins = StandIns()
+        self._again_at: float | None = None  # when to try to start those that are missing
         self._replacement = Replacement()
         self._dormant = False  # daemons have left for idleness; work brings new ones
         self._told_of_deaths = False
@@ -92,8 +94,9 @@ class Nursery:
     def deadline(self) -> float | None:
         """When ``bury`` or a look is due even if nothing happens; None if never."""
         deadlines = list(self._ending.values())
-        if (lull := self._stand.deadline()) is not None:
-            deadlines.append(lull)
+        deadlines += [
+            each for each in (self._stand_ins.deadline(), self._again_at) if each is not None
+        ]
         if self._processes and self.must_look():
             deadlines.append(time.monotonic() + GLANCE)
         return min(deadlines, default=None)
@@ -110,7 +113,7 @@ class Nursery:
         introduction |= {
             "watermark": process.child_fd,
             "options": self._plan.options,
-            "tags": self._plan.tags(process.slot),
+            "tags": self._plan.tags(process.kind),
         }
         process.configure(json.dumps(introduction).encode() + b"\n")
 
@@ -157,8 +160,11 @@ class Nursery:
                     self._ending[process] = now + PATIENCE
             elif now >= deadline or not process.connected:
                 self._bury(process)
-        if self._stand.dismiss(now):
+        if self._stand_ins.dismiss(now):
             self._shrink()
+        if self._again_at is not None and now >= self._again_at:
+            self._again_at = None
+            self.fill_up()
 
     def _bury(self, process: Process) -> None:
         del self._ending[process]
@@ -168,37 +174,47 @@ class Nursery:
         self._discard(process)
         may_replace = self._replacement.ended(process.joined)
         self._dormant = self._dormant or process.left_idle
-        if len(self._processes) >= self._target() or process.left_idle:
+        missing = self._target() - self._have()
+        if not missing or process.left_idle:
             return
         if may_replace:
-            self._start_another(process.slot)
+            self._start_another(process.kind if process.kind in missing else next(iter(missing)))
         elif not self._processes:
             reason = f"{self._replacement.failures} daemons in a row died before they could join"
             self._parent.give_up(structs.replace(crash, reason=reason))
 
-    def keep(self, count: int, slots: Sequence[Slot]) -> None:
-        """Keep so many from now on: start more, or let those go that have least to do."""
-        self._plan = replace(self._plan, slots=[(slot.env, slot.tags) for slot in slots])
-        self._wanted = count
+    def keep(self, count: int, slots: Sequence[Slot] | None) -> None:
+        """Keep so many from now on: start more, or let those go that have least to do.
+
+        ``slots`` says what each is given; None leaves that as it is.
+        """
+        if slots is not None:
+            self._plan = replace(self._plan, slots=[(slot.env, slot.tags) for slot in slots])
+        self._plan = replace(self._plan, count=count)
         self._replacement = Replacement()
+        self._dormant = False
         self.fill_up()
         self._shrink()
 
-    def lend(self, count: int, now: float) -> None:
-        """Have others stand in for so many daemons that wait."""
-        self._stand.need(count, now)
+    def lend(self, processes: Iterable[Process], now: float) -> None:
+        """Have others stand in for these, whose tasks wait."""
+        self._stand_ins.need((process.kind for process in processes), now)
         self.fill_up()
 
-    def _target(self) -> int:
-        return self._wanted + self._stand.count if self._wanted else 0
+    def _have(self) -> Counter[int]:
+        return Counter(process.kind for process in self._processes)
+
+    def _target(self) -> Counter[int]:
+        return self._plan.kinds() + self._stand_ins.kinds if self._plan.count else Counter()
 
     def _shrink(self) -> None:
-        excess = len(self._processes) - self._target()
-        for process in [process for process in self._processes if not process.joined][:excess]:
-            process.kill()
-            excess -= 1
-        if excess > 0:
-            self._parent.retire(excess)
+        for kind, excess in (self._have() - self._target()).items():
+            alike = [process for process in self._processes if process.kind == kind]
+            for process in [process for process in alike if not process.joined][:excess]:
+                process.kill()
+                excess -= 1
+            if excess:
+                self._parent.retire(alike, excess)
 
     def work_waits(self) -> None:
         """There is work for daemons that have left for idleness."""
@@ -210,18 +226,21 @@ class Nursery:
         """Start the daemons that are missing, but for those that left for idleness."""
         if self._dormant:
             return
-        taken = {process.slot for process in self._processes}
-        free = (slot for slot in range(self._target()) if slot not in taken)
-        for slot in islice(free, max(0, self._target() - len(self._processes))):
-            self._start_another(slot)
+        for kind in (self._target() - self._have()).elements():
+            if not self._start_another(kind):
+                return
 
-    def _start_another(self, slot: int) -> None:
+    def _start_another(self, kind: int) -> bool:
+        """Start one; return whether that worked.  If not, it is tried again a little later."""
         try:
-            process = self._plan.start(slot)
+            process = self._plan.start(kind)
         except OSError as error:
             self._parent.give_up(Crash(f"no daemon can be started: {error}"))
-        else:
-            self.adopt(process)
+            if self._replacement.ended(joined=False):
+                self._again_at = time.monotonic() + PAUSE
+            return False
+        self.adopt(process)
+        return True
 
     # ── the end ──────────────────────────────────────────────────────────────────────────
 

@@ -14,8 +14,10 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import IO, Any
 
 TAIL_BYTES = 8_192
@@ -100,7 +102,7 @@ class Process:
         ``env`` is added to our own environment.  ``streams`` are the descriptors to which it
         prints; without them, what it prints comes to us.
         """
-        self.slot = 0  # which of the daemons that are kept it is
+        self.kind = 0  # what it was given, besides what all are given: see ``Plan.kind``
         self.joined = False  # it has said Hello once
         self.connected = False  # its connection has not ended yet
         self.left_idle = False  # it has said that it leaves because it had nothing to do
@@ -302,53 +304,56 @@ class Plan:
     streams: tuple[int, int] | None = None
     """The descriptors to which they print, if it does not come to the dispatcher."""
 
-    def start(self, slot: int) -> Process:
-        """Start the one that takes this slot.  Raises OSError."""
-        env, _ = self._slot(slot)
+    def kind(self, number: int) -> int:
+        """Return the kind of daemon that has this number: the first number with the same slot."""
+        return self.slots.index(self.slots[number % len(self.slots)]) if self.slots else 0
+
+    def kinds(self) -> Counter[int]:
+        """Return how many of each kind are kept."""
+        return Counter(map(self.kind, range(self.count)))
+
+    def start(self, kind: int) -> Process:
+        """Start one of this kind.  Raises OSError."""
+        env = self.slots[kind][0] if self.slots else {}
         lead = os.fsencode(self.lead)
         process = Process(self.argv, lead, env=env, cwd=self.cwd, streams=self.streams)
-        process.slot = slot
+        process.kind = kind
         return process
 
-    def tags(self, slot: int) -> tuple[str, ...]:
-        """Return the tags of the one that takes this slot."""
-        return self._slot(slot)[1]
-
-    def _slot(self, slot: int) -> tuple[dict[str, str], tuple[str, ...]]:
-        """Return what is in a slot; those who stand in for others share what these have."""
-        return self.slots[slot % len(self.slots)] if self.slots else ({}, ())
+    def tags(self, kind: int) -> tuple[str, ...]:
+        """Return the tags of those of a kind."""
+        return self.slots[kind][1] if self.slots else ()
 
 
 @dataclass(slots=True)
-class Stand:
-    """How many daemons more than are kept stand in for those that wait.  Pure, like the next.
+class StandIns:
+    """How many daemons, of which kinds, stand in for those whose tasks wait.  Pure.
 
-    More come at once; those that are not needed any more stay for a while, since a task that has
+    They come at once; those that are not needed any more stay for a while, since a task that has
     waited once is likely to wait again.
     """
 
-    count: int = 0
-    _needed: int = 0
+    kinds: Counter[int] = field(default_factory=Counter)
+    _needed: Counter[int] = field(default_factory=Counter)
     _since: float = 0.0  # since when fewer are needed
 
-    def need(self, count: int, now: float) -> None:
-        """So many daemons wait from now on."""
-        self._needed = min(count, SPARE)
-        if self._needed >= self.count:
-            self.count = self._needed
-        else:
-            self._since = now
+    def need(self, kinds: Iterable[int], now: float) -> None:
+        """Daemons of these kinds wait from now on."""
+        self._needed = Counter(islice(kinds, SPARE))
+        both = self.kinds | self._needed
+        self.kinds = both if both.total() <= SPARE else self._needed
+        self._since = now
 
     def deadline(self) -> float | None:
         """When ``dismiss`` has something to do; None if never."""
-        return self._since + LULL if self._needed < self.count else None
+        return self._since + LULL if self.kinds != self._needed else None
 
     def dismiss(self, now: float) -> bool:
         """Let go those that have not been needed for a while; return whether there are any."""
         deadline = self.deadline()
         if deadline is None or now < deadline:
             return False
-        self.count = self._needed
+        self.kinds = self._needed
         return True
 
 

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -420,7 +420,9 @@ class Server:
             self._nursery.keep(command.count, command.slots)
             return
         if isinstance(command, Lend):
-            self._nursery.lend(command.count, time.monotonic())
+            peers = [self._numbers[peer] for peer in command.peers if peer in self._numbers]
+            waiting = [peer.owner.process for peer in peers if peer.owner.process is not None]
+            self._nursery.lend(waiting, time.monotonic())
             return
         if isinstance(command, Halt):
             self.drained = True
@@ -481,9 +483,9 @@ class Server:
         for peer in [peer for peer in self._peers.values() if peer.owner.process is process]:
             self._lose(peer, Lost(crash, process.started()))
 
-    def retire(self, count: int) -> None:
-        """Let the core choose who leaves."""
-        local = [peer.number for peer in self._peers.values() if peer.owner.process is not None]
+    def retire(self, processes: Sequence[Process], count: int) -> None:
+        """Let the core choose who of these leaves."""
+        local = [peer.number for peer in self._peers.values() if peer.owner.process in processes]
         self._events.append((0, Retire(tuple(local), count)))
 
     def give_up(self, crash: Crash) -> None:

@@ -118,13 +118,16 @@ class Channel:
         seed: int | None = None,
         memory: int | None = None,
         reducer: Reducer | None = None,
+        pid: int | None = None,
     ) -> None:
         """Take over ``link``; ``explain`` is asked for the error when it has ended.
 
         ``seed`` is the pool's; ``memory`` is the budget, in bytes, for what is sent and not
-        answered; ``reducer`` knows how to pickle some objects.
+        answered; ``reducer`` knows how to pickle some objects; ``pid`` is what the dispatcher is
+        told, by default this process's.
         """
         self._budget = None if memory is None else Budget(memory)
+        self._pid = os.getpid() if pid is None else pid
         self._profile = profile
         self._explain = explain
         self._lock = threading.RLock()  # guards what follows, up to the blank line
@@ -310,7 +313,7 @@ class Channel:
 
     def _run(self) -> None:
         try:
-            self._link.send(Hello(VERSION, socket.gethostname(), os.getpid()))
+            self._link.send(Hello(VERSION, socket.gethostname(), self._pid))
             self._loop()
         except WireError as error:
             self._finish(ProtocolError(f"the dispatcher sent nonsense: {error}"))
@@ -344,6 +347,8 @@ class Channel:
             with self._lock:
                 gathered = self._outbox.take()
                 requests, self._requests = self._requests, _Requests()
+            self._asked |= {ask.id: ask for ask, _ in requests.asks}  # before anything can fail
+            self._drains += requests.drains
             for message in gathered.messages(self._pending):
                 self._link.send(message)
             self._send_requests(requests)
@@ -353,9 +358,7 @@ class Channel:
         if requests.scale is not None:
             self._link.send(requests.scale)
         for ask, at_least in requests.asks:
-            self._asked[ask.id] = ask
             self._link.send(Ask(ask.id, at_least))
-        self._drains += requests.drains
         if requests.cancel_since is not None:
             for mirai in self._pending.since(requests.cancel_since):
                 mirai.cancel()

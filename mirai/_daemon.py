@@ -435,7 +435,7 @@ def _home(config: dict[str, Any], serial: Serial) -> Home | None:
         return None
     inner = KeyPair(**config["inner"])
     profile = config["options"].get("profile", DEFAULT)
-    return Home(profile, config["url"], config["server"], inner, serial)
+    return Home(profile, config["url"], config["server"], inner, serial, os.getpid())
 
 
 def _die_with_pipe(fd: int) -> None:

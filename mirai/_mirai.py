@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from mirai._errors import MiraiError
 from mirai._future import Mirai, Value
+from mirai._limits import seconds
 from mirai._map import Constant, MiraiDict, MiraiMap, MiraiStream, elements_of
 from mirai._options import DEFAULTS, Seconds, TaskOptions
 from mirai._pool_options import check_tags
@@ -78,7 +79,7 @@ class Verb:
     def options(
         self,
         *,
-        timeout: Seconds | None = None,
+        timeout: Seconds | str | None = None,
         retries: int = 0,
         retry_on: tuple[type[BaseException], ...] | type[BaseException] = (),
         priority: int = 0,
@@ -88,7 +89,8 @@ class Verb:
     ) -> Verb:
         """Return the same verb for tasks with these options.
 
-        ``timeout``: seconds from now after which the task is stopped, and TaskTimeout raised.
+        ``timeout``: after so long the task is stopped, and TaskTimeout raised: seconds from its
+        submission, or like ``"5m"``.
         ``retries``: how often it may run again after its daemon died, or after an exception of
         the classes in ``retry_on``; without it, no task runs twice.  ``priority``: higher ones
         first, then first in first out.  ``name``: what it is called in errors and in its repr.
@@ -99,7 +101,8 @@ class Verb:
         """
         kinds = retry_on if isinstance(retry_on, tuple) else (retry_on,)
         marks = check_tags(tags)
-        return Verb(TaskOptions(timeout, retries, kinds, priority, name, profile, marks))
+        limit = seconds("timeout", timeout) if isinstance(timeout, str) else timeout
+        return Verb(TaskOptions(limit, retries, kinds, priority, name, profile, marks))
 
     @overload
     def map(

@@ -44,7 +44,15 @@ class TaskOptions:
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 raise TypeError(f"{name} must be a str, not {type(value).__name__}")
-        check_tags(self.tags)
+        # What may travel: plain numbers and strings, whatever subclass of them was given.
+        for field, plain in (
+            ("timeout", None if self.timeout is None else float(self.timeout)),
+            ("retries", int(self.retries)),
+            ("priority", int(self.priority)),
+            ("name", None if self.name is None else "".join(self.name)),
+            ("tags", check_tags(self.tags)),
+        ):
+            object.__setattr__(self, field, plain)
 
 
 def _number(name: str, value: object) -> None:

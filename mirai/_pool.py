@@ -91,8 +91,10 @@ class Daemons:
         config = dispatcher_config(self._options, self._keys, slots, self.profile)
         self.attach(self._connect(config, self._keys), serial)
 
-    def attach(self, link: Carrier, serial: Serial | None = None) -> None:
-        """Use this connection to a dispatcher."""
+    def attach(
+        self, link: Carrier, serial: Serial | None = None, *, pid: int | None = None
+    ) -> None:
+        """Use this connection to a dispatcher, which is told this ``pid``, or our own."""
         self.url = link.url
         self._channel = Channel(
             link,
@@ -101,6 +103,7 @@ class Daemons:
             seed=None if self._options is None else self._options.seed,
             memory=None if self._options is None else self._options.memory,
             reducer=serial or None,
+            pid=pid,
         )
 
     def join(self, connection: Connection, pair: KeyPair, timeout: float) -> None:

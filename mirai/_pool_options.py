@@ -118,7 +118,7 @@ def check_tags(tags: object) -> tuple[str, ...]:
             raise TypeError(f"tags must be strings, not {type(tag).__name__}")
         if not tag or not _is_text(tag):
             raise ValueError(f"a tag must be text, and not be empty: {tag!r}")
-    return tuple(sorted(set(tags)))
+    return tuple(sorted({"".join(tag) for tag in tags}))
 
 
 def _is_text(value: str) -> bool:

@@ -39,6 +39,7 @@ _serial: dict[type, SerialConfig] = {}  # of all pools made from now on
 _guard = threading.RLock()  # held for moments only
 _on_daemon = False
 _home: Home | None = None
+_inner: Daemons | None = None  # the daemon's own pool, once a task has used it
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ class Home:
     server: str
     pair: KeyPair
     serial: Serial
+    pid: int
+    """The daemon's, also where a task has forked: it is for this daemon that it waits."""
 
 
 def daemons(
@@ -257,32 +260,33 @@ def pool_of(profile: str) -> Daemons | None:
     """Return the pool of a profile, if it has one; a daemon's is the pool that it belongs to."""
     pool = _profiles.get(profile)
     if pool is None and _home is not None and profile in (DEFAULT, _home.profile):
-        return _come_home(profile, _home)
+        return _inner_pool(_home)
     return pool
 
 
 def inner_mark() -> int | None:
     """Return what ``cancel_inner`` takes; None while no task here has submitted any."""
-    pool = _profiles.get(DEFAULT)
-    return None if _home is None or pool is None else pool.mark()
+    return None if _inner is None else _inner.mark()
 
 
 def cancel_inner(mark: int | None) -> None:
     """Cancel what a task here has submitted to its own pool since ``inner_mark``."""
-    pool = _profiles.get(DEFAULT)
-    if _home is not None and pool is not None:
+    if _inner is not None:
         with contextlib.suppress(DispatcherLost):
-            pool.cancel_since(mark or 0)
+            _inner.cancel_since(mark or 0)
 
 
-def _come_home(profile: str, home: Home) -> Daemons:
+def _inner_pool(home: Home) -> Daemons:
+    """Return the pool that this daemon belongs to, as a client of it."""
+    global _inner
     with _guard:
-        if profile not in _profiles:
-            pool = Daemons(profile, None, _forget)
+        if _inner is None:
+            pool = Daemons(home.profile, None, _forget)
             _living.add(pool)
-            pool.attach(Link(home.url, home.pair, home.server, ToClient), home.serial)
-            _profiles[profile] = pool
-        return _profiles[profile]
+            link = Link(home.url, home.pair, home.server, ToClient)
+            pool.attach(link, home.serial, pid=home.pid)
+            _inner = pool
+        return _inner
 
 
 def require_pool(profile: str | None) -> Daemons:
@@ -326,8 +330,11 @@ def _replace(profile: str, pool: Daemons | None) -> None:
 
 def _forget(pool: Daemons) -> None:
     """A pool has ended."""
+    global _inner
     with _guard:
         _living.discard(pool)
+        if _inner is pool:
+            _inner = None
         if _profiles.get(pool.profile) is pool:
             del _profiles[pool.profile]
 
@@ -372,8 +379,8 @@ def _shut_down_all() -> None:
 
 def _forget_all() -> None:
     """In a forked child: the pools are the parent's, and nothing here will ever be answered."""
-    global _guard
-    _guard = threading.RLock()
+    global _guard, _inner
+    _guard, _inner = threading.RLock(), None
     _future.renew_lock()
     error = DispatcherLost("this process was forked; its mirais belong to its parent")
     for pool in list(_living):

@@ -92,7 +92,10 @@ def test_a_chain_that_is_too_long_fails_and_says_why() -> None:
         assert mirai(deep, 3).result() == 3
 
 
-def test_what_a_stopped_task_had_submitted_is_cancelled(tmp_path: Path) -> None:
+@pytest.mark.parametrize("profile", [None, "named"])
+def test_what_a_stopped_task_had_submitted_is_cancelled(
+    tmp_path: Path, profile: str | None
+) -> None:
     def child(name: str) -> None:
         (tmp_path / f"{name} begun").touch()
         try:
@@ -102,15 +105,15 @@ def test_what_a_stopped_task_had_submitted_is_cancelled(tmp_path: Path) -> None:
             raise
 
     def parent(name: str) -> None:
-        mirai(child, name).result()
+        mirai.options(profile=profile)(child, name).result()
 
-    with daemons(2):
-        task = mirai(parent, "cancelled")
+    with daemons(2, profile=profile):
+        task = mirai.options(profile=profile)(parent, "cancelled")
         wait_until((tmp_path / "cancelled begun").exists)
         task.cancel()
         wait_until((tmp_path / "cancelled stopped").exists)
         with pytest.raises(TaskTimeout):
-            mirai.options(timeout=1.0)(parent, "late").result()
+            mirai.options(profile=profile, timeout=3.0)(parent, "late").result()
         wait_until((tmp_path / "late stopped").exists)
 
 
@@ -144,11 +147,13 @@ def test_what_is_left_behind_still_runs(tmp_path: Path) -> None:
 
 
 def test_the_pool_of_a_named_profile_is_its_tasks_own() -> None:
-    def name() -> tuple[str, str]:
-        return mirai(abs, -1).profile, mirai.options(profile="gpu")(abs, -1).profile
+    def both() -> tuple[int, int, int]:
+        """By either name, one after the other: each time the daemon lends its place."""
+        named = mirai.options(profile="gpu")
+        return named(abs, -1).result(), mirai(abs, -2).result(), named(abs, -3).result()
 
     with daemons(1, profile="gpu"), use_profile("gpu"):
-        assert mirai(name).result(timeout=30) == ("default", "gpu")
+        assert mirai(both).result(timeout=30) == (1, 2, 3)
         with pytest.raises(MiraiError, match="no daemons are set for profile 'cpu'"):
             mirai(lambda: mirai.options(profile="cpu").map(abs, [1])).result()
 
@@ -166,3 +171,34 @@ def test_status_inside_a_task_is_that_of_its_pool() -> None:
     with daemons(2) as pool:
         pool.wait(2)
         assert mirai(lambda: status().connections).result(timeout=30) == 2
+
+
+def test_with_tags_others_of_the_same_kind_stand_in() -> None:
+    def outer() -> int:
+        return mirai.options(tags=["gpu"])(abs, -7).result()
+
+    with daemons(2, tags=lambda i: ["gpu"] if i == 1 else []) as pool:
+        pool.wait(2)
+        assert mirai.options(tags=["gpu"])(outer).result(timeout=30) == 7
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_process_that_a_task_has_forked_lends_its_daemons_place() -> None:
+    def outer() -> int:
+        def child(write: int) -> None:
+            os.write(write, b"%d" % mirai(abs, -7).result())
+
+        read, write = os.pipe()
+        if (pid := os.fork()) == 0:
+            try:
+                child(write)
+            finally:
+                os._exit(0)
+        os.close(write)
+        found = os.read(read, 10)
+        os.close(read)
+        os.waitpid(pid, 0)
+        return int(found)
+
+    with daemons(1):
+        assert mirai(outer).result(timeout=30) == 7

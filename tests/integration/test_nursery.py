@@ -124,10 +124,13 @@ class TestEnv:
             assert future.result(timeout=20) == slots(pool)[stays]
             assert status().cumulative == 5
 
-    def test_it_keeps_its_number_when_the_pool_has_become_smaller(self, tmp_path: Path) -> None:
-        def work() -> None:
+    def test_those_with_the_highest_numbers_leave(self, tmp_path: Path) -> None:
+        """Even if they are busy and others idle: the numbers are 0 to n-1, whatever happens."""
+
+        def work() -> str:
             while not (tmp_path / os.environ["SLOT"]).exists():
                 time.sleep(0.001)
+            return os.environ["SLOT"]
 
         with daemons(2, env=slot) as pool:
             futures = [mirai(work) for _ in range(2)]
@@ -135,12 +138,14 @@ class TestEnv:
             (tmp_path / "0").touch()
             wait_until(lambda: any(future.done() for future in futures))
             pool.scale(1)
+            (tmp_path / "1").touch()
             wait_until(lambda: status().connections == 1)
-            assert list(slots(pool).values()) == ["1"]
+            assert list(slots(pool).values()) == ["0"]
+            assert {future.result() for future in futures} == {"0", "1"}
             (pid,) = slots(pool)
             os.kill(pid, signal.SIGKILL)
             wait_until(lambda: status().cumulative == 3)
-            assert list(slots(pool).values()) == ["1"]
+            assert list(slots(pool).values()) == ["0"]
 
     @pytest.mark.parametrize(
         ("env", "error"),

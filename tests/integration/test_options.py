@@ -196,7 +196,7 @@ class TestInsideATask:
         ({"timeout": -1}, ValueError),
         ({"timeout": float("nan")}, ValueError),
         ({"timeout": float("inf")}, ValueError),
-        ({"timeout": "5"}, TypeError),
+        ({"timeout": "5"}, ValueError),
         ({"retries": -1}, ValueError),
         ({"retries": 1.5}, TypeError),
         ({"retries": 2**40}, ValueError),

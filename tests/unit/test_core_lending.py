@@ -66,7 +66,7 @@ class Nest(Pool):
 
 
 def lent(commands: list[Command]) -> list[int]:
-    return [command.count for command in commands if isinstance(command, Lend)]
+    return [len(command.peers) for command in commands if isinstance(command, Lend)]
 
 
 def test_a_task_that_waits_has_another_daemon_come() -> None:

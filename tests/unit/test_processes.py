@@ -13,7 +13,7 @@ from dispatcher.processes import (
     POSIX,
     SPARE,
     Replacement,
-    Stand,
+    StandIns,
     Watermark,
 )
 
@@ -123,30 +123,38 @@ def test_without_memfd_there_is_a_nameless_file(monkeypatch: pytest.MonkeyPatch)
     os.close(fd)
 
 
-class TestStand:
+class TestStandIns:
     def test_they_come_at_once(self) -> None:
-        stand = Stand()
-        stand.need(3, now=0.0)
-        assert (stand.count, stand.deadline()) == (3, None)
+        stand_ins = StandIns()
+        stand_ins.need([0, 1, 1], now=0.0)
+        assert (stand_ins.kinds, stand_ins.deadline()) == ({0: 1, 1: 2}, None)
 
     def test_they_stay_for_a_while(self) -> None:
-        stand = Stand()
-        stand.need(3, now=0.0)
-        stand.need(1, now=10.0)
-        assert (stand.count, stand.deadline()) == (3, 10.0 + LULL)
-        assert not stand.dismiss(now=10.0 + LULL / 2)
-        assert stand.dismiss(now=10.0 + LULL)
-        assert (stand.count, stand.deadline()) == (1, None)
-        assert not stand.dismiss(now=100.0)
+        stand_ins = StandIns()
+        stand_ins.need([0, 0, 1], now=0.0)
+        stand_ins.need([0], now=10.0)
+        assert (stand_ins.kinds, stand_ins.deadline()) == ({0: 2, 1: 1}, 10.0 + LULL)
+        assert not stand_ins.dismiss(now=10.0 + LULL / 2)
+        assert stand_ins.dismiss(now=10.0 + LULL)
+        assert (stand_ins.kinds, stand_ins.deadline()) == ({0: 1}, None)
+        assert not stand_ins.dismiss(now=100.0)
 
     def test_needed_again_they_stay(self) -> None:
-        stand = Stand()
-        stand.need(3, now=0.0)
-        stand.need(0, now=1.0)
-        stand.need(3, now=2.0)
-        assert (stand.count, stand.deadline()) == (3, None)
+        stand_ins = StandIns()
+        stand_ins.need([0, 0], now=0.0)
+        stand_ins.need([], now=1.0)
+        stand_ins.need([0, 0], now=2.0)
+        assert (stand_ins.kinds, stand_ins.deadline()) == ({0: 2}, None)
+
+    def test_those_of_one_kind_are_not_those_of_another(self) -> None:
+        stand_ins = StandIns()
+        stand_ins.need([0], now=0.0)
+        stand_ins.need([1], now=1.0)
+        assert stand_ins.kinds == {0: 1, 1: 1}
 
     def test_there_is_a_limit(self) -> None:
-        stand = Stand()
-        stand.need(10 * SPARE, now=0.0)
-        assert stand.count == SPARE
+        stand_ins = StandIns()
+        stand_ins.need([0] * 10 * SPARE, now=0.0)
+        assert stand_ins.kinds.total() == SPARE
+        stand_ins.need([1] * SPARE, now=0.0)
+        assert stand_ins.kinds == {1: SPARE}
