@@ -1,6 +1,7 @@
-"""The queue of waiting jobs: deepest first, fair between clients, then by priority, then by age.
+"""The queue of waiting jobs: fair between depths and clients, then by priority, then by age.
 
 A job is deeper than the one that has submitted it from inside a daemon: that one waits for it.
+The deepest and the outermost take turns.
 Clients take turns, one job a turn, so that a million tasks of one do not starve another's one.
 A job that comes back (its daemon died, or it was recalled) takes its old place, since its key
 never changes and keys grow with age.  A job with tags is only for those who carry them all.
@@ -8,6 +9,7 @@ never changes and keys grow with age.  A job with tags is only for those who car
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterator
 from heapq import heappop, heappush
@@ -53,6 +55,10 @@ class _Lane:
         self.returned.sort()
 
 
+def _rank(lane: _Lane) -> int:
+    return -lane.priority
+
+
 class _Line:
     """The waiting jobs of one client at one depth."""
 
@@ -68,7 +74,7 @@ class _Line:
         lane = self.lanes.get((priority, tags))
         if lane is None:
             lane = self.lanes[priority, tags] = _Lane(priority, tags)
-            self.order = sorted(self.lanes.values(), key=lambda lane: -lane.priority)
+            insort(self.order, lane, key=_rank)
         return lane
 
     def pop(self, carried: frozenset[str] | None) -> Job | None:
@@ -90,7 +96,7 @@ class _Line:
         job = lane.pop()
         if not (lane.fresh or lane.returned):
             del self.lanes[lane.priority, lane.tags]
-            self.order = [each for each in order if each is not lane]
+            order.pop(order.index(lane, bisect_left(order, _rank(lane), key=_rank)))
         return job
 
 
@@ -133,6 +139,7 @@ class Queue:
         self._levels: dict[int, _Level] = {}
         self._depths: list[int] = []  # of the levels, deepest first
         self._size = 0
+        self._outer_turn = False  # the outermost were not the first ones last time
 
     def __len__(self) -> int:
         return self._size
@@ -173,9 +180,7 @@ class Queue:
 
         With ``nested``, only one that another job may be waiting for.  None if nothing fits.
         """
-        for depth in self._depths:
-            if nested and not depth:
-                break
+        for depth in self._order_of_depths(nested):
             job = self._levels[depth].pop(carried)
             if job is not None:
                 job.waiting = False
@@ -184,6 +189,19 @@ class Queue:
                     self._tidy(job)
                 return job
         return None
+
+    def _order_of_depths(self, nested: bool) -> list[int]:
+        """Return where to look: the deepest first, but every other time the outermost.
+
+        So few wait at a time, and one client's nested tasks do not starve another's plain ones.
+        """
+        depths = self._depths
+        if not depths or depths[-1] > 0:
+            return depths
+        if nested:
+            return depths[:-1]
+        self._outer_turn = not self._outer_turn
+        return depths if self._outer_turn else [0, *depths[:-1]]
 
     def has_nested(self) -> bool:
         """Whether a job waits that another job may be waiting for."""

@@ -152,8 +152,12 @@ class MiraiMap(_Mirais[T, int, list[T]]):
 class MiraiDict(_Mirais[T, K, dict[K, T]], Generic[K, T]):
     """The mirais of a map over a dict's values: like ``MiraiMap``, with the dict's keys."""
 
+    def __init__(self, mirais: list[Mirai[T]], keys: Sequence[K]) -> None:
+        super().__init__(mirais, keys)
+        self._by_key = dict(zip(keys, mirais, strict=True))
+
     def __getitem__(self, key: K) -> Mirai[T]:
-        return self._mirais[list(self._keys).index(key)]
+        return self._by_key[key]
 
     def _shape(self, values: list[T]) -> dict[K, T]:
         return dict(zip(self._keys, values, strict=True))

@@ -195,7 +195,9 @@ class Verb:
         """
         _check_callable(fn)
         pool = require_pool(self._options.profile)
-        function = Constant(fn, args, kwargs or {}) if args or kwargs else fn
+        if not isinstance(args, (tuple, list)):
+            raise TypeError(f"args must be a tuple, not {type(args).__name__}")
+        function = Constant(fn, tuple(args), kwargs or {}) if args or kwargs else fn
         whole = len(iterables) == 1 and isinstance(iterables[0], Mapping)
         if max_in_flight is not None:
             if whole:

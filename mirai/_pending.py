@@ -62,9 +62,14 @@ class Pending:
             if outcome.kind is Kind.VALUE or outcome.kind is Kind.ERROR:
                 mirai.settle(Pickled(outcome))
             elif outcome.kind is Kind.CANCELLED:
-                mirai.settle(Failure(TaskCancelled(f"{mirai!r} was cancelled")), cancelled=True)
+                mirai.settle(
+                    Failure(TaskCancelled(f"task {mirai.id} ({mirai.name}) was cancelled")),
+                    cancelled=True,
+                )
             elif outcome.kind is Kind.TIMEOUT:
-                mirai.settle(Failure(TaskTimeout(f"{mirai!r} did not end in time")))
+                mirai.settle(
+                    Failure(TaskTimeout(f"task {mirai.id} ({mirai.name}) did not end in time"))
+                )
             elif outcome.kind is Kind.DECLINED:
                 mirai.settle(Failure(DispatcherLost(f"{mirai!r}: {_DECLINED}")))
             else:

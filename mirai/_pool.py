@@ -176,7 +176,8 @@ class Daemons:
     ) -> list[Mirai[Any]]:
         """Evaluate a call on every daemon; see ``everywhere``."""
         channel = self._open()
-        answers = max(self._count, channel.ask().result().connections)
+        staying = [each for each in channel.ask().result().daemons if each.state != "leaving"]
+        answers = max(self._count, len(staying))
         return channel.everywhere(fn, (args, dict(kwargs)), answers, DEFAULTS)
 
     def mark(self) -> int:

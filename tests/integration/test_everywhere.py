@@ -152,3 +152,27 @@ class TestRefusals:
         daemons(0)
         with pytest.raises(DispatcherLost):
             pool.everywhere(abs, (1,), {})
+
+
+def test_a_daemon_that_is_leaving_is_not_waited_for(tmp_path: Path) -> None:
+    def work() -> None:
+        while not (tmp_path / "end").exists():
+            time.sleep(0.01)
+
+    with daemons(2) as pool:
+        pool.wait(2)
+        for _ in range(2):
+            mirai(work)
+        wait_until(lambda: status().executing == 2)
+        pool.scale(1)
+        wait_until(lambda: any(daemon.state == "leaving" for daemon in status().daemons))
+        answers = everywhere(os.getpid)
+        (tmp_path / "end").touch()
+        assert len(answers.collect()) == 1
+
+
+def test_the_same_call_may_be_made_again_and_again() -> None:
+    with daemons(1):
+        for _ in range(1_100):
+            answers = everywhere(abs, -1)
+        assert answers.collect() == [1]

@@ -145,3 +145,12 @@ class TestScale:
                 pool.wait(2, timeout=0.05)
         with pytest.raises(MiraiError):
             pool.scale(1)
+
+
+def test_scaling_wakes_a_pool_whose_daemons_have_left_for_idleness() -> None:
+    with daemons(1, idle_time=0.05) as pool:
+        pool.wait(1)
+        wait_until(lambda: status().connections == 0)
+        before = status().cumulative
+        pool.scale(2)
+        wait_until(lambda: status().cumulative == before + 2)

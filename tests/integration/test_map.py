@@ -272,3 +272,13 @@ class TestRace:
             race([])
         with pytest.raises(TypeError, match="int"):
             race([3])  # type: ignore[list-item]
+
+
+def test_a_key_that_is_not_there() -> None:
+    with daemons(1), pytest.raises(KeyError):
+        mirai_map(abs, {"a": 1})["b"]
+
+
+def test_constants_must_be_a_tuple() -> None:
+    with daemons(1), pytest.raises(TypeError, match="args must be a tuple"):
+        mirai_map(pow, [1], args=2)  # type: ignore[call-overload]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import wait_until
 
@@ -210,3 +211,25 @@ class TestInsideATask:
 def test_what_makes_no_sense(options: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error, match=next(reversed(options))):
         mirai.options(**options)
+
+
+def test_numbers_and_strings_may_be_of_any_subclass() -> None:
+    """Only plain ones can travel; an odd one must not end the connection of all."""
+
+    class Text(str):
+        pass
+
+    class Number(int):
+        pass
+
+    odd = mirai.options(
+        timeout=np.float64(50),
+        priority=Number(1),
+        retries=Number(2),
+        name=Text("t"),
+        tags=[Text("a")],
+    )
+    with daemons(1, tags=[Text("a")]):
+        assert odd(abs, -1).result() == 1
+        assert mirai.options(timeout=10**20)(abs, -1).result() == 1
+        assert mirai.options(timeout="50s")(abs, -1).result() == 1

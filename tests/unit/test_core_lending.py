@@ -116,12 +116,12 @@ def test_a_cancelled_inner_task_is_waited_for_no_more() -> None:
 
 def test_the_deepest_go_first() -> None:
     pool = Nest(D1, D2, kept=2, spare=9)
-    pool.submit(1, 2, 3)
+    pool.submit(1, 2)
     pool.inner(D1, 1, 2)
-    assert given(pool.join(D3, Role.DAEMON), D3) == [4]
+    assert given(pool.join(D3, Role.DAEMON), D3) == [3]
     pool.inner(D3, 1)
-    assert given(pool.join(14, Role.DAEMON), 14) == [6]  # inside what D3 runs
-    assert given(pool.join(15, Role.DAEMON), 15) == [5]
+    assert given(pool.join(14, Role.DAEMON), 14) == [5]  # inside what D3 runs
+    assert given(pool.join(15, Role.DAEMON), 15) == [4]
 
 
 def test_the_outermost_wait_while_more_lend_than_work() -> None:

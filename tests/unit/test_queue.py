@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -172,6 +174,7 @@ class Model:
     def __init__(self) -> None:
         self.waiting: list[Job] = []
         self.turns: dict[int, list[int]] = {}  # by depth
+        self.deepest_first = False
 
     def add(self, each: Job) -> None:
         self.waiting.append(each)
@@ -185,8 +188,14 @@ class Model:
             self.turns[each.depth].remove(each.client)
 
     def pop(self, carried: frozenset[str], nested: bool) -> Job | None:
-        for depth in sorted(self.turns, reverse=True):
-            for client in [] if nested and depth == 0 else list(self.turns[depth]):
+        depths = sorted({each.depth for each in self.waiting}, reverse=True)
+        if nested:
+            depths = [depth for depth in depths if depth]
+        elif depths and depths[-1] == 0:
+            self.deepest_first = not self.deepest_first
+            depths = depths if self.deepest_first else [0, *depths[:-1]]
+        for depth in depths:
+            for client in list(self.turns[depth]):
                 self.turns[depth].remove(client)
                 self.turns[depth].append(client)
                 mine = [each for each in self._of(depth, client) if carried >= {*each.task.tags}]
@@ -257,12 +266,19 @@ def test_a_job_with_tags_is_for_those_who_carry_them_all() -> None:
     assert queue.pop(frozenset({"a", "b", "c"})).key == 1  # type: ignore[union-attr]
 
 
-def test_the_deepest_come_first() -> None:
-    queue = filled(job(1), job(2, depth=1), job(3, depth=2), job(4, depth=1))
-    assert drain(queue) == [3, 2, 4, 1]
+def test_the_deepest_and_the_outermost_take_turns() -> None:
+    queue = filled(job(1), job(2, depth=1), job(3, depth=2), job(4, depth=1), job(5), job(6))
+    assert drain(queue) == [3, 1, 2, 5, 4, 6]
 
 
 def test_only_nested_jobs_can_be_asked_for() -> None:
     queue = filled(job(1), job(2, depth=1))
     assert queue.pop(nested=True).key == 2  # type: ignore[union-attr]
     assert queue.pop(nested=True) is None
+
+
+def test_many_priorities_at_once() -> None:
+    """Each has a lane of its own; lanes come and go without harm."""
+    keys = random.Random(1).sample(range(1, 2_001), 2_000)
+    queue = filled(*[job(key, priority=-keys[key - 1]) for key in range(1, 2_001)])
+    assert drain(queue) == sorted(range(1, 2_001), key=lambda key: keys[key - 1])
