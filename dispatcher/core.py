@@ -158,7 +158,7 @@ class Dispatcher:
         self._recall_from_silent(now)
         self._kill_stubborn(now)
         self._distribute(now)
-        if self._lend():
+        while self._lend():
             self._distribute(now)
         self._halt_if_drained()
         return self._flush()
@@ -264,7 +264,7 @@ class Dispatcher:
             case Illegal(reason):
                 raise ProtocolError(reason)
             case Drain():
-                self._draining = True
+                self._drain()
             case Retire(peers, count):
                 self._retire(peers, count, now)
             case Scale():
@@ -307,7 +307,8 @@ class Dispatcher:
         """See whether it is a daemon's process that has become a client too."""
         for daemon in self._daemons.values():
             if hello.pid and (daemon.hello.host, daemon.hello.pid) == (hello.host, hello.pid):
-                client.daemon, daemon.client = daemon.peer, client.peer
+                client.daemon = daemon.peer
+                daemon.clients.add(client.peer)
 
     def _answer_asked(self, now: float) -> None:
         """Send the reports for which there are daemons enough."""
@@ -335,7 +336,7 @@ class Dispatcher:
         for job in list(client.jobs.values()):
             self._abandon(job, now)
         if client.daemon in self._daemons:
-            self._daemons[client.daemon].client = 0
+            self._daemons[client.daemon].clients.discard(client.peer)
             self._doubtful.add(client.daemon)
         for entry in client.functions.values():
             self._forget(entry)
@@ -344,8 +345,8 @@ class Dispatcher:
         """Fail what may have started, and queue the rest again."""
         for group in (self._idle, self._open, self._silent, self._lending):
             group.pop(daemon.peer, None)
-        if daemon.client in self._clients:
-            self._clients[daemon.client].daemon = 0
+        for client in daemon.clients:
+            self._clients[client].daemon = 0
         for entry in daemon.knows:
             entry.holders.discard(daemon.peer)
         hand = list(daemon.hand.values())
@@ -441,9 +442,14 @@ class Dispatcher:
         job = Job(id, standing.client, function, task)
         job.pinned = True
         if id:
-            self._clients[standing.client].jobs[id] = job
+            client = self._clients[standing.client]
+            client.jobs[id] = job
+            if client.daemon:
+                self._doubtful.add(client.daemon)
         else:
             job.cancelled = True  # nobody is there to be told
+        if not daemon.hand:
+            daemon.began = now
         self._give(daemon, job)
         self._place(daemon, now)
 
@@ -454,11 +460,15 @@ class Dispatcher:
             self._completed += 1
             self._post(standing.client).outcomes.append(structs.replace(answer, id=id))
 
+    def _expect_no_more(self, answer: Outcome) -> None:
+        """Say of all answers but those of the daemons that are still to be kept: none will come."""
+        coming = max(0, self._kept - len(self._daemons))
+        for standing in self._standing:
+            self._answer_missing(standing, coming, answer)
+
     def _scale(self, event: Scale) -> None:
         self._kept = event.count
-        for standing in self._standing:
-            coming = max(0, event.count - len(self._daemons))
-            self._answer_missing(standing, coming, Outcome(0, Kind.CANCELLED))
+        self._expect_no_more(Outcome(0, Kind.CANCELLED))
         self._commands.append(Keep(event.count, event.slots))
 
     def _check(self, client: Client, submit: Submit) -> None:
@@ -519,7 +529,7 @@ class Dispatcher:
         if head not in daemon.hand:
             daemon.overdue = False
             daemon.began = now
-        if daemon.client:
+        if daemon.clients:
             self._doubtful.add(daemon.peer)
         self._rank(daemon, now)
 
@@ -543,7 +553,7 @@ class Dispatcher:
                 self._settle(job, Outcome(job.id, Kind.CANCELLED))
             else:
                 self._queue.put_back(job)
-        if daemon.client:
+        if daemon.clients:
             self._doubtful.add(daemon.peer)
         daemon.recalled = False
         if head not in daemon.hand:
@@ -688,7 +698,7 @@ class Dispatcher:
         job.daemon = daemon.peer
         daemon.hand[job.key] = job
         daemon.load += job.cost
-        if daemon.client:
+        if daemon.clients:
             self._doubtful.add(daemon.peer)
         mail = self._post(daemon.peer)
         mail.tasks.append(job.task)
@@ -730,8 +740,7 @@ class Dispatcher:
 
     def _has_nested(self, daemon: Daemon) -> bool:
         """Whether tasks that were submitted from its process are unanswered."""
-        client = self._clients.get(daemon.client)
-        return client is not None and bool(client.jobs)
+        return any(self._clients[client].jobs for client in daemon.clients)
 
     def _review(self, now: float) -> None:
         """See which daemons have begun or ceased to lend."""
@@ -778,9 +787,15 @@ class Dispatcher:
 
     # ── draining ─────────────────────────────────────────────────────────────────────────
 
+    def _drain(self) -> None:
+        self._draining = True
+        self._expect_no_more(Outcome(0, Kind.DECLINED))
+
     def _halt_if_drained(self) -> None:
         """Halt once every client has its answers."""
-        if self._draining and not any(client.jobs for client in self._clients.values()):
+        if not self._draining or any(standing.ids for standing in self._standing):
+            return
+        if not any(client.jobs for client in self._clients.values()):
             self._commands.append(Halt())
 
     # ── commands ─────────────────────────────────────────────────────────────────────────
@@ -806,13 +821,13 @@ class Dispatcher:
 
     def _messages(self, peer: int, mail: Mail) -> list[Message]:
         messages = mail.first
-        if mail.recall:
-            messages.append(Recall(tuple(mail.recall)))
-        if mail.interrupt:
-            messages.append(Interrupt(tuple(mail.interrupt)))
         for tasks, functions in work(mail.tasks, mail.functions):
             forget, self._daemons[peer].forget = self._daemons[peer].forget, []
             messages.append(Run(tasks, functions, tuple(forget)))
+        if mail.recall:  # what it is given now, too: then it must have that already
+            messages.append(Recall(tuple(mail.recall)))
+        if mail.interrupt:
+            messages.append(Interrupt(tuple(mail.interrupt)))
         messages += mail.printed  # before the results of the same tasks
         messages += [Results(outcomes) for outcomes in batches(mail.outcomes)]
         return messages
