@@ -15,7 +15,8 @@ seconds), what it has not started is recalled, and others get it.
 task has such tasks unanswered, the daemon *lends* its place: it is given nothing, what it has not
 started is recalled, and the shell is told to have another daemon in its stead.  What lies deepest
 goes first, and the outermost tasks are held back while more daemons lend than work, so that few
-wait at a time.  Where all lend and no more daemons can be had, the innermost tasks fail.
+wait at a time.  Where nobody works and no more daemons can be had, the tasks of tasks fail that
+only daemons that lend could do: else all would wait for ever.
 """
 
 from __future__ import annotations
@@ -100,8 +101,8 @@ MAX_TIMEOUT = 1e9
 
 
 STUCK = (
-    "all {} daemons wait for tasks that their own tasks have submitted, and no more daemons can be"
-    " had: nothing is left to run this task"
+    "all {} daemons{} wait for tasks that their own tasks have submitted, and no more daemons can"
+    " be had: nothing is left to run this task"
 )
 
 
@@ -661,12 +662,15 @@ class Dispatcher:
     def _distribute(self, now: float) -> None:
         self._review(now)
         self._assign(now)
-        self._review(now)
+        while self._review(now):  # whoever begins to lend may leave it to others to begin
+            self._assign(now)
 
     def _assign(self, now: float) -> None:
         """Give out what waits: to idle daemons first, each an equal share, within its credit."""
         if self._barren is not None and not self._daemons:
             self._fail_all(self._barren)
+            for standing in self._standing:
+                self._answer_missing(standing, 0, _lost(self._barren))
         takers = 0  # that have not had their share in this round
         unfit = []  # daemons for which nothing waits
         while self._queue and (self._idle or self._open):
@@ -707,11 +711,14 @@ class Dispatcher:
             function.holders.add(daemon.peer)
             mail.functions.append(function.definition)
 
-    def _fail_all(self, crash: Crash) -> None:
-        while (job := self._queue.pop(None)) is not None:
+    def _fail_all(
+        self, crash: Crash, carried: frozenset[str] | None = None, *, nested: bool = False
+    ) -> bool:
+        """Fail what ``Queue.pop`` would give for these; return whether there was anything."""
+        jobs = list(iter(lambda: self._queue.pop(carried, nested=nested), None))
+        for job in jobs:
             self._settle(job, _crashed(job, crash))
-        for standing in self._standing:
-            self._answer_missing(standing, 0, _lost(crash))
+        return bool(jobs)
 
     def _recall_from_silent(self, now: float) -> None:
         for peer, _ in list(_due(self._silent.items(), now - PATIENCE)):
@@ -742,8 +749,9 @@ class Dispatcher:
         """Whether tasks that were submitted from its process are unanswered."""
         return any(self._clients[client].jobs for client in daemon.clients)
 
-    def _review(self, now: float) -> None:
-        """See which daemons have begun or ceased to lend."""
+    def _review(self, now: float) -> bool:
+        """See which daemons have begun or ceased to lend; return whether any has."""
+        changed = False
         while self._doubtful:
             daemon = self._daemons.get(self._doubtful.pop())
             if daemon is None:
@@ -751,7 +759,7 @@ class Dispatcher:
             lends = bool(daemon.hand) and self._has_nested(daemon)
             if lends == daemon.lending:
                 continue
-            daemon.lending = lends
+            daemon.lending, changed = lends, True
             if not lends:
                 del self._lending[daemon.peer]
                 self._rank(daemon, now)
@@ -760,30 +768,47 @@ class Dispatcher:
                 self._rank(daemon, now)
                 if not daemon.recalled:
                     self._recall(daemon, now)
+        return changed
 
     def _is_short(self) -> bool:
-        """Whether so many daemons lend that the outermost tasks have to wait."""
-        return 2 * len(self._lending) > len(self._daemons)
+        """Whether so many daemons lend that the outermost tasks have to wait for those who work."""
+        return 2 * len(self._lending) > len(self._daemons) and self._somebody_works()
+
+    def _somebody_works(self) -> bool:
+        """Whether something is still to come of a daemon, other than of those who wait."""
+        return any(
+            daemon.recalled or (daemon.hand and not daemon.lending)
+            for daemon in self._daemons.values()
+        )
 
     def _lend(self) -> bool:
         """Have others in the stead of daemons that wait, if there is work.
 
-        Where none can be had, fail what they wait for, and return True.
+        Where none can be had, fail what they wait for; return whether there was anything.
         """
         lent = len(self._lending)
         if lent < self._lent or (lent > self._lent and self._queue):
             self._lent = lent
             self._commands.append(Lend(lent))
-        if self._queue.has_nested() and lent == len(self._daemons):
-            full = lent >= self._kept + (self._spare if self._kept else 0)
-            if full or self._barren is not None:
-                self._fail_nested(self._barren or Crash(STUCK.format(lent)))
-                return True
-        return False
+        if not lent or not self._queue.has_nested() or self._somebody_works():
+            return False
+        staying = sum(not daemon.leaving for daemon in self._daemons.values())
+        if self._barren is None and self._kept and staying < self._kept + min(lent, self._spare):
+            return False
+        return self._fail_nested()
 
-    def _fail_nested(self, crash: Crash) -> None:
-        while (job := self._queue.pop(None, nested=True)) is not None:
-            self._settle(job, _crashed(job, crash))
+    def _fail_nested(self) -> bool:
+        """Fail the tasks of tasks that only daemons that lend could do; where all lend, all.
+
+        Return whether there were any.
+        """
+        lent = len(self._lending)
+        if lent == len(self._daemons):
+            crash = self._barren or Crash(STUCK.format(lent, ""))
+            return self._fail_all(crash, nested=True)
+        crash = self._barren or Crash(STUCK.format(lent, " that could run it"))
+        kinds = {daemon.tags for daemon in self._lending.values()}
+        return any([self._fail_all(crash, tags, nested=True) for tags in kinds])  # noqa: C419
 
     # ── draining ─────────────────────────────────────────────────────────────────────────
 

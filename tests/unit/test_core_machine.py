@@ -26,7 +26,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from dispatcher.core import PATIENCE, STUCK, Dispatcher
+from dispatcher.core import NOT_FOR_DAEMONS, PATIENCE, Dispatcher
 from dispatcher.events import (
     Barren,
     CutOff,
@@ -78,7 +78,6 @@ TINY = 1e-6
 CRASH = Crash("the daemon died", -9)
 NOBODY = 10**6
 """No peer has this number, and no task this key."""
-WHY_STUCK = STUCK.partition("{}")[2]
 
 PICK = st.integers(0, 11)
 TAGS = st.sampled_from([(), (), (), ("a",), ("b",), ("a", "b")])
@@ -106,6 +105,7 @@ class Call:
     deadline: float = float("inf")
     depth: int = 0
     age: int = 0  # when it came into the queue as what it is: the older, the smaller
+    parent: int = 0  # the key of the task that has submitted it; 0: none
     pinned: bool = False
     wanted: bool = True
     unwanted_since: float = 0.0
@@ -189,7 +189,7 @@ class Machine(RuleBasedStateMachine):
 
     # ── who is there ─────────────────────────────────────────────────────────────────────
 
-    @initialize(kept=st.integers(0, 2), spare=st.integers(0, 2), daemons=st.integers(0, 2))
+    @initialize(kept=st.integers(0, 2), spare=st.integers(0, 2), daemons=st.integers(0, 4))
     def begin_all(self, kept: int, spare: int, daemons: int) -> None:
         self.kept, self.spare = kept, spare
         self.core = Dispatcher(grace=GRACE, kept=kept, spare=spare)
@@ -215,10 +215,13 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.nodes and len(self.users) < 7)
     @rule(pick=PICK)
     def inner_client_joins(self, pick: int) -> None:
-        node = choose(self.nodes, pick)
+        self.join_inside(choose(self.nodes, pick))
+
+    def join_inside(self, node: Node) -> User:
         user = User(self.number(), node.peer)
         self.users[user.peer] = user
         self.join(user.peer, Role.CLIENT, node.peer, (), False)
+        return user
 
     @precondition(lambda self: len(self.nodes) < 5)
     @rule(tags=TAGS, watermark=st.booleans(), hold=HOLD)
@@ -271,10 +274,20 @@ class Machine(RuleBasedStateMachine):
             timeout=timeout,
         )
 
-    @precondition(lambda self: self.insiders())
-    @rule(pick=PICK, count=st.integers(1, 3), tags=TAGS, hold=HOLD)
-    def submit_inside(self, pick: int, count: int, tags: tuple[str, ...], hold: bool) -> None:
-        self.submit_from(choose_from(self.insiders(), pick), count, True, False, hold, tags=tags)
+    @precondition(lambda self: any(node.hand for node in self.living()))
+    @rule(pick=PICK, parents=st.integers(1, 4), count=st.integers(1, 3), tags=TAGS, hold=HOLD)
+    def tasks_submit(
+        self, pick: int, parents: int, count: int, tags: tuple[str, ...], hold: bool
+    ) -> None:
+        """Some tasks that run submit tasks of their own."""
+        busy = [node for node in self.living() if node.hand]
+        for node in busy[pick % len(busy) :][:parents]:
+            while node.inbox:
+                self.read(node)
+            self.begin(node)
+            inside = [user for user in self.clients() if user.daemon == node.peer]
+            user = inside[pick % len(inside)] if inside else self.join_inside(node)
+            self.submit_from(user, count, True, False, hold, tags=tags)
 
     def submit_from(
         self,
@@ -299,6 +312,8 @@ class Machine(RuleBasedStateMachine):
             tasks.append(Task(user.last, number, name, timeout=timeout, **options))
             call = Call(name, user.peer, user.last, user.functions[number], depth=depth, **options)
             call.age = self.number()
+            if user.daemon:
+                call.parent = self.nodes[user.daemon].current
             user.pending[call.id] = self.by_name[name] = call
             if timeout:
                 call.deadline = self.now + timeout
@@ -421,16 +436,26 @@ class Machine(RuleBasedStateMachine):
     # ── what daemons do ──────────────────────────────────────────────────────────────────
 
     @precondition(lambda self: self.living())
-    @rule(pick=PICK, count=st.integers(1, 4), kind=ENDINGS, seconds=SECONDS, again=st.booleans())
-    def daemon_works(self, pick: int, count: int, kind: Kind, seconds: float, again: bool) -> None:
-        """Read all, do some, say all."""
-        node = choose_from(self.living(), pick)
-        while node.inbox:
-            self.read(node)
-        for _ in range(count):
-            self.begin(node)
-            self.end(node, kind, seconds, again)
-        self.say_all(node)
+    @rule(
+        pick=PICK,
+        daemons=st.integers(1, 4),
+        count=st.integers(1, 4),
+        kind=ENDINGS,
+        seconds=SECONDS,
+        again=st.booleans(),
+    )
+    def daemons_work(
+        self, pick: int, daemons: int, count: int, kind: Kind, seconds: float, again: bool
+    ) -> None:
+        """Some read all, do a little, and say all."""
+        living = self.living()
+        for node in living[pick % len(living) :][:daemons]:
+            while node.inbox:
+                self.read(node)
+            for _ in range(count):
+                self.begin(node)
+                self.end(node, kind, seconds, again)
+            self.say_all(node)
 
     @precondition(lambda self: self.living())
     @rule(pick=PICK, begin=st.booleans())
@@ -650,12 +675,13 @@ class Machine(RuleBasedStateMachine):
                     first = node.hand[0]
                     assert first.wanted or (node.peer, first.keys[-1]) in killed
 
+    @precondition(lambda self: not self.barren)
     @rule()
     def no_daemon_can_be_had(self) -> None:
         self.barren = True
         self.tell(0, Barren(CRASH), False)
 
-    @precondition(lambda self: self.numbers > 60)
+    @precondition(lambda self: self.numbers > 60 and not self.draining)
     @rule()
     def drain(self) -> None:
         self.draining = True
@@ -663,14 +689,30 @@ class Machine(RuleBasedStateMachine):
             self.answer_missing(standing, max(0, self.kept - len(self.nodes)), Kind.DECLINED)
         self.tell(0, Drain(), False)
 
-    @precondition(lambda self: self.clients())
-    @rule(pick=PICK, which=PICK, hold=HOLD)
-    def client_breaks_the_rules(self, pick: int, which: int, hold: bool) -> None:
-        user = choose_from(self.clients(), pick)
+    @rule(who=st.sampled_from(["client", "daemon", "stranger"]), pick=PICK, which=PICK, hold=HOLD)
+    def somebody_breaks_the_rules(self, who: str, pick: int, which: int, hold: bool) -> None:
+        if who == "client" and self.clients():
+            user = choose_from(self.clients(), pick)
+            user.cut = True
+            self.break_rules(user.peer, choose_from(self.bad_of_clients(user), which), hold)
+        elif who == "daemon" and self.living():
+            node = choose_from(self.living(), pick)
+            node.dead = True
+            self.break_rules(node.peer, choose_from(self.bad_of_daemons(node), which), hold)
+        else:
+            hello = Joined(Role.DAEMON, Hello(VERSION + 1))
+            bad = (hello, Done((Outcome(1, Kind.VALUE),)), Submit(()), Printed(1, ""))
+            self.break_rules(self.number(), choose_from(bad, which), hold)
+
+    def break_rules(self, peer: int, event: Event, hold: bool) -> None:
+        self.rude.add(peer)
+        self.tell(peer, event, hold)
+
+    def bad_of_clients(self, user: User) -> list[Event]:
         new, old = user.last + 1, user.last
         known = next(iter(user.functions), 0)
         mine = Function(known or 5, "f", b"")
-        bad: list[Event] = [
+        return [
             Submit((Task(new, NOBODY, b""),)),
             Submit((Task(old, 5, b""),), () if known == 5 else (Function(5, "f", b""),)),
             Submit((Task(new, mine.number, b""),), (mine, mine)),
@@ -684,36 +726,17 @@ class Machine(RuleBasedStateMachine):
             Illegal("nonsense"),
             Joined(Role.CLIENT, Hello(VERSION)),
         ]
-        self.break_rules(user, choose_from(bad, which), hold)
 
-    @precondition(lambda self: self.living())
-    @rule(pick=PICK, which=PICK, hold=HOLD)
-    def daemon_breaks_the_rules(self, pick: int, which: int, hold: bool) -> None:
-        node = choose_from(self.living(), pick)
+    def bad_of_daemons(self, node: Node) -> list[Event]:
         key = node.current or NOBODY
-        bad: list[Event] = [
-            *(Done((Outcome(key, Kind.VALUE), Outcome(key, kind))) for kind in (3, 4, 5)),
+        return [
+            *(Done((Outcome(key, Kind.VALUE), Outcome(key, kind))) for kind in NOT_FOR_DAEMONS),
             Submit(()),
             Cancel((1,)),
             Scale(3),
             Run(()),
             Joined(Role.DAEMON, Hello(VERSION)),
         ]
-        node.dead = True
-        self.break_rules(node, choose_from(bad, which), hold)
-
-    def break_rules(self, peer: User | Node, event: Event, hold: bool) -> None:
-        self.rude.add(peer.peer)
-        if isinstance(peer, User):
-            peer.cut = True
-        self.tell(peer.peer, event, hold)
-
-    @rule(version=st.booleans(), hold=HOLD)
-    def stranger(self, version: bool, hold: bool) -> None:
-        peer = self.number()
-        self.rude.add(peer)
-        hello = Joined(Role.DAEMON, Hello(VERSION + 1))
-        self.tell(peer, hello if version else Done((Outcome(1, Kind.VALUE),)), hold)
 
     # ── the core's turn ──────────────────────────────────────────────────────────────────
 
@@ -834,12 +857,13 @@ class Machine(RuleBasedStateMachine):
                 or any(self.users[call.client].daemon == node.peer for call in failed)
             )
         ]
+        assert lenders, "nobody waits for them"
         for call in failed:
             assert call.depth, "an outermost task failed"
             for node in self.nodes.values():
                 fits = set(call.tags) <= set(node.tags) and not node.leaving
                 assert node in lenders or not fits, "somebody could have done it"
-        assert self.barren or len(self.nodes) >= self.to_be_had(len(lenders))
+        assert self.barren or len(self.staying()) >= self.to_be_had(len(lenders))
 
     def to_be_had(self, lenders: int) -> int:
         """How many daemons there should be where so many lend."""
@@ -868,16 +892,17 @@ class Machine(RuleBasedStateMachine):
             assert {id: job.task.payload for id, job in jobs.items()} == pending
         lenders = [node for node in self.nodes.values() if self.lends(node)]
         free = [node for node in self.nodes.values() if self.is_free(node)]
-        moving = any(node.hand and node not in lenders for node in self.nodes.values())
-        held_back = 2 * len(lenders) > len(self.nodes) and (
-            moving or any(node.recalled for node in lenders)
+        moving = any(
+            node.recalled or (node.hand and node not in lenders) for node in self.nodes.values()
         )
+        short = 2 * len(lenders) > len(self.nodes) and moving
         for call in waiting:
             fits = any(set(call.tags) <= set(node.tags) for node in free)
-            assert not fits or (held_back and not call.depth), "work waits beside the idle"
-        nested = [call for call in waiting if call.depth]
-        if nested and lenders and len(lenders) == len(self.nodes) and not self.barren:
-            assert len(self.nodes) < self.to_be_had(len(lenders)), "they wait for ever"
+            assert not fits or (short and not call.depth), "work waits beside the idle"
+        if not moving and len(self.staying()) >= self.to_be_had(len(lenders)):
+            for call in waiting:
+                fits = any(set(call.tags) <= set(node.tags) for node in lenders)
+                assert not call.depth or not fits, "they wait for each other"
         assert self.lent <= len(lenders), "too many stand in"
         assert not waiting or self.lent == len(lenders), "too few stand in"
         unanswered = any(user.pending for user in self.users.values())
@@ -902,12 +927,11 @@ class Machine(RuleBasedStateMachine):
     def clients(self) -> list[User]:
         return [user for user in self.users.values() if not user.cut]
 
-    def insiders(self) -> list[User]:
-        """Return the clients in daemons' processes whose daemon is busy."""
-        return [user for user in self.clients() if user.daemon and self.nodes[user.daemon].hand]
-
     def living(self) -> list[Node]:
         return [node for node in self.nodes.values() if not node.dead]
+
+    def staying(self) -> list[Node]:
+        return [node for node in self.nodes.values() if not node.leaving]
 
     def waiting(self) -> list[Call]:
         pending = [call for user in self.users.values() for call in user.pending.values()]
@@ -919,8 +943,8 @@ class Machine(RuleBasedStateMachine):
         return [call for user in users for call in user.pending.values()]
 
     def waits(self, node: Node) -> bool:
-        """Whether a daemon's task can wait for something: not for what is in the same hand."""
-        return any(call.daemon != node.peer for call in self.inside(node))
+        """Whether the task that a daemon runs waits for what it has submitted."""
+        return any(call.parent == node.current for call in self.inside(node))
 
     def lends(self, node: Node) -> bool:
         return bool(node.hand) and bool(self.inside(node))
@@ -986,7 +1010,7 @@ class Machine(RuleBasedStateMachine):
 
     def help(self, standing: bool) -> None:
         """Have a daemon join, where one was to be expected; else nothing would ever happen."""
-        staying = [node for node in self.nodes.values() if not node.leaving]
+        staying = self.staying()
         if standing or len(staying) < self.to_be_had(self.lent):
             self.daemon_joins((), True, False)
             return
