@@ -413,22 +413,35 @@ class Dispatcher:
         self._check(client, Submit(tasks))
         if event.call.function not in client.functions:
             raise ProtocolError("a call of an unknown function")
-        if len(client.standing) >= MAX_STANDING:
+        if len(client.standing) > MAX_STANDING:
             raise ProtocolError(f"more than {MAX_STANDING} calls for every daemon")
         if self._draining:
             self._decline(client, tasks)
             return
         entry = client.functions[event.call.function]
+        self._retire_like(client, entry, event.call)
         entry.uses += 1
         client.last = max((client.last, *event.ids))
         standing = Standing(client.peer, entry, event.call, deque(event.ids))
         client.standing.append(standing)
         self._standing.append(standing)
-        for daemon in self._daemons.values():
-            if not daemon.leaving:
-                self._pin(standing, daemon, now)
+        staying = [daemon for daemon in self._daemons.values() if not daemon.leaving]
+        for daemon in staying:
+            self._pin(standing, daemon, now)
         if self._barren is not None and not self._daemons:
             self._answer_missing(standing, 0, _lost(self._barren))
+        coming = max(0, self._kept - len(staying))
+        self._answer_missing(standing, coming, Outcome(0, Kind.CANCELLED))
+
+    def _retire_like(self, client: Client, entry: FunctionEntry, call: Task) -> None:
+        """Forget a call that is made once more: later daemons need to hear it only once."""
+        for standing in client.standing:
+            same = standing.function is entry and standing.call.payload == call.payload
+            if same and not (call.blobs or standing.call.blobs or standing.ids):
+                client.standing.remove(standing)
+                self._standing.remove(standing)
+                self._release(entry)
+                return
 
     def _pin(self, standing: Standing, daemon: Daemon, now: float) -> None:
         """Give the call to this daemon, behind what it has."""
@@ -463,7 +476,8 @@ class Dispatcher:
 
     def _expect_no_more(self, answer: Outcome) -> None:
         """Say of all answers but those of the daemons that are still to be kept: none will come."""
-        coming = max(0, self._kept - len(self._daemons))
+        staying = sum(not daemon.leaving for daemon in self._daemons.values())
+        coming = max(0, self._kept - staying)
         for standing in self._standing:
             self._answer_missing(standing, coming, answer)
 

@@ -16,6 +16,7 @@ from typing import Any
 from dispatcher import wire
 from dispatcher.messages import Cancel, Everywhere, Function, Message, Submit, Task
 from mirai._budget import Load
+from mirai._errors import MiraiError
 from mirai._future import Mirai
 from mirai._options import TaskOptions
 from mirai._pending import Pending
@@ -25,6 +26,8 @@ from mirai._streams import Streams
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """The arguments and keywords of one call."""
 
+MAX_STANDING = 1_000
+"""How many calls for every daemon the dispatcher keeps for us."""
 KNOWN_FUNCTIONS = 512
 """How many functions the dispatcher keeps for us; those used longest ago are forgotten."""
 
@@ -127,6 +130,7 @@ class Outbox:
         self._box = Gathered()
         self._cancels: deque[int] = deque()
         self._forgets: deque[int] = deque()
+        self._standing: set[tuple[int, Packed]] = set()  # calls for every daemon
 
     def __bool__(self) -> bool:
         """Whether there is anything to send.  A function never comes without a task."""
@@ -178,6 +182,7 @@ class Outbox:
     ) -> list[Mirai[Any]]:
         """Add a call for every daemon; return the mirais of the first so many answers."""
         number = self._number(parcel)
+        self._stand((number, parcel.payloads[0]))
         call = Task(next(self._ids), number, *parcel.payloads[0])
         name = parcel.label.partition(":")[0]
         mirais: list[Mirai[Any]] = []
@@ -187,6 +192,16 @@ class Outbox:
             mirais.append(mirai)
         self._box.standing.append((mirais, call))
         return mirais
+
+    def _stand(self, call: tuple[int, Packed]) -> None:
+        """Note a call for every daemon.  Raises MiraiError if there are too many."""
+        self._standing.add(call)
+        if len(self._standing) > MAX_STANDING:
+            self._standing.remove(call)
+            raise MiraiError(
+                f"everywhere() is for at most {MAX_STANDING:,} different calls: each is made on"
+                " every daemon that joins later"
+            )
 
     def cancel(self, mirai: Mirai[Any]) -> None:
         """Tell the dispatcher that nobody wants this task any more."""

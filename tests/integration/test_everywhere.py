@@ -147,6 +147,14 @@ class TestRefusals:
         with daemons(1), pytest.raises(MiraiError, match="inside a task"):
             mirai(everywhere, abs, 1).result()
 
+    def test_too_many_different_calls(self) -> None:
+        with daemons(1):
+            for number in range(1_000):
+                everywhere(abs, number)
+            with pytest.raises(MiraiError, match="different calls"):
+                everywhere(abs, -1)
+            assert mirai(abs, -2).result() == 2
+
     def test_after_the_end(self) -> None:
         pool = daemons(1)
         daemons(0)

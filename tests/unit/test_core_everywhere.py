@@ -8,17 +8,13 @@ from test_core import CLIENT, CRASH, D1, D2, D3, OTHER, TINY, F, Pool, answers, 
 from dispatcher.events import (
     Barren,
     Command,
-    Joined,
     Keep,
     Lost,
     Role,
 )
 from dispatcher.messages import (
-    VERSION,
     Cancel,
     Everywhere,
-    Hello,
-    Interrupt,
     Kind,
     Leave,
     Recall,
@@ -33,11 +29,19 @@ from dispatcher.messages import (
 LONG = 600.0
 
 
-def everywhere(pool: Pool, *ids: int) -> list[Command]:
-    """Send the call, and the function F with it if the client has not sent that yet."""
+def awaiting(count: int) -> Pool:
+    """Return a pool that keeps so many daemons, none of which has joined yet."""
+    pool = Pool()
+    pool.step((CLIENT, Scale(count)))
+    return pool
+
+
+def everywhere(pool: Pool, *ids: int, payload: bytes | None = None) -> list[Command]:
+    """Send a call, and the function F before it if the client has not sent that yet."""
     if F.number not in pool.core._clients[CLIENT].functions:
         pool.step((CLIENT, Submit((), (F,))))
-    return pool.step((CLIENT, Everywhere(ids, task(0))))
+    payload = b"%d" % pool.core._keys if payload is None else payload  # unlike those before
+    return pool.step((CLIENT, Everywhere(ids, task(0, payload=payload))))
 
 
 def test_each_daemon_runs_it_once_and_answers_under_its_own_id() -> None:
@@ -50,7 +54,7 @@ def test_each_daemon_runs_it_once_and_answers_under_its_own_id() -> None:
 
 
 def test_a_later_daemon_runs_it_before_its_first_task() -> None:
-    pool = Pool()
+    pool = awaiting(1)
     everywhere(pool, 1)
     pool.submit(5)
     commands = pool.join(D1, Role.DAEMON)
@@ -68,7 +72,7 @@ def test_what_nobody_waits_for_is_run_and_dropped() -> None:
 
 
 def test_calls_come_in_the_order_in_which_they_were_made() -> None:
-    pool = Pool()
+    pool = awaiting(1)
     everywhere(pool, 1)
     everywhere(pool, 2)
     assert given(pool.join(D1, Role.DAEMON), D1) == [1, 2]
@@ -119,7 +123,8 @@ def test_a_daemon_that_leaves_hands_it_back_as_cancelled() -> None:
 
 
 def test_answers_for_which_no_daemon_will_come_are_given_up() -> None:
-    pool = Pool([D1])
+    pool = awaiting(3)
+    pool.join(D1, Role.DAEMON)
     everywhere(pool, 1, 2, 3)
     commands = pool.step((CLIENT, Scale(2)))
     assert answers(commands) == {3: Kind.CANCELLED}
@@ -132,7 +137,7 @@ def test_answers_for_which_no_daemon_will_come_are_given_up() -> None:
 
 
 def test_a_pool_whose_daemons_sleep_is_woken_by_it() -> None:
-    pool = Pool()
+    pool = awaiting(1)
     everywhere(pool)
     assert not pool.core.has_waiting()
     everywhere(pool, 1)
@@ -171,45 +176,23 @@ def test_its_function_must_be_known() -> None:
 
 def test_there_is_a_limit() -> None:
     pool = Pool()
-    for _ in range(1_000):
-        assert sent(everywhere(pool), CLIENT, Refused) == []
-    assert len(sent(everywhere(pool), CLIENT, Refused)) == 1
+    for number in range(1_001):
+        assert sent(everywhere(pool, payload=b"%d" % number), CLIENT, Refused) == []
+    assert len(sent(everywhere(pool, payload=b"too many"), CLIENT, Refused)) == 1
 
 
-def test_a_daemon_that_leaves_in_the_same_turn_has_it_before_it_is_recalled() -> None:
-    """Else it would hand back nothing, begin nothing, and never be stopped."""
+def test_the_same_call_again_takes_the_place_of_the_former() -> None:
     pool = Pool([D1])
-    pool.step((CLIENT, Submit((), (F,))))
-    commands = pool.step((CLIENT, Everywhere((1,), task(0))), (D1, Leave()))
-    assert [type(command.message) for command in commands] == [Run, Recall]
-    commands = pool.step((D1, Returned((1,))))
-    assert answers(commands) == {1: Kind.CANCELLED}
-    assert sent(commands, D1, Stop) == [Stop()]
+    everywhere(pool, 1, payload=b"a")
+    everywhere(pool, 2, payload=b"b")
+    everywhere(pool, 3, payload=b"a")
+    assert pool.hand(D1) == [1, 2, 3]
+    (run,) = sent(pool.join(D2, Role.DAEMON), D2, Run)
+    assert [each.payload for each in run.tasks] == [b"b", b"a"]
 
 
-def test_it_is_interrupted_after_it_has_come() -> None:
-    pool = Pool([D1])
-    pool.step((CLIENT, Submit((), (F,))))
-    commands = pool.step((CLIENT, Everywhere((1,), task(0))), (CLIENT, Cancel((1,))))
-    assert [type(command.message) for command in commands] == [Run, Interrupt]
-
-
-def test_a_report_says_since_when_it_runs() -> None:
-    pool = Pool([D1])
-    pool.now += 5.0
-    everywhere(pool, 1)
-    pool.now += 2.0
-    (report,) = pool.report().daemons
-    assert (report.task, report.seconds) == ("f", pytest.approx(2.0))
-
-
-def test_a_task_that_calls_every_daemon_waits_for_them() -> None:
-    """No client of ours does it; one that does must not confuse the core."""
-    pool = Pool([D1])
-    pool.submit(1)
-    inner = 99
-    pool.step((inner, Joined(Role.CLIENT, Hello(VERSION, f"host{D1}", D1))))
-    pool.step((D1, Leave()))  # so that none of it is for D1
-    pool.step((inner, Submit((), (F,))), (inner, Everywhere((1,), task(0))))
-    pool.join(D2, Role.DAEMON)
-    assert D1 in pool.core._lending
+def test_answers_beyond_those_of_daemons_that_stay_or_come_are_given_up() -> None:
+    pool = Pool([D1, D2])
+    pool.submit(1, 2)
+    pool.step((D1, Leave()))
+    assert answers(everywhere(pool, 3, 4)) == {4: Kind.CANCELLED}
