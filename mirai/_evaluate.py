@@ -28,22 +28,29 @@ class Evaluator:
         let_through: tuple[type[BaseException], ...] = (),
         cleanup: Cleanup | None = None,
         reducer: Reducer | None = None,
+        *,
+        lasting: bool = True,
     ) -> None:
         """``let_through``: what a task raises of these is raised here, and is no outcome.
 
         ``cleanup``: what ``clean_up`` does after each task; None: nothing.  ``reducer`` knows how
-        to pickle some of the objects that tasks return or raise.
+        to pickle some of the objects that tasks return or raise.  ``lasting``: coroutines share
+        an event loop, and so must all be evaluated by the same thread, one after the other.
         """
         self._let_through = let_through
         self._cleanup = cleanup
         self._reducer = reducer
+        self._lasting = lasting
         self._keeps = False
         self._definitions: dict[int, Function] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
         self._runner: asyncio.Runner | None = None
 
     def learn(self, functions: tuple[Function, ...], forget: tuple[int, ...]) -> None:
-        """Know these functions, which are unpickled when they are first called."""
+        """Know these functions, which are unpickled when they are first called.
+
+        A ``fresh`` one is unpickled for each task: what one changes in it, no other sees.
+        """
         for function in functions:
             self._definitions[function.number] = function
         for number in forget:
@@ -112,13 +119,18 @@ class Evaluator:
         fn = self._functions.get(number)
         if fn is None:
             definition = self._definitions[number]
-            fn = self._functions[number] = unpack(definition.payload, definition.blobs)
+            fn = unpack(definition.payload, definition.blobs)
+            if not definition.fresh:
+                self._functions[number] = fn
         return fn
 
     def _await(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine on a loop that lives as long as the daemon, unless it is stopped."""
+        """Run a coroutine: on a loop that lasts, unless it is stopped, or on one of its own."""
         import asyncio
 
+        if not self._lasting:
+            with asyncio.Runner() as runner:
+                return runner.run(coroutine, context=copy_context())
         if self._runner is None:
             self._runner = asyncio.Runner()
         try:

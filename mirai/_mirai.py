@@ -24,7 +24,9 @@ class Verb:
 
     ``fn`` may be anything that can be called: a lambda, a closure, a method, a partial, a
     function of ``__main__`` or of a notebook, or an ``async def``, which runs on the daemon's
-    event loop.  Arguments are pickled now, so changing them afterwards changes nothing.
+    event loop.  Arguments are pickled now, so changing them afterwards changes nothing.  What a
+    call changes in ``fn`` itself (a method's object, say) changes nothing for other tasks, unless
+    ``fn`` is large (a model, say): then it is unpickled once on each daemon, and kept.
 
     Where no daemons are set, one new process is started for this task alone.
 
