@@ -44,6 +44,7 @@ class Evaluator:
         self._keeps = False
         self._definitions: dict[int, Function] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
+        self._latest: dict[int, Callable[..., Any]] = {}  # of those that are fresh for each task
         self._runner: asyncio.Runner | None = None
 
     def learn(self, functions: tuple[Function, ...], forget: tuple[int, ...]) -> None:
@@ -56,6 +57,7 @@ class Evaluator:
         for number in forget:
             self._definitions.pop(number, None)
             self._functions.pop(number, None)
+            self._latest.pop(number, None)
 
     def evaluate(self, task: Task, *, keep: bool = False) -> Outcome:
         """Call what the task says.  The outcome is a value, or an error of whatever kind.
@@ -120,7 +122,9 @@ class Evaluator:
         if fn is None:
             definition = self._definitions[number]
             fn = unpack(definition.payload, definition.blobs)
-            if not definition.fresh:
+            if definition.fresh:
+                self._latest[number] = fn  # as long as this lives, its classes are known
+            else:
                 self._functions[number] = fn
         return fn
 

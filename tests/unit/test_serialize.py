@@ -7,6 +7,7 @@ import functools
 import importlib
 import math
 import pickle
+import random
 import sys
 import threading
 import types
@@ -344,6 +345,51 @@ def is_cached(make: Callable[[], Any]) -> bool:
     """Whether the second of two packings comes from the cache."""
     pickles = FunctionPickles()
     return pickles.pack(make()) is pickles.pack(make())
+
+
+def changes(fn: object) -> bool:
+    """Whether it may change in place."""
+    return FunctionPickles().find(fn)[1]
+
+
+def test_what_may_change_in_place() -> None:
+    box = [1]
+    assert changes(lambda: box)
+    assert changes(box.append)
+    assert changes(functools.partial(importable, 1))
+    assert not changes(lambda: FACTOR)
+    assert not changes(importable)
+
+
+def test_what_a_function_remembers_is_no_change() -> None:
+    @functools.lru_cache
+    def deep(n: int) -> int:
+        return n and deep(n - 1) + FACTOR
+
+    assert not changes(deep)
+    assert not changes(lambda: deep(3))
+    pickles = FunctionPickles()
+    assert pickles.pack(deep) is pickles.pack(deep)
+    assert call(pickles.pack(deep), 3) == 6
+
+    @functools.lru_cache
+    def of_table(name: str) -> int:
+        return TABLE[name]
+
+    assert changes(of_table)
+
+
+def test_global_generators_are_those_of_each_process() -> None:
+    np = pytest.importorskip("numpy")
+    draws = (random.random, random.gauss, np.random.normal, np.random.random)
+    for fn in draws:
+        assert len(dumps(fn)) < 300  # no state
+        assert unpack(dumps(fn), ()).__self__ is fn.__self__
+    own = random.Random(1), np.random.RandomState(1)
+    for generator in own:
+        copy = unpack(dumps(generator), ())
+        assert copy is not generator
+        assert copy.random() == generator.random()
 
 
 def make_adder(x: Any) -> Callable[[Any], Any]:
