@@ -9,10 +9,10 @@ import functools
 import gc
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-import cloudpickle
 import pytest
 
 import mirai._evaluate
@@ -134,9 +134,6 @@ class Counter:
         self.count += 1
         return self.count
 
-    def kind(self) -> int:
-        return id(type(self))
-
 
 def test_a_fresh_function_is_as_it_was_sent_for_each_task(evaluator: Evaluator) -> None:
     payload, _ = pack(Counter())
@@ -148,19 +145,29 @@ def test_a_fresh_function_is_as_it_was_sent_for_each_task(evaluator: Evaluator) 
     assert evaluator.evaluate(Task(1, 6, *empty)).kind is Kind.ERROR
 
 
+def note_kind(kind: type) -> None:
+    """Remember a class, in this process, but do not keep it alive."""
+    STEPS.setdefault("kinds", []).append(weakref.ref(kind))
+
+
 def test_the_classes_of_a_fresh_function_stay_the_same(evaluator: Evaluator) -> None:
-    made = cloudpickle.loads(  # a class of nowhere, which is pickled by value
-        cloudpickle.dumps(type("Made", (), {"kind": Counter.kind, "__module__": "__main__"}))
-    )
-    evaluator.learn((Function(6, "fresh", *pack(made().kind), fresh=True),), ())
-    payload, blobs = pack(((), {}))
-    del made
-    gc.collect()
-    found = set()
-    for _ in range(5):
-        found.add(value(evaluator.evaluate(Task(1, 6, payload, blobs))))
+    def make() -> Callable[[], None]:
+        class Made:
+            def note(self) -> None:
+                note_kind(type(self))
+
+        return Made().note
+
+    payload, _ = pack(make())
+    evaluator.learn((Function(6, "fresh", payload, fresh=True),), ())
+    STEPS.clear()
+    gc.collect()  # the class that was sent
+    empty = pack(((), {}))
+    for _ in range(2):
+        assert evaluator.evaluate(Task(1, 6, *empty)).kind is Kind.VALUE
         gc.collect()
-    assert len(found) == 1
+    first, second = STEPS.pop("kinds")
+    assert first() is second() is not None
 
 
 # ── errors ───────────────────────────────────────────────────────────────────────────────
