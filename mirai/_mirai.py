@@ -7,9 +7,10 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from typing import Any, ParamSpec, TypeVar, overload
 
+from mirai._constant import Constant
 from mirai._errors import MiraiError
 from mirai._future import Mirai, Value
-from mirai._map import Constant, MiraiDict, MiraiMap, MiraiStream, elements_of
+from mirai._map import MiraiDict, MiraiMap, MiraiStream, elements_of
 from mirai._options import DEFAULTS, Seconds, TaskOptions
 from mirai._pool_options import check_tags
 from mirai._profiles import current_profile, ephemeral, on_daemon, pool_of, require_pool

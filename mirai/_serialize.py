@@ -23,6 +23,7 @@ import cloudpickle.cloudpickle as _cloudpickle
 from zmq import Frame
 
 from dispatcher.messages import Blob
+from mirai._constant import Constant
 from mirai._errors import SerializationError
 
 LARGE = 64 * 1024
@@ -303,6 +304,8 @@ class FunctionPickles:
 
         Raises SerializationError.
         """
+        if type(fn) is partial or type(fn) is Constant:
+            return pack(fn, self._reducer), _fingerprint(_bound(fn)) is None  # too many to keep
         fingerprint = _fingerprint(fn)
         if fingerprint is None:
             return pack(fn, self._reducer), True
@@ -317,6 +320,13 @@ class FunctionPickles:
         if len(self._known) > self._size:
             self._known.popitem(last=False)
         return packed, False
+
+
+def _bound(call: partial[Any] | Constant) -> tuple[object, ...]:
+    """Return what the pickle of a function with arguments depends on."""
+    if isinstance(call, Constant):
+        return call.__wrapped__, call.args, *call.kwargs.values()
+    return call.func, call.args, *call.keywords.values(), *vars(call).values()
 
 
 def _fingerprint(fn: object) -> list[object] | None:

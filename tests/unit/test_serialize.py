@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from dispatcher import wire
 from dispatcher.messages import Blob, FromClient, Submit, Task
 from mirai import SerializationError
+from mirai._constant import Constant
 from mirai._serialize import LARGE, FunctionPickles, Packed, dumps, function_name, pack, unpack
 
 Point = namedtuple("Point", "x y")
@@ -356,7 +357,13 @@ def test_what_may_change_in_place() -> None:
     box = [1]
     assert changes(lambda: box)
     assert changes(box.append)
-    assert changes(functools.partial(importable, 1))
+    assert changes(functools.partial(importable, box))
+    assert changes(functools.partial(importable, x=box))
+    assert changes(functools.partial(box.append, 1))
+    assert changes(Constant(importable, (box,), {}))
+    assert changes(Constant(importable, (), {"x": box}))
+    assert not changes(Constant(importable, (1,), {"x": "text"}))
+    assert not changes(functools.partial(lambda x: x, 1))
     assert not changes(lambda: FACTOR)
     assert not changes(importable)
 
