@@ -508,7 +508,7 @@ class Dispatcher:
         if len(client.estimates) >= MAX_ESTIMATES:
             client.estimates.clear()
         estimate = client.estimates.setdefault(function.name, Estimate())
-        definition = Function(self._numbers, function.name, function.payload, function.blobs)
+        definition = structs.replace(function, number=self._numbers)
         client.functions[function.number] = FunctionEntry(definition, estimate)
 
     def _cancel(self, client: Client, ids: Sequence[int], now: float) -> None:

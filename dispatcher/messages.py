@@ -65,6 +65,8 @@ class Function(_Part, frozen=True):
     name: str
     payload: bytes
     blobs: tuple[Blob, ...] = ()
+    fresh: bool = False
+    """Whether each task gets a new one, since it may change when it is called."""
 
 
 class Task(_Part, frozen=True):

@@ -224,6 +224,10 @@ class Channel:
         """Return a mirai that is settled once no task is pending."""
         return self._request("drained", lambda requests, it: requests.drains.append(it))
 
+    def flush_printed(self) -> None:
+        """Wait until what tasks have printed is written, that of all that have ended."""
+        self._printer.flush()
+
     def close(self, error: MiraiError) -> None:
         """End the channel: settle what is pending as cancelled, with ``error``.  Idempotent."""
         self._finish(error, cancelled=True)

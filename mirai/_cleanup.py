@@ -38,7 +38,8 @@ class Cleanup:
         for name in ("putenv", "unsetenv"):
             _wrap(os, name, self._touch)
         for name in ("seed", "setstate"):
-            _wrap(random, name, self._spoil)
+            for owner in (random, random._inst):
+                _wrap(owner, name, self._spoil)
         _wrap(signal, "signal", self._note_signal)
         self.keep()
         self.stale = False
@@ -52,6 +53,7 @@ class Cleanup:
         self._filters: Any = warnings.filters
         self._filter_list = list(self._filters)
         self._signals.clear()
+        self._streams = sys.stdout, sys.stderr
         self._look_for_numpy()
 
     def restore(self) -> None:
@@ -64,6 +66,9 @@ class Cleanup:
             self._restore_filters()
         if self._signals:
             self._restore_signals()
+        out, err = self._streams
+        if sys.stdout is not out or sys.stderr is not err:
+            sys.stdout, sys.stderr = out, err
         if not self._watches_numpy and NUMPY in sys.modules:
             self._look_for_numpy()
 
@@ -117,9 +122,9 @@ class Cleanup:
             self._watches_numpy = self.stale = True
 
 
-def _wrap(module: ModuleType, name: str, note: Callable[..., None]) -> None:
-    """Have a function of a module say when, and with what, it is called."""
-    original = getattr(module, name, None)
+def _wrap(owner: object, name: str, note: Callable[..., None]) -> None:
+    """Have a function of a module, or a method, say when, and with what, it is called."""
+    original = getattr(owner, name, None)
     if original is None:
         return
 
@@ -129,8 +134,9 @@ def _wrap(module: ModuleType, name: str, note: Callable[..., None]) -> None:
         return original(*args, **kwargs)
 
     noting.__qualname__ = name  # so that it is pickled as the module's
-    noting.__module__ = module.__name__
-    setattr(module, name, noting)
+    if isinstance(owner, ModuleType):
+        noting.__module__ = owner.__name__
+    setattr(owner, name, noting)
 
 
 def _directory() -> bytes:

@@ -53,7 +53,7 @@ from mirai._limits import NO_LIMITS, Limits
 from mirai._link import Link
 from mirai._plan import read_init
 from mirai._printed import Printout, Spool, record
-from mirai._profiles import DEFAULT, Home, cancel_inner, inner_mark, mark_daemon
+from mirai._profiles import DEFAULT, Home, cancel_inner, flush_inner, inner_mark, mark_daemon
 from mirai._serial import Serial
 
 SWITCH_INTERVAL = 0.0005
@@ -230,6 +230,8 @@ class Daemon:
         if self._struck:
             self._struck = False
             cancel_inner(mark)  # nobody will ask for them
+        if self._spool is not None:
+            flush_inner()  # it is printed in this task's name
         if self._printout.tails:
             outcome = structs.replace(outcome, log=self._printout.take(task.id))
         return outcome

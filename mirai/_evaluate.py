@@ -28,27 +28,36 @@ class Evaluator:
         let_through: tuple[type[BaseException], ...] = (),
         cleanup: Cleanup | None = None,
         reducer: Reducer | None = None,
+        *,
+        lasting: bool = True,
     ) -> None:
         """``let_through``: what a task raises of these is raised here, and is no outcome.
 
         ``cleanup``: what ``clean_up`` does after each task; None: nothing.  ``reducer`` knows how
-        to pickle some of the objects that tasks return or raise.
+        to pickle some of the objects that tasks return or raise.  ``lasting``: coroutines share
+        an event loop, and so must all be evaluated by the same thread, one after the other.
         """
         self._let_through = let_through
         self._cleanup = cleanup
         self._reducer = reducer
+        self._lasting = lasting
         self._keeps = False
         self._definitions: dict[int, Function] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
+        self._latest: dict[int, Callable[..., Any]] = {}  # of those that are fresh for each task
         self._runner: asyncio.Runner | None = None
 
     def learn(self, functions: tuple[Function, ...], forget: tuple[int, ...]) -> None:
-        """Know these functions, which are unpickled when they are first called."""
+        """Know these functions, which are unpickled when they are first called.
+
+        A ``fresh`` one is unpickled for each task: what one changes in it, no other sees.
+        """
         for function in functions:
             self._definitions[function.number] = function
         for number in forget:
             self._definitions.pop(number, None)
             self._functions.pop(number, None)
+            self._latest.pop(number, None)
 
     def evaluate(self, task: Task, *, keep: bool = False) -> Outcome:
         """Call what the task says.  The outcome is a value, or an error of whatever kind.
@@ -112,13 +121,20 @@ class Evaluator:
         fn = self._functions.get(number)
         if fn is None:
             definition = self._definitions[number]
-            fn = self._functions[number] = unpack(definition.payload, definition.blobs)
+            fn = unpack(definition.payload, definition.blobs)
+            if definition.fresh:
+                self._latest[number] = fn  # as long as this lives, its classes are known
+            else:
+                self._functions[number] = fn
         return fn
 
     def _await(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine on a loop that lives as long as the daemon, unless it is stopped."""
+        """Run a coroutine: on a loop that lasts, unless it is stopped, or on one of its own."""
         import asyncio
 
+        if not self._lasting:
+            with asyncio.Runner() as runner:
+                return runner.run(coroutine, context=copy_context())
         if self._runner is None:
             self._runner = asyncio.Runner()
         try:

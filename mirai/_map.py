@@ -6,11 +6,9 @@ import threading
 from collections import deque
 from collections.abc import (
     AsyncIterator,
-    Callable,
     Generator,
     Iterable,
     Iterator,
-    Mapping,
     Sequence,
 )
 from functools import partial
@@ -335,20 +333,6 @@ class _Finished(Generic[K, T]):
                 return self._ended.popleft()
             self._bell = Mirai()
             return None
-
-
-class Constant:
-    """A function with arguments that are the same for all elements, and sent once."""
-
-    def __init__(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> None:
-        self.__wrapped__ = fn
-        self.args = args
-        self.kwargs = dict(kwargs)
-
-    def __call__(self, /, *element: Any, **columns: Any) -> Any:
-        return self.__wrapped__(*element, *self.args, **columns, **self.kwargs)
 
 
 def elements_of(iterables: tuple[Any, ...]) -> Iterator[Call]:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from typing import Any, ParamSpec, TypeVar, overload
 
+from mirai._constant import Constant
 from mirai._errors import MiraiError
 from mirai._future import Mirai, Value
 from mirai._limits import seconds
-from mirai._map import Constant, MiraiDict, MiraiMap, MiraiStream, elements_of
+from mirai._map import MiraiDict, MiraiMap, MiraiStream, elements_of
 from mirai._options import DEFAULTS, Seconds, TaskOptions
 from mirai._pool_options import check_tags
 from mirai._profiles import current_profile, ephemeral, on_daemon, pool_of, require_pool
@@ -25,7 +26,9 @@ class Verb:
 
     ``fn`` may be anything that can be called: a lambda, a closure, a method, a partial, a
     function of ``__main__`` or of a notebook, or an ``async def``, which runs on the daemon's
-    event loop.  Arguments are pickled now, so changing them afterwards changes nothing.
+    event loop.  Arguments are pickled now, so changing them afterwards changes nothing.  What a
+    call changes in ``fn`` itself (a method's object, say) changes nothing for other tasks, unless
+    ``fn`` is large (a model, say): then it is unpickled once on each daemon, and kept.
 
     Where no daemons are set, one new process is started for this task alone.
 

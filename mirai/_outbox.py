@@ -44,6 +44,8 @@ class Parcel:
     options: TaskOptions
     loads: Sequence[Load] = ()
     """What each of the tasks takes of the memory budget, if there is one."""
+    fresh: bool = False
+    """Whether each task gets a function of its own, since it may change when it is called."""
     number: int = 0
     """What the sender of the parcel calls the function, until ``forget``; 0: nothing."""
 
@@ -142,9 +144,10 @@ class Outbox:
 
         Raises SerializationError.
         """
-        function = self._pickles.pack(fn)
+        function, changes = self._pickles.find(fn)
+        fresh = changes and bool(function[0]) and not function[1]
         payloads = [self.pack(call, options) for call in calls]
-        return Parcel(function, function_name(fn), payloads, options)
+        return Parcel(function, function_name(fn), payloads, options, fresh=fresh)
 
     def pack(self, call: Call, options: TaskOptions) -> Packed:
         """Pickle the payload of one task.  Raises SerializationError."""
@@ -236,7 +239,7 @@ class Outbox:
         if function is None:
             return parcel.number
         if parcel.number:
-            self._box.functions.append(Function(parcel.number, label, *function))
+            self._box.functions.append(Function(parcel.number, label, *function, parcel.fresh))
             return parcel.number
         known = self._known.get(function) if not function[1] else None
         if known is not None:
@@ -244,7 +247,7 @@ class Outbox:
             return known
         number = next(self._numbers)
         # First the box: a number must not be known that Ctrl-C keeps from being sent.
-        self._box.functions.append(Function(number, label, *function))
+        self._box.functions.append(Function(number, label, *function, parcel.fresh))
         if function[1]:
             self._box.forget.append(number)
             return number

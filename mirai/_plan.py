@@ -89,7 +89,7 @@ def _daemon_options(options: PoolOptions, profile: str) -> dict[str, Any]:
     if options.serial:
         found["serial"] = Serial(options.serial).encode()
     if options.init is not None:
-        payload, blobs = pack(options.init)
+        payload, blobs = pack(options.init, Serial(options.serial) or None)
         parts = [payload, *(blob.data for blob in blobs)]
         found["init"] = [base64.b64encode(part).decode() for part in parts]
     return found

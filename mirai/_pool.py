@@ -82,6 +82,8 @@ class Daemons:
                 memory=self._options.memory,
                 reducer=serial or None,
             )
+            if self._options.init is not None:
+                self._channel.call(self._options.init)
             return
         is_open = self._options.url.startswith("tcp://")
         guests = {role: KeyPair.new() for role in ("client", "daemon") if is_open}
@@ -187,6 +189,10 @@ class Daemons:
     def cancel_since(self, mark: int) -> None:
         """Cancel what was submitted after ``mark()`` had returned this."""
         self._open().cancel_since(mark)
+
+    def flush_printed(self) -> None:
+        """Wait until what the tasks that have ended have printed is written."""
+        self._open().flush_printed()
 
     # ── daemons ──────────────────────────────────────────────────────────────────────────
 

@@ -28,16 +28,21 @@ LINE = 8_192
 
 
 class _Owner(threading.local):
-    """The task in which this thread has first printed; 0: in none; None: not yet."""
+    """The task in which this thread has first printed; 0: in none; None: not yet, or ours."""
 
     task: int | None = None
+
+
+def _is_ours() -> bool:
+    """Whether this thread is one of mirai's own, such as that which prints for nested tasks."""
+    return threading.current_thread().name.startswith("mirai-")
 
 
 class Printout:
     """Knows what the running task has printed.  Other than a task's output is not its concern.
 
     What a thread prints is of the task in which it first did, so that one that is left behind
-    says nothing in another's name.
+    says nothing in another's name.  Mirai's own threads speak for the task that runs.
     """
 
     def __init__(self, current: Callable[[], int], spool: Spool | None = None) -> None:
@@ -56,9 +61,9 @@ class Printout:
         """This thread prints."""
         id = self._current()
         if threading.get_ident() != self._thread:
-            if self._owner.task is None:
+            if self._owner.task is None and not _is_ours():
                 self._owner.task = id
-            id = id if id == self._owner.task else 0
+            id = id if self._owner.task in (id, None) else 0
         if id and text:
             (self.tails.get(id) or self.tails.setdefault(id, Tail())).add(text)
             if self._spool is not None:
@@ -176,6 +181,10 @@ class Recorder(io.TextIOWrapper):
         count = super().write(text)
         self._note(text)
         return count
+
+    def close(self) -> None:
+        """Stay open: it is there for others too."""
+        self.flush()
 
 
 def record(note: Callable[[str], None]) -> None:

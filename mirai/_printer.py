@@ -23,6 +23,7 @@ class Printer:
         self._texts: list[str] = []
         self._size = 0
         self._dropped = 0  # lines
+        self._writing = False
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -35,17 +36,23 @@ class Printer:
             text = tagged(tag, text)
             self._texts.append(text)
             self._size += len(text)
+            self._writing = True
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="mirai-print", daemon=True)
                 with contextlib.suppress(RuntimeError):  # the interpreter is about to end
                     self._thread.start()
-            self._change.notify()
+            self._change.notify_all()
+
+    def flush(self) -> None:
+        """Wait until all is written that was added before, but not for ever."""
+        with self._change:
+            self._change.wait_for(lambda: not self._writing, FAREWELL)
 
     def close(self) -> None:
         """Wait until all is written, but not for ever."""
         with self._change:
             self._closed = True
-            self._change.notify()
+            self._change.notify_all()
             thread = self._thread
         if thread is not None and thread.is_alive():
             thread.join(FAREWELL)
@@ -61,6 +68,9 @@ class Printer:
     def _take(self) -> str:
         """Wait for something to write, and return it; return nothing when all is written."""
         with self._change:
+            if not self._texts:
+                self._writing = False
+                self._change.notify_all()
             self._change.wait_for(lambda: self._texts or self._closed)
             text = "".join(self._texts)
             if self._dropped:

@@ -29,6 +29,7 @@ from mirai._pool_options import (
 )
 from mirai._serial import Serial, SerialConfig, serial_configs
 from mirai._status import Status
+from mirai._streams import running
 
 DEFAULT = "default"
 
@@ -94,6 +95,8 @@ def daemons(
 
     With ``sync=True`` there is no process at all: each task is evaluated by the call of
     ``mirai`` itself, so that ``breakpoint()`` works in it; everything else looks the same.
+    ``init`` is then called once, here, and what it raises is raised by ``daemons``; ``env``,
+    ``cwd``, ``python``, ``output`` and the limits mean nothing.
 
     ``profile`` names the pool, where there are several; by default it is that of the block's
     ``use_profile``, or ``"default"``.
@@ -162,7 +165,7 @@ def daemons(
         tags=tags if callable(tags) else check_tags(tags),
         grace=seconds("grace", grace) if isinstance(grace, str) else grace,
     )
-    if _on_daemon and profile is None and n != 0 and not sync:
+    if on_daemon() and profile is None and n != 0 and not sync:
         raise MiraiError("daemons() inside a task: name the profile if you mean it")
     profile = current_profile() if profile is None else profile
     _replace(profile, None)
@@ -241,8 +244,8 @@ def use_profile(name: str) -> Iterator[None]:
 
 
 def on_daemon() -> bool:
-    """Return whether this code is evaluated by a daemon."""
-    return _on_daemon
+    """Return whether this code is evaluated by a daemon, or as by one with ``sync=True``."""
+    return _on_daemon or running.draws is not None
 
 
 def mark_daemon(home: Home | None) -> None:
@@ -274,6 +277,13 @@ def cancel_inner(mark: int | None) -> None:
     if _inner is not None:
         with contextlib.suppress(DispatcherLost):
             _inner.cancel_since(mark or 0)
+
+
+def flush_inner() -> None:
+    """Wait until what the tasks of a task here have printed is written."""
+    if _inner is not None:
+        with contextlib.suppress(DispatcherLost):
+            _inner.flush_printed()
 
 
 def _inner_pool(home: Home) -> Daemons:

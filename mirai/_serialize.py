@@ -13,6 +13,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial, update_wrapper
+from importlib import import_module
 from operator import is_
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ import cloudpickle.cloudpickle as _cloudpickle
 from zmq import Frame
 
 from dispatcher.messages import Blob
+from mirai._constant import Constant
 from mirai._errors import SerializationError
 
 LARGE = 64 * 1024
@@ -92,6 +94,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if type(obj) is _Cached and not _is_named(obj, cloudpickle.list_registry_pickle_by_value()):
             state = obj.__wrapped__
             return _make_cached, (obj.cache_parameters(),), state, None, None, _set_cached
+        if type(obj).__name__ in _GENERATORS and _is_global_generator(obj):
+            return _global_generator, _GENERATORS[type(obj).__name__]
         return super().reducer_override(obj)
 
 
@@ -115,6 +119,20 @@ def _pickler(
     if reducer is None:
         return _Pickler(file, protocol=5, buffer_callback=collect)
     return _ReducingPickler(file, reducer, collect)
+
+
+_GENERATORS = {"Random": ("random", "_inst"), "RandomState": ("numpy.random.mtrand", "_rand")}
+"""Where the generators are that a module's functions are methods of, by their class's name."""
+
+
+def _is_global_generator(generator: object) -> bool:
+    """Whether it is a module's own, and so that of each process."""
+    module, name = _GENERATORS[type(generator).__name__]
+    return getattr(sys.modules.get(module), name, None) is generator
+
+
+def _global_generator(module: str, name: str) -> Any:
+    return getattr(import_module(module), name)
 
 
 _Cached = type(lru_cache(abs))
@@ -279,20 +297,36 @@ class FunctionPickles:
 
     def pack(self, fn: object) -> Packed:
         """Pickle ``fn``, or return its pickle.  Raises SerializationError."""
+        return self.find(fn)[0]
+
+    def find(self, fn: object) -> tuple[Packed, bool]:
+        """Return the pickle of ``fn``, and whether ``fn`` may change in place.
+
+        Raises SerializationError.
+        """
+        if type(fn) is partial or type(fn) is Constant:
+            return pack(fn, self._reducer), _fingerprint(_bound(fn)) is None  # too many to keep
         fingerprint = _fingerprint(fn)
         if fingerprint is None:
-            return pack(fn, self._reducer)
+            return pack(fn, self._reducer), True
         key = id(getattr(fn, "__code__", fn))  # in the fingerprint, so that it stays alive
         known = self._known.get(key)
         if known is not None:
             before, packed = known
             if len(before) == len(fingerprint) and all(map(is_, before, fingerprint)):
-                return packed
+                return packed, False
         packed = pack(fn, self._reducer)
         self._known[key] = (fingerprint, packed)
         if len(self._known) > self._size:
             self._known.popitem(last=False)
-        return packed
+        return packed, False
+
+
+def _bound(call: partial[Any] | Constant) -> tuple[object, ...]:
+    """Return what the pickle of a function with arguments depends on."""
+    if isinstance(call, Constant):
+        return call.__wrapped__, call.args, *call.kwargs.values()
+    return call.func, call.args, *call.keywords.values(), *vars(call).values()
 
 
 def _fingerprint(fn: object) -> list[object] | None:
@@ -317,10 +351,12 @@ def _fingerprint(fn: object) -> list[object] | None:
             continue
         if kind is tuple:
             todo += part
+        elif kind is _Cached and not _is_named(part, by_value):
+            todo.append(part.__wrapped__)  # what it remembers is no part of its pickle
         elif kind is ModuleType:
             if part.__name__ in by_value or not _is_importable_module(part):
                 return None
-        elif not _is_importable(part, by_value):
+        elif kind is not _Cached and not _is_importable(part, by_value):
             return None
     return found
 

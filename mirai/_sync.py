@@ -11,9 +11,22 @@ import threading
 import time
 from bdb import BdbQuit
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from contextvars import copy_context
 from typing import Any
 
-from dispatcher.messages import Kind, Outcome, PoolReport, Scale, Submit, Task
+from msgspec import structs
+
+from dispatcher.messages import (
+    Everywhere,
+    Kind,
+    Message,
+    Outcome,
+    PoolReport,
+    Scale,
+    Submit,
+    Task,
+)
 from mirai._budget import Budget, Memory
 from mirai._errors import DispatcherLost, MiraiError
 from mirai._evaluate import Evaluator
@@ -22,7 +35,7 @@ from mirai._future import Mirai, Value, running_loop
 from mirai._options import TaskOptions
 from mirai._outbox import Call, Outbox, Parcel
 from mirai._pending import Pending
-from mirai._serialize import Reducer
+from mirai._serialize import Reducer, pack, unpack
 from mirai._streams import kept
 
 
@@ -45,7 +58,9 @@ class SyncChannel:
         self._budget = None if memory is None else Budget(memory)
         self._outbox = Outbox(profile, seed=seed, reducer=reducer)
         self._pending = Pending()
-        self._evaluator = Evaluator(let_through=(KeyboardInterrupt, BdbQuit), reducer=reducer)
+        self._reducer = reducer
+        self._lock = threading.RLock()  # each thread evaluates what it has put into the outbox
+        self._evaluator = Evaluator((KeyboardInterrupt, BdbQuit), reducer=reducer, lasting=False)
         self._completed = 0
         self._end: MiraiError | None = None
 
@@ -68,20 +83,20 @@ class SyncChannel:
         """Return what evaluates calls of ``fn`` bit by bit."""
         return Feed(self._outbox, self._send, self._outbox.forget, None, fn, calls, options)
 
+    def call(self, init: Callable[[], object]) -> None:
+        """Call ``init`` as a daemon does before its first task.  Raises what it raises."""
+        unpack(*pack(init, self._reducer))()
+
     def memory(self) -> Memory | None:
         """Return what the memory budget looks like, if there is one."""
         return None if self._budget is None else self._budget.memory()
 
     def _send(self, parcel: Parcel) -> list[Mirai[Any]]:
-        if self._end is not None:
-            raise DispatcherLost("the pool was shut down")
-        mirais = self._outbox.add(parcel, lambda _: None)
-        for message in self._outbox.take().messages(self._pending):
-            assert isinstance(message, Submit)
-            self._evaluator.learn(message.functions, message.forget)
-            for task in message.tasks:
-                self._pending.settle([self._run(task)])
-                self._completed += 1
+        with self._lock:
+            self._check_open()
+            mirais = self._outbox.add(parcel, lambda _: None)
+            messages = list(self._outbox.take().messages(self._pending))
+        self._obey(messages)
         return mirais
 
     def everywhere(
@@ -92,7 +107,31 @@ class SyncChannel:
         options: TaskOptions,
     ) -> list[Mirai[Any]]:
         """Evaluate it here; return one mirai."""
-        return self.submit(fn, [call], options)
+        parcel = self._outbox.parcel(fn, [call], options)
+        with self._lock:
+            self._check_open()
+            mirais = self._outbox.add_standing(parcel, 1, lambda _: None)
+            messages = list(self._outbox.take().messages(self._pending))
+        self._obey(messages)
+        return mirais
+
+    def _check_open(self) -> None:
+        if self._end is not None:
+            raise DispatcherLost("the pool was shut down")
+
+    def _obey(self, messages: Iterable[Message]) -> None:
+        """Do what a dispatcher and its daemon would."""
+        for message in messages:
+            if isinstance(message, Submit):
+                self._evaluator.learn(message.functions, message.forget)
+                tasks = message.tasks
+            else:
+                assert isinstance(message, Everywhere)
+                tasks = (structs.replace(message.call, id=message.ids[0]),)
+            for task in tasks:
+                self._pending.settle([self._run(task)])
+                with self._lock:
+                    self._completed += 1
 
     def _run(self, task: Task) -> Outcome:
         begun = time.monotonic()
@@ -116,11 +155,18 @@ class SyncChannel:
         """Evaluate in this thread, or, where an event loop runs in it, in another one."""
         if running_loop() is None:
             return self._evaluator.evaluate(task)
-        outcomes: list[Outcome] = []
-        thread = threading.Thread(target=lambda: outcomes.append(self._evaluator.evaluate(task)))
+        outcome: Future[Outcome] = Future()
+
+        def evaluate() -> None:
+            try:
+                outcome.set_result(self._evaluator.evaluate(task))
+            except BaseException as error:  # it is the caller's: Ctrl-C, or the end of a debugger
+                outcome.set_exception(error)
+
+        thread = threading.Thread(target=copy_context().run, args=(evaluate,), name="mirai-sync")
         thread.start()
         thread.join()
-        return outcomes[0]
+        return outcome.result()
 
     def ask(self, at_least: int = 0) -> Mirai[Any]:  # noqa: ARG002  # the caller is daemon enough
         """Return a mirai of a PoolReport without daemons."""
@@ -139,6 +185,9 @@ class SyncChannel:
 
     def scale(self, scale: Scale) -> None:
         """Do nothing: there are no daemons here."""
+
+    def flush_printed(self) -> None:
+        """Do nothing: tasks print here."""
 
     def close(self, error: MiraiError) -> None:
         """Take no more tasks.  Idempotent."""

@@ -107,6 +107,21 @@ class TestLog:
 
         assert mirai(look).result(timeout=30) == (1, False, True, "<stdout>", 4, 2)
 
+    def test_a_task_that_puts_another_stream_in_its_place(self) -> None:
+        def replace() -> None:
+            sys.stdout = sys.stderr = io.StringIO()
+
+        def close() -> None:
+            with sys.stdout:
+                print("closing")
+            sys.stderr.close()
+
+        mirai(replace).result(timeout=30)
+        for task, text in [(say, "one\n"), (close, "closing\n"), (say, "one\n")]:
+            future = mirai(task, "one") if task is say else mirai(task)
+            future.result(timeout=30)
+            assert future.log == text
+
     def test_a_process_that_dies(self) -> None:
         def die() -> None:
             print("last words")
@@ -175,6 +190,23 @@ class TestStream:
         lines = screen.getvalue().splitlines()
         assert lines[0] == f"[n {task.id}] 0"
         assert lines[-1] == f"[n {task.id}] 99999"
+
+    def test_what_nested_tasks_print(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        screen = Screen(monkeypatch)
+
+        def outer(number: int) -> None:
+            mirai.options(name="inner")(say, f"text {number}").result()
+
+        with daemons(2, output="stream"):
+            tasks = [mirai.options(name="outer")(outer, number) for number in range(1)]
+            for number in range(1, 6):
+                tasks[-1].result(timeout=30)
+                tasks.append(mirai.options(name="outer")(outer, number))
+        lines = screen.getvalue().splitlines()
+        for number, task in enumerate(tasks):
+            (line,) = [line for line in lines if line.endswith(f" text {number}")]
+            assert line.startswith(f"[outer {task.id}] [inner ")
+            assert task.log.endswith(f" text {number}\n")
 
     def test_without_it_nothing_is_shown(self, monkeypatch: pytest.MonkeyPatch) -> None:
         screen = Screen(monkeypatch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import random
@@ -30,11 +31,15 @@ def cleanup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Cleanup
     """One for this process, whose functions are as they were after the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "environ", os.environ)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
     functions = [
         (os, "putenv"),
         (os, "unsetenv"),
         (random, "seed"),
         (random, "setstate"),
+        (random._inst, "seed"),
+        (random._inst, "setstate"),
         (np.random, "seed"),
         (np.random, "set_state"),
         (signal, "signal"),
@@ -88,6 +93,8 @@ CHANGES: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
         lambda: setattr(warnings, "filters", [("ignore", None, Warning, None, 0)]),
         look_at_warnings,
     ),
+    "output": (lambda: setattr(sys, "stdout", io.StringIO()), lambda: id(sys.stdout)),
+    "error output": (lambda: setattr(sys, "stderr", None), lambda: id(sys.stderr)),
     "signal": (handle_signal, lambda: signal.getsignal(signal.SIGUSR1)),
 }
 
@@ -138,6 +145,7 @@ def run(evaluator: Evaluator, fn: Callable[[], object], **more: Any) -> None:
         lambda: random.seed(1),
         lambda: np.random.seed(1),
         lambda: random.setstate(random.Random(1).getstate()),
+        lambda: random._inst.seed(1),
         lambda: np.random.set_state(np.random.RandomState(1).get_state()),
     ],
 )

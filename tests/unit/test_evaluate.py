@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import gc
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -120,6 +122,52 @@ def test_a_function_keeps_its_globals_between_calls(evaluator: Evaluator) -> Non
     evaluator.learn((Function(6, "count", *pack(count)),), (5,))
     assert value(evaluator.evaluate(Task(1, 6, task.payload))) == 1
     assert evaluator.evaluate(task).kind is Kind.ERROR
+
+
+class Counter:
+    """A callable with a state."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> int:
+        self.count += 1
+        return self.count
+
+
+def test_a_fresh_function_is_as_it_was_sent_for_each_task(evaluator: Evaluator) -> None:
+    payload, _ = pack(Counter())
+    evaluator.learn((Function(5, "kept", payload), Function(6, "fresh", payload, fresh=True)), ())
+    empty = pack(((), {}))
+    assert [value(evaluator.evaluate(Task(1, 5, *empty))) for _ in range(3)] == [1, 2, 3]
+    assert [value(evaluator.evaluate(Task(1, 6, *empty))) for _ in range(3)] == [1, 1, 1]
+    evaluator.learn((), (6,))
+    assert evaluator.evaluate(Task(1, 6, *empty)).kind is Kind.ERROR
+
+
+def note_kind(kind: type) -> None:
+    """Remember a class, in this process, but do not keep it alive."""
+    STEPS.setdefault("kinds", []).append(weakref.ref(kind))
+
+
+def test_the_classes_of_a_fresh_function_stay_the_same(evaluator: Evaluator) -> None:
+    def make() -> Callable[[], None]:
+        class Made:
+            def note(self) -> None:
+                note_kind(type(self))
+
+        return Made().note
+
+    payload, _ = pack(make())
+    evaluator.learn((Function(6, "fresh", payload, fresh=True),), ())
+    STEPS.clear()
+    gc.collect()  # the class that was sent
+    empty = pack(((), {}))
+    for _ in range(2):
+        assert evaluator.evaluate(Task(1, 6, *empty)).kind is Kind.VALUE
+        gc.collect()
+    first, second = STEPS.pop("kinds")
+    assert first() is second() is not None
 
 
 # ── errors ───────────────────────────────────────────────────────────────────────────────
@@ -523,6 +571,24 @@ def test_closing_cancels_what_is_left() -> None:
     evaluator.close()
     assert STEPS["task"].cancelled()
     evaluator.close()  # once more does no harm
+
+
+def test_without_a_lasting_loop_each_coroutine_has_its_own() -> None:
+    evaluator = Evaluator(lasting=False)
+
+    async def leave_something() -> None:
+        STEPS["task"] = asyncio.ensure_future(asyncio.Event().wait())
+        STEPS["loop"] = asyncio.get_running_loop()
+
+    evaluator._functions[1] = leave_something
+    loops = set()
+    for _ in range(2):
+        assert evaluator.evaluate(Task(1, 1, *pack(((), {})))).kind is Kind.VALUE
+        assert STEPS["task"].cancelled()
+        assert STEPS["loop"].is_closed()
+        loops.add(STEPS["loop"])
+    assert len(loops) == 2
+    STEPS.clear()
 
 
 def test_a_task_may_run_a_loop_of_its_own(evaluator: Evaluator) -> None:

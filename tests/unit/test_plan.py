@@ -13,7 +13,7 @@ import pytest
 
 from dispatcher.messages import Slot
 from dispatcher.processes import Plan
-from mirai import SerializationError
+from mirai import SerialConfig, SerializationError
 from mirai._limits import Limits
 from mirai._plan import Slots, plan_of, read_init
 from mirai._pool_options import PoolOptions
@@ -60,6 +60,26 @@ def test_an_init(size: int) -> None:
     array = bytearray(size)
     made = plan(PoolOptions(1, init=lambda: len(array)))
     assert read_init(made.options["init"])() == size
+
+
+class Sealed:
+    def __init__(self, text: str) -> None:
+        self.text, self.lock = text, threading.Lock()
+
+
+def write(sealed: Sealed) -> bytes:
+    return sealed.text.encode()
+
+
+def read(buffer: memoryview) -> Sealed:
+    return Sealed(bytes(buffer).decode())
+
+
+def test_an_init_that_only_a_config_can_pickle() -> None:
+    sealed = Sealed("inside")
+    config = SerialConfig(Sealed, write, read)
+    made = plan(PoolOptions(1, init=lambda: sealed.text, serial=(config,)))
+    assert read_init(made.options["init"])() == "inside"
 
 
 def test_an_init_that_cannot_be_pickled() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import sys
 import threading
+import types
 from itertools import pairwise
 
 import pytest
@@ -92,6 +94,18 @@ class TestPrintout:
         go_on.set()
         thread.join()
         assert printout.take(2) == ""
+
+    def test_our_own_threads_speak_for_the_task_that_runs(self) -> None:
+        current = 1
+        printout = Printout(lambda: current)
+        screen = types.SimpleNamespace(write=printout.add, flush=lambda: None)
+        printer = Printer()
+        with contextlib.redirect_stdout(screen):  # type: ignore[type-var]
+            for current in (1, 2):  # read by the function above
+                printer.add("[inner]", "text\n")
+                printer.flush()
+                assert printout.take(current) == "[inner] text\n"
+            printer.close()
 
     def test_many_threads(self) -> None:
         printout = Printout(lambda: 1)
@@ -184,6 +198,14 @@ class TestRecorder:
         recorder.writelines(["b\n", "c\n"])
         assert "".join(noted) == "a 1\nb\nc\n"
         assert recorder.buffer.getvalue() == b"a 1\nb\nc\n"  # type: ignore[attr-defined]
+
+    def test_it_cannot_be_closed(self, recorder: Recorder, noted: list[str]) -> None:
+        with recorder:
+            print("a", file=recorder)
+        recorder.close()
+        print("b", file=recorder)
+        assert "".join(noted) == "a\nb\n"
+        assert recorder.buffer.getvalue() == b"a\nb\n"  # type: ignore[attr-defined]
 
     def test_logging(
         self, recorder: Recorder, noted: list[str], monkeypatch: pytest.MonkeyPatch
@@ -310,6 +332,19 @@ class TestPrinter:
         expected = "".join(f"[f {number}] text\n" for number in range(100))
         assert capsys.readouterr().out == expected
         assert not [t for t in threading.enumerate() if t.name == "mirai-print"]
+
+    def test_a_flush_waits_until_all_is_written(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stdout", terminal)
+        printer = Printer()
+        printer.flush()
+        for number in range(3):
+            printer.add("[f]", f"{number}\n")
+            terminal.reached.wait()
+            terminal.released.set()
+            printer.flush()
+            assert terminal.getvalue().endswith(f"[f] {number}\n")
+        printer.close()
 
     def test_a_terminal_that_blocks(self, monkeypatch: pytest.MonkeyPatch) -> None:
         terminal = Terminal()

@@ -7,6 +7,7 @@ import functools
 import importlib
 import math
 import pickle
+import random
 import sys
 import threading
 import types
@@ -24,6 +25,7 @@ from hypothesis import strategies as st
 from dispatcher import wire
 from dispatcher.messages import Blob, FromClient, Submit, Task
 from mirai import SerializationError
+from mirai._constant import Constant
 from mirai._serialize import LARGE, FunctionPickles, Packed, dumps, function_name, pack, unpack
 
 Point = namedtuple("Point", "x y")
@@ -344,6 +346,57 @@ def is_cached(make: Callable[[], Any]) -> bool:
     """Whether the second of two packings comes from the cache."""
     pickles = FunctionPickles()
     return pickles.pack(make()) is pickles.pack(make())
+
+
+def changes(fn: object) -> bool:
+    """Whether it may change in place."""
+    return FunctionPickles().find(fn)[1]
+
+
+def test_what_may_change_in_place() -> None:
+    box = [1]
+    assert changes(lambda: box)
+    assert changes(box.append)
+    assert changes(functools.partial(importable, box))
+    assert changes(functools.partial(importable, x=box))
+    assert changes(functools.partial(box.append, 1))
+    assert changes(Constant(importable, (box,), {}))
+    assert changes(Constant(importable, (), {"x": box}))
+    assert not changes(Constant(importable, (1,), {"x": "text"}))
+    assert not changes(functools.partial(lambda x: x, 1))
+    assert not changes(lambda: FACTOR)
+    assert not changes(importable)
+
+
+def test_what_a_function_remembers_is_no_change() -> None:
+    @functools.lru_cache
+    def deep(n: int) -> int:
+        return n and deep(n - 1) + FACTOR
+
+    assert not changes(deep)
+    assert not changes(lambda: deep(3))
+    pickles = FunctionPickles()
+    assert pickles.pack(deep) is pickles.pack(deep)
+    assert call(pickles.pack(deep), 3) == 6
+
+    @functools.lru_cache
+    def of_table(name: str) -> int:
+        return TABLE[name]
+
+    assert changes(of_table)
+
+
+def test_global_generators_are_those_of_each_process() -> None:
+    np = pytest.importorskip("numpy")
+    draws = (random.random, random.gauss, np.random.normal, np.random.random)
+    for fn in draws:
+        assert len(dumps(fn)) < 300  # no state
+        assert unpack(dumps(fn), ()).__self__ is fn.__self__
+    own = random.Random(1), np.random.RandomState(1)
+    for generator in own:
+        copy = unpack(dumps(generator), ())
+        assert copy is not generator
+        assert copy.random() == generator.random()
 
 
 def make_adder(x: Any) -> Callable[[Any], Any]:
