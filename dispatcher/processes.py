@@ -32,6 +32,8 @@ ECHO = 0.1
 """A signal that comes so soon after another, in seconds, is the same: timeout(1) sends two."""
 JOINED = 2**64 - 1
 """What a watermark shows when the daemon has joined and begun no task yet."""
+ENDINGS = 2**64 - 256
+"""From here up to ``JOINED``: what a supervisor's daemon shows when it ends, instead of a key."""
 POSIX = os.name == "posix"
 
 

@@ -329,6 +329,20 @@ class TestSupervisor:
         assert dispatcher.poll() is None
         assert "died with exit code 7, and is replaced; the last it printed:\nlast words" in said
 
+    @pytest.mark.parametrize("code", [0, *range(91, 97)])
+    def test_a_task_cannot_end_its_place(
+        self, command: Command, dispatcher: Popen[str], pool_file: Path, code: int
+    ) -> None:
+        supervisor = command("daemon", pool_file)
+        with connect(pool_file):
+            with pytest.raises(DaemonCrashed):
+                mirai(os._exit, code).result(timeout=20)
+            assert mirai(abs, -1).result(timeout=20) == 1
+        status, said = end(supervisor)
+        assert status == 0
+        assert f"died with exit code {code}, and is replaced" in said
+        assert dispatcher.poll() is None
+
     def test_one_that_does_not_leave_a_task_is_replaced(
         self, command: Command, pool_file: Path, tmp_path: Path
     ) -> None:
