@@ -55,6 +55,8 @@ from dispatcher.messages import (
     Message,
     ProtocolError,
     Refused,
+    Scale,
+    Slot,
     Stop,
 )
 from dispatcher.nursery import Nursery
@@ -78,7 +80,7 @@ class Config(msgspec.Struct, frozen=True):
     public: str
     secret: str
     client: str
-    """The client's public key."""
+    """The client's public key; in a pool that belongs to a host, its owner's."""
     plan: Plan
     guests: dict[str, Role] = {}
     """Public keys of others, who may come and go, any number with the same key -> their role."""
@@ -97,6 +99,8 @@ class _Owner:
 
     role: Role
     process: Process | None = None
+    is_host: bool = False
+    """Whether it is the process that the pool belongs to."""
 
 
 @dataclass(slots=True, eq=False)
@@ -135,7 +139,7 @@ class Server:
         self._config = config
         self._core = Dispatcher(grace=config.grace, kept=config.plan.count, spare=SPARE)
         self._gate: Gate[_Owner] = Gate()
-        self._gate.admit(config.client, _Owner(Role.CLIENT))
+        self._gate.admit(config.client, _Owner(Role.CLIENT, is_host=not config.standing))
         for public, role in config.guests.items():
             self._gate.admit(public, _Owner(role))
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -161,6 +165,7 @@ class Server:
         self._hung_up: set[_Peer] = set()
         self._barred: set[int] = set()  # connections whose peers broke the protocol
         self._events: list[tuple[int, Event]] = []
+        self._slots = tuple(Slot(env, tuple(tags)) for env, tags in config.plan.slots)
         self._stopping = False
         self._draining_since: float | None = None
         self.drained = False
@@ -204,7 +209,8 @@ class Server:
 
         Return what is to be called with what it says, its Hello first.
         """
-        peer = self._enter(_Peer(self._next_number(), b"", _Owner(Role.CLIENT), 0, deliver))
+        owner = _Owner(Role.CLIENT, is_host=True)
+        peer = self._enter(_Peer(self._next_number(), b"", owner, 0, deliver))
 
         def hear(message: Message) -> None:
             event = Joined(Role.CLIENT, message) if isinstance(message, Hello) else message
@@ -358,6 +364,10 @@ class Server:
             return
         if isinstance(message, Leave) and peer.owner.process is not None:
             peer.owner.process.left_idle = message.idle
+        if isinstance(message, Scale) and not peer.owner.is_host:
+            if not self._config.plan.count:
+                return  # no daemon shall run on this machine
+            message = Scale(message.count)  # and none in an environment that others choose
         self._events.append((peer.number, message))
 
     def _greet(self, route: bytes, header: zmq.Frame, frames: list[Buffer]) -> None:
@@ -417,7 +427,9 @@ class Server:
 
     def _obey(self, command: Command) -> None:
         if isinstance(command, Keep):
-            self._nursery.keep(command.count, command.slots)
+            if command.slots is not None:
+                self._slots = command.slots
+            self._nursery.keep(command.count, self._slots)
             return
         if isinstance(command, Lend):
             self._nursery.lend(command.count, time.monotonic())

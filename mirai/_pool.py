@@ -59,7 +59,7 @@ class Daemons:
         self.url = ""
         self._options = options
         self._scaling = threading.RLock()  # guards what follows, up to the blank line
-        self._count = 0 if options is None else options.count
+        self._count = 0 if options is None else options.count  # 0: it is not known here
         self._slots = None if options is None else Slots(options)
 
         self._on_end = on_end
@@ -198,12 +198,17 @@ class Daemons:
         Fewer: idle ones leave first, running tasks are finished, and what has not started goes
         to the others.  Raises TypeError, ValueError, DispatcherLost, or what a function given as
         ``env`` or ``tags`` raises.
+
+        A client that has joined by ``connect``, or a task, changes the number only: what the
+        daemons are given, such as ``env`` and ``tags``, is its owner's.  Where the dispatcher was
+        started without local daemons, it is not for them to start any, and nothing happens.
         """
         channel = self._open()
         with self._scaling:
-            slots = () if self._slots is None else self._slots.up_to(check_count(n))
+            slots = None if self._slots is None else self._slots.up_to(check_count(n))
             channel.scale(Scale(check_count(n), slots))
-            self._count = n
+            if self._options is not None:
+                self._count = n
 
     def launch(self, n: int = 1) -> None:
         """Keep ``n`` more local daemons; see ``scale``.

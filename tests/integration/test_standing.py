@@ -21,7 +21,16 @@ from conftest import Command, Script, processes_marked, wait_until
 
 from dispatcher import security
 from dispatcher.events import Role
-from dispatcher.messages import VERSION, Hello, PoolReport, Report, Stop, ToClient
+from dispatcher.messages import (
+    VERSION,
+    Hello,
+    PoolReport,
+    Report,
+    Scale,
+    Slot,
+    Stop,
+    ToClient,
+)
 from dispatcher.processes import Process
 from dispatcher.security import KeyPair
 from dispatcher.wire import encode
@@ -35,6 +44,7 @@ from mirai import (
     TaskCancelled,
     connect,
     daemons,
+    everywhere,
     mirai,
     mirai_map,
     status,
@@ -43,6 +53,7 @@ from mirai import (
 from mirai._connection import Connection
 from mirai._link import Link
 from mirai._process import boot_argv, search_path
+from mirai._profiles import require_pool
 from mirai._supervisor import Supervisor
 
 Popen = subprocess.Popen
@@ -176,6 +187,15 @@ class TestClients:
             pool.wait(3, timeout=20)
             pool.scale(1)
             wait_until(lambda: pool.status().connections == 1)
+
+    def test_where_no_daemons_run_guests_start_none(
+        self, dispatcher: Popen[str], pool_file: Path, mark: str
+    ) -> None:
+        with connect(pool_file) as pool:
+            pool.scale(2)
+            pool.status()  # the answer comes after what was asked before
+            assert len(processes_marked(mark)) == 1
+        assert dispatcher.poll() is None
 
     def test_one_that_vanishes_frees_its_place(
         self, command: Command, pool_file: Path, script: Script
@@ -653,6 +673,30 @@ class TestConnectionFile:
             assert client.communicate(timeout=30) == ("1\n", "")
             assert mirai(abs, -1).result(timeout=20) == 1
         assert not pool_file.exists()
+
+    def test_guests_and_tasks_scale_but_give_daemons_nothing(self, pool_file: Path) -> None:
+        given = {"env": {"GIVEN": "1"}, "tags": ("mine",)}
+        evil = (Slot({"GIVEN": "2", "EVIL": "1"}, ("theirs",)),)
+
+        def look() -> tuple[str | None, str | None]:
+            return os.environ.get("GIVEN"), os.environ.get("EVIL")
+
+        def grow() -> None:
+            require_pool(None)._open().scale(Scale(3, evil))
+
+        with daemons(1, "tcp://127.0.0.1:0", **given) as pool:  # type: ignore[arg-type]
+            pool.connection_file(pool_file)
+            with connect(pool_file, "guest") as guest:
+                guest.scale(2)
+                pool.wait(2, timeout=20)
+                guest._open().scale(Scale(3, evil))
+                pool.wait(3, timeout=20)
+                guest.scale(2)
+                wait_until(lambda: pool.status().connections == 2)
+            mirai(grow).result(timeout=20)
+            pool.wait(3, timeout=20)
+            assert everywhere(look).collect() == [("1", None)] * 3
+            assert {daemon.tags for daemon in pool.status().daemons} == {("mine",)}
 
     def test_one_role_only(self, pool_file: Path, tmp_path: Path) -> None:
         with daemons(1, "tcp://127.0.0.1:0") as pool:
