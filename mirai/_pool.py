@@ -89,23 +89,41 @@ class Daemons:
         assert self._slots is not None
         slots = self._slots.up_to(self._options.count)
         config = dispatcher_config(self._options, self._keys, slots, self.profile)
-        self.attach(self._connect(config, self._keys), serial)
+        seed, memory = self._options.seed, self._options.memory
+        self.attach(self._connect(config, self._keys), seed=seed, memory=memory, serial=serial)
 
-    def attach(self, link: Carrier, serial: Serial | None = None) -> None:
-        """Use this connection to a dispatcher."""
+    def attach(
+        self,
+        link: Carrier,
+        *,
+        seed: int | None = None,
+        memory: int | None = None,
+        serial: Serial | None = None,
+    ) -> None:
+        """Use this connection to a dispatcher; the rest is as ``daemons()`` explains it."""
         self.url = link.url
         self._channel = Channel(
             link,
             profile=self.profile,
             explain=self._explain_loss,
-            seed=None if self._options is None else self._options.seed,
-            memory=None if self._options is None else self._options.memory,
+            seed=seed,
+            memory=memory,
             reducer=serial or None,
         )
 
-    def join(self, connection: Connection, pair: KeyPair, timeout: float) -> None:
+    def join(
+        self,
+        connection: Connection,
+        pair: KeyPair,
+        timeout: float,
+        *,
+        seed: int | None = None,
+        memory: int | None = None,
+        serial: Serial | None = None,
+    ) -> None:
         """Connect to a dispatcher that stands on its own; use ``connect()`` instead."""
-        self.attach(Link(connection.url, pair, connection.server, ToClient))
+        link = Link(connection.url, pair, connection.server, ToClient)
+        self.attach(link, seed=seed, memory=memory, serial=serial)
         try:
             self._open().ask().result(timeout)
         except TimeoutError:

@@ -186,6 +186,28 @@ class TestTop:
             go.touch()
             running.result(timeout=20)
 
+    def test_names_are_not_obeyed(self, command: Command, tmp_path: Path) -> None:
+        """Neither as rich's markup, nor by a terminal."""
+        pytest.importorskip("rich")
+        listening(command("dispatcher", "-n", 1))
+        go = tmp_path / "go"
+
+        def work() -> None:
+            while not go.exists():
+                time.sleep(0.001)
+
+        work.__qualname__ = "[/x][bold]\x1b[2J\x9b\u202e"
+        with connect(tmp_path / "pool.json") as pool:
+            running = mirai(work)
+            wait_until(lambda: pool.status().executing == 1)
+            for arguments in (["top", "pool.json", "--once"], ["status", "pool.json"]):
+                code, out, err = ended(command(*arguments))
+                assert (code, err) == (0, "")
+                assert "[/x][bold]?[2J?? (" in out
+                assert "\x1b" not in out
+            go.touch()
+            running.result(timeout=20)
+
     def test_q_leaves_the_live_view(self, command: Command, tmp_path: Path, mark: str) -> None:
         pytest.importorskip("rich")
         listening(command("dispatcher", "-n", 1))

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,15 +43,19 @@ from mirai import (
     DispatcherLost,
     Mirai,
     MiraiError,
+    SerialConfig,
     TaskCancelled,
     connect,
     daemons,
     everywhere,
     mirai,
     mirai_map,
+    register_serial,
     status,
+    try_mirai,
     use_profile,
 )
+from mirai import _profiles as profiles
 from mirai._connection import Connection
 from mirai._link import Link
 from mirai._process import boot_argv, search_path
@@ -240,6 +246,52 @@ class TestClients:
         assert dispatcher.poll() is None
 
 
+class TestOptions:
+    """What a client may have for itself."""
+
+    def test_a_seed(self, command: Command, pool_file: Path) -> None:
+        listening(command("dispatcher", "-n", 1, "--connection-file", pool_file))
+        with daemons(sync=True, seed=42):
+            expected = [mirai(random.random).result() for _ in range(3)]
+        with connect(pool_file, seed=42):
+            assert [mirai(random.random).result(timeout=20) for _ in range(3)] == expected
+
+    def test_a_memory_budget(self, command: Command, pool_file: Path, gate: Gate) -> None:
+        listening(command("dispatcher", "-n", 1, "--connection-file", pool_file))
+        with connect(pool_file, memory="1kB") as pool:
+            running = mirai(gate.task())
+            sent = mirai(len, bytes(2_000))
+            assert try_mirai(abs, -1) is None
+            assert status().memory == pool.status().memory
+            gate.open()
+            assert sent.result(timeout=20) == 2_000
+            running.result(timeout=20)
+            memory = pool.status().memory
+            assert memory is not None and memory.capacity == 1_000
+
+    def test_serial_configs(
+        self, command: Command, pool_file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Sealed:
+            def __init__(self, text: str) -> None:
+                self.text = text
+                self.lock = threading.Lock()
+
+        class Registered(Sealed): ...
+
+        def config(cls: type[Sealed]) -> SerialConfig:
+            return SerialConfig(cls, lambda it: it.text.encode(), lambda data: bytes(data).decode())
+
+        monkeypatch.setattr(profiles, "_serial", {})
+        register_serial(config(Registered))
+        listening(command("dispatcher", "-n", 1, "--connection-file", pool_file))
+        with connect(pool_file, serial=config(Sealed)):
+            assert mirai(str.upper, Sealed("a")).result(timeout=20) == "A"  # type: ignore[arg-type]
+        with connect(pool_file):
+            task = mirai(str.upper, Registered("b"))  # type: ignore[arg-type]
+            assert task.result(timeout=20) == "B"
+
+
 class TestNobodyThere:
     def test_nothing_listens(self, pool_file: Path) -> None:
         with socket.socket() as unused:
@@ -256,7 +308,7 @@ class TestNobodyThere:
             Connection.new(url).only(*Role).write(pool_file)
             with pytest.raises(DispatcherLost, match=r"not answered within 0.2 s"):
                 connect(pool_file, timeout=0.2)
-            with pytest.raises(AuthenticationError):
+            with pytest.raises(AuthenticationError, match="in time: it hangs"):
                 connect(pool_file, timeout="20s")
 
     @pytest.mark.parametrize(
@@ -282,7 +334,8 @@ class TestNobodyThere:
         server = KeyPair.new().public if wrong == "server" else right.server
         keys = right.keys if wrong == "server" else {Role.CLIENT: KeyPair.new()}
         Connection(right.url, server, keys).write(pool_file)
-        with pytest.raises(AuthenticationError):
+        reason = "refuses this key" if wrong == "client" else "or has other keys"
+        with pytest.raises(AuthenticationError, match=reason):
             connect(pool_file)
         assert dispatcher.poll() is None
 
@@ -292,9 +345,12 @@ class TestNobodyThere:
             connect(pool_file)
         assert dispatcher.poll() is None
 
-    @pytest.mark.parametrize("options", [{"timeout": 0}, {"timeout": "soon"}])
+    @pytest.mark.parametrize(
+        "options",
+        [{"timeout": 0}, {"timeout": "soon"}, {"seed": "x"}, {"memory": 0}, {"serial": [1]}],
+    )
     def test_what_makes_no_sense(self, pool_file: Path, options: dict[str, Any]) -> None:
-        with pytest.raises(ValueError, match="timeout"):
+        with pytest.raises((TypeError, ValueError), match=next(iter(options))):
             connect(pool_file, **options)
 
 
@@ -333,6 +389,26 @@ class TestSupervisor:
             pool.wait(2, timeout=20)
             assert [daemon.tags for daemon in pool.status().daemons] == [("big", "gpu")] * 2
             assert sum(mirai_map(abs, range(-1_000, 0)).collect()) == 500_500
+        assert dispatcher.poll() is None
+
+    def test_with_a_file_for_daemons_only_tasks_submit_none(
+        self, command: Command, dispatcher: Popen[str], pool_file: Path, tmp_path: Path
+    ) -> None:
+        Connection.read(pool_file).only(Role.DAEMON).write(tmp_path / "daemon.json")
+        command("daemon", tmp_path / "daemon.json")
+
+        def named() -> int:
+            with daemons(1, profile="mine"), use_profile("mine"):
+                return mirai(abs, -2).result()
+
+        with connect(pool_file):
+            for inner in (
+                lambda: mirai(abs, -1).result(),
+                lambda: mirai_map(abs, [-1]).collect(),
+            ):
+                with pytest.raises(MiraiError, match="file for daemons only: its tasks cannot"):
+                    mirai(inner).result(timeout=20)
+            assert mirai(named).result(timeout=30) == 2
         assert dispatcher.poll() is None
 
     def test_one_that_crashes_is_replaced(
