@@ -134,8 +134,11 @@ class _Connections:
 class Server:
     """A dispatcher at work."""
 
-    def __init__(self, config: Config) -> None:
-        """Listen.  Raises zmq.ZMQError where the address cannot be bound, or OSError."""
+    def __init__(self, config: Config, on_drain: Callable[[int], None] | None = None) -> None:
+        """Listen.  Raises zmq.ZMQError where the address cannot be bound, or OSError.
+
+        When it begins to drain, ``on_drain`` is told how many tasks are left, if there are any.
+        """
         self._config = config
         self._core = Dispatcher(grace=config.grace, kept=config.plan.count, spare=SPARE)
         self._gate: Gate[_Owner] = Gate()
@@ -168,6 +171,8 @@ class Server:
         self._slots = tuple(Slot(env, tuple(tags)) for env, tags in config.plan.slots)
         self._stopping = False
         self._draining_since: float | None = None
+        self._on_drain = on_drain
+        self._drain_is_news = False
         self.drained = False
         """Whether it has ended because it had finished everything after SIGTERM."""
         # Descriptors that only seldom have something: one entry in the poll for all of them.
@@ -241,6 +246,7 @@ class Server:
         now = time.monotonic()
         if self._draining_since is not None and now - self._draining_since > ECHO:
             self.stop()
+        self._drain_is_news = self._draining_since is None
         self._draining_since = now
         self._events.append((0, Drain()))
 
@@ -277,6 +283,8 @@ class Server:
             self._obey(command)
         if self._core.has_waiting():
             self._nursery.work_waits()
+        if self._drain_is_news:
+            self._announce_drain()
 
     def _patience(self, timeout: float | None) -> int | None:
         """Return how long to wait for something to happen, in milliseconds; None: for ever."""
@@ -290,6 +298,13 @@ class Server:
             return None
         wait = min(*waits, 3_600.0)
         return max(0, int(wait * 1_000) + 1)
+
+    def _announce_drain(self) -> None:
+        self._drain_is_news = False
+        report = self._core.report(time.monotonic())
+        left = report.awaiting + report.executing
+        if left and self._on_drain is not None:
+            self._on_drain(left)
 
     def catch_signals(self) -> None:
         """Stop at SIGTERM and SIGINT, from now on.  For a main thread."""
@@ -526,8 +541,13 @@ def _endpoint(socket: zmq.Socket[bytes]) -> str:
     return name.rstrip(b"\0").decode()
 
 
-def serve(settings: dict[str, Any], started: list[Process], error: OSError | None) -> None:
-    """Be a dispatcher process: configured by ``settings``, with daemons started already."""
+def serve(
+    settings: dict[str, Any], started: list[Process], error: OSError | None, signals: list[int]
+) -> None:
+    """Be a dispatcher process: configured by ``settings``, with daemons started already.
+
+    ``signals`` have told it to leave before it serves; until then they are caught elsewhere.
+    """
     config = msgspec.convert(settings, Config)
     try:
         if error is not None:
@@ -548,6 +568,8 @@ def serve(settings: dict[str, Any], started: list[Process], error: OSError | Non
         except ProcessLookupError:
             server.stop()
     server.catch_signals()  # first: whoever has the answer may want the end at once
+    if signals:
+        server.stop()
     _answer({"url": server.url})
     server.run()
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -653,7 +654,14 @@ class TestDrain:
             gate.open()
             assert sorted(m.result(timeout=20)[0] for m in running) == [0, 1]
             assert [len(m.result(timeout=20)) for m in waiting] == [100_000 + x for x in range(20)]
-        assert ended(dispatcher) == (0, "")
+        code, said = ended(dispatcher)
+        line = (
+            r"mirai dispatcher: no more tasks are taken, (\d+) are left; a second signal ends.*\n"
+        )
+        announced = re.fullmatch(line, said)
+        assert code == 0
+        assert announced is not None, said
+        assert int(announced[1]) >= 22
         assert not pool_file.exists()
         code, said = ended(supervisor)
         assert (code, said.splitlines()[-1]) == (0, "mirai daemon: the pool has stopped")
