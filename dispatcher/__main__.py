@@ -8,6 +8,7 @@ standard input ends the dispatcher, so that it never outlives the process that h
 from __future__ import annotations
 
 import json
+import signal
 import sys
 
 
@@ -16,6 +17,9 @@ def main() -> None:
     line = sys.stdin.buffer.readline()
     if not line.endswith(b"\n"):
         return  # whoever was to send it has died meanwhile
+    # From now on there may be daemons, which shall not be left alone.
+    signals: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
     settings = json.loads(line)
     # The daemons are started before anything slow is imported: they have imports of their own.
     from dispatcher.processes import Plan
@@ -24,12 +28,14 @@ def main() -> None:
     started, error = [], None
     try:
         for slot in range(plan.count):
+            if signals:
+                break
             started.append(plan.start(plan.kind(slot)))
     except OSError as failure:
         error = failure
     from dispatcher.server import serve
 
-    serve(settings, started, error)
+    serve(settings, started, error, signals)
 
 
 if __name__ == "__main__":

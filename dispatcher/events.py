@@ -95,10 +95,13 @@ class CutOff:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Keep this many local daemons from now on; tell each what is in its slot, if there are any."""
+    """Keep this many local daemons from now on; tell each what is in its slot, if there are any.
+
+    Without ``slots`` they stay as they were.
+    """
 
     count: int
-    slots: tuple[Slot, ...] = ()
+    slots: tuple[Slot, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

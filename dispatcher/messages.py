@@ -235,9 +235,10 @@ class Scale(_Message, frozen=True):
     """Keep this many local daemons from now on."""
 
     count: Annotated[int, msgspec.Meta(ge=0, le=10_000)]
-    slots: tuple[Slot, ...] = ()
+    slots: tuple[Slot, ...] | None = None
     """What the daemons are given besides what all are given, also those beyond ``count`` that
-    are still there; empty: nothing."""
+    are still there; empty: nothing; None: what they were given before.  Only the pool's owner
+    may say anything else than None."""
 
 
 class Results(_Message, frozen=True):

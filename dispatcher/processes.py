@@ -34,6 +34,8 @@ ECHO = 0.1
 """A signal that comes so soon after another, in seconds, is the same: timeout(1) sends two."""
 JOINED = 2**64 - 1
 """What a watermark shows when the daemon has joined and begun no task yet."""
+ENDINGS = 2**64 - 256
+"""From here up to ``JOINED``: what a supervisor's daemon shows when it ends, instead of a key."""
 POSIX = os.name == "posix"
 
 
@@ -203,7 +205,7 @@ class Process:
         if self._popen.returncode is None:
             if not self._has_ended():
                 return None
-            self.kill()  # its process group; before the wait, while the number is still its own
+            self._kill_group()  # before the wait, while the number is still its own
             self._popen.wait()
             for _ in range(8):  # all that a pipe holds; a process left over may write for ever
                 if self.output < 0 or not self.read_output():
@@ -230,7 +232,11 @@ class Process:
                 self._popen.terminate()
 
     def kill(self) -> None:
-        """End it and the processes that it started, at once."""
+        """End it and the processes that it started, at once; once it is reaped, do nothing."""
+        if self._popen.returncode is None:
+            self._kill_group()
+
+    def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if POSIX:
                 os.killpg(self.pid, signal.SIGKILL)

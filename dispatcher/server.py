@@ -55,6 +55,8 @@ from dispatcher.messages import (
     Message,
     ProtocolError,
     Refused,
+    Scale,
+    Slot,
     Stop,
 )
 from dispatcher.nursery import Nursery
@@ -78,7 +80,7 @@ class Config(msgspec.Struct, frozen=True):
     public: str
     secret: str
     client: str
-    """The client's public key."""
+    """The client's public key; in a pool that belongs to a host, its owner's."""
     plan: Plan
     guests: dict[str, Role] = {}
     """Public keys of others, who may come and go, any number with the same key -> their role."""
@@ -97,6 +99,8 @@ class _Owner:
 
     role: Role
     process: Process | None = None
+    is_host: bool = False
+    """Whether it is the process that the pool belongs to."""
 
 
 @dataclass(slots=True, eq=False)
@@ -130,12 +134,15 @@ class _Connections:
 class Server:
     """A dispatcher at work."""
 
-    def __init__(self, config: Config) -> None:
-        """Listen.  Raises zmq.ZMQError where the address cannot be bound, or OSError."""
+    def __init__(self, config: Config, on_drain: Callable[[int], None] | None = None) -> None:
+        """Listen.  Raises zmq.ZMQError where the address cannot be bound, or OSError.
+
+        When it begins to drain, ``on_drain`` is told how many tasks are left, if there are any.
+        """
         self._config = config
         self._core = Dispatcher(grace=config.grace, kept=config.plan.count, spare=SPARE)
         self._gate: Gate[_Owner] = Gate()
-        self._gate.admit(config.client, _Owner(Role.CLIENT))
+        self._gate.admit(config.client, _Owner(Role.CLIENT, is_host=not config.standing))
         for public, role in config.guests.items():
             self._gate.admit(public, _Owner(role))
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -161,8 +168,11 @@ class Server:
         self._hung_up: set[_Peer] = set()
         self._barred: set[int] = set()  # connections whose peers broke the protocol
         self._events: list[tuple[int, Event]] = []
+        self._slots = tuple(Slot(env, tuple(tags)) for env, tags in config.plan.slots)
         self._stopping = False
         self._draining_since: float | None = None
+        self._on_drain = on_drain
+        self._drain_is_news = False
         self.drained = False
         """Whether it has ended because it had finished everything after SIGTERM."""
         # Descriptors that only seldom have something: one entry in the poll for all of them.
@@ -204,7 +214,8 @@ class Server:
 
         Return what is to be called with what it says, its Hello first.
         """
-        peer = self._enter(_Peer(self._next_number(), b"", _Owner(Role.CLIENT), 0, deliver))
+        owner = _Owner(Role.CLIENT, is_host=True)
+        peer = self._enter(_Peer(self._next_number(), b"", owner, 0, deliver))
 
         def hear(message: Message) -> None:
             event = Joined(Role.CLIENT, message) if isinstance(message, Hello) else message
@@ -235,6 +246,7 @@ class Server:
         now = time.monotonic()
         if self._draining_since is not None and now - self._draining_since > ECHO:
             self.stop()
+        self._drain_is_news = self._draining_since is None
         self._draining_since = now
         self._events.append((0, Drain()))
 
@@ -271,6 +283,8 @@ class Server:
             self._obey(command)
         if self._core.has_waiting():
             self._nursery.work_waits()
+        if self._drain_is_news:
+            self._announce_drain()
 
     def _patience(self, timeout: float | None) -> int | None:
         """Return how long to wait for something to happen, in milliseconds; None: for ever."""
@@ -284,6 +298,13 @@ class Server:
             return None
         wait = min(*waits, 3_600.0)
         return max(0, int(wait * 1_000) + 1)
+
+    def _announce_drain(self) -> None:
+        self._drain_is_news = False
+        report = self._core.report(time.monotonic())
+        left = report.awaiting + report.executing
+        if left and self._on_drain is not None:
+            self._on_drain(left)
 
     def catch_signals(self) -> None:
         """Stop at SIGTERM and SIGINT, from now on.  For a main thread."""
@@ -358,6 +379,10 @@ class Server:
             return
         if isinstance(message, Leave) and peer.owner.process is not None:
             peer.owner.process.left_idle = message.idle
+        if isinstance(message, Scale) and not peer.owner.is_host:
+            if not self._config.plan.count:
+                return  # no daemon shall run on this machine
+            message = Scale(message.count)  # and none in an environment that others choose
         self._events.append((peer.number, message))
 
     def _greet(self, route: bytes, header: zmq.Frame, frames: list[Buffer]) -> None:
@@ -417,7 +442,9 @@ class Server:
 
     def _obey(self, command: Command) -> None:
         if isinstance(command, Keep):
-            self._nursery.keep(command.count, command.slots)
+            if command.slots is not None:
+                self._slots = command.slots
+            self._nursery.keep(command.count, self._slots)
             return
         if isinstance(command, Lend):
             peers = [self._numbers[peer] for peer in command.peers if peer in self._numbers]
@@ -516,8 +543,13 @@ def _endpoint(socket: zmq.Socket[bytes]) -> str:
     return name.rstrip(b"\0").decode()
 
 
-def serve(settings: dict[str, Any], started: list[Process], error: OSError | None) -> None:
-    """Be a dispatcher process: configured by ``settings``, with daemons started already."""
+def serve(
+    settings: dict[str, Any], started: list[Process], error: OSError | None, signals: list[int]
+) -> None:
+    """Be a dispatcher process: configured by ``settings``, with daemons started already.
+
+    ``signals`` have told it to leave before it serves; until then they are caught elsewhere.
+    """
     config = msgspec.convert(settings, Config)
     try:
         if error is not None:
@@ -538,6 +570,8 @@ def serve(settings: dict[str, Any], started: list[Process], error: OSError | Non
         except ProcessLookupError:
             server.stop()
     server.catch_signals()  # first: whoever has the answer may want the end at once
+    if signals:
+        server.stop()
     _answer({"url": server.url})
     server.run()
 

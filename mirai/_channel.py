@@ -87,8 +87,8 @@ class Carrier(Protocol):
         """Whether both sides have proved their keys."""
 
     @property
-    def refused(self) -> bool:
-        """Whether it ended before either side had proved its key."""
+    def denied(self) -> bool:
+        """Whether it ended because the other side knows our key not, and has said so."""
 
     def ring(self) -> None:
         """Make ``wait`` return."""
@@ -396,10 +396,12 @@ class Channel:
             return error
         if not self._link.reached:
             return DispatcherLost(f"no dispatcher answers at {self._link.url}")
-        if self._link.refused or not (self._welcome or self._link.proved):
+        if self._link.denied:
+            return AuthenticationError(f"the dispatcher at {self._link.url} refuses this key")
+        if not (self._welcome or self._link.proved):
             return AuthenticationError(
-                f"the dispatcher at {self._link.url} does not accept this key, or is not the owner"
-                " of the key that was expected"
+                f"the dispatcher at {self._link.url} did not prove its key in time: it hangs, is"
+                " overloaded, or has other keys"
             )
         return DispatcherLost(f"the connection to the dispatcher at {self._link.url} was lost")
 

@@ -47,12 +47,17 @@ class Place:
     unproved: int = 0
     attempts: int = 0
 
-    def next(self, code: int, *, joined: bool, now: float, chance: float) -> Again | Over:
-        """Return what to do after a daemon has ended with ``code``; ``chance`` is in [0, 1)."""
+    def next(
+        self, ending: Ending | None, code: int, *, joined: bool, now: float, chance: float
+    ) -> Again | Over:
+        """Return what to do after a daemon has ended; ``chance`` is in [0, 1).
+
+        ``ending`` is what it has said; without that it has crashed, and ``code`` tells how.
+        """
         if joined:
             self.crashes = self.unproved = self.attempts = 0
             self.free_since = now
-        match code:
+        match ending:
             case Ending.STOPPED:
                 return Over("the pool has stopped")
             case Ending.LEFT:

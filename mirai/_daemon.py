@@ -147,8 +147,12 @@ class Daemon:
         cleanup: bool = True,
         stream: bool = False,
         serial: Serial | None = None,
+        supervised: bool = False,
     ) -> None:
-        """``stream``: the host wants to see at once what tasks print."""
+        """``stream``: the host wants to see at once what tasks print.
+
+        ``supervised``: whoever has started it must know why it ends.
+        """
         self._link = Link(url, pair, server, ToDaemon)
         self._limits = limits
         self._tags = tags
@@ -166,6 +170,7 @@ class Daemon:
         self._evaluator = Evaluator(cleanup=Cleanup() if cleanup else None, reducer=serial or None)
         self._garbage = Garbage.of_this_process() if cleanup else None
         self._watermark = watermark
+        self._supervised = supervised
         self._outbox: list[Outcome] = []
         self._asleep = False
         self._target = 0  # the task that an interrupt is meant for
@@ -173,7 +178,7 @@ class Daemon:
         self._struck = False  # one has stopped the task
         self._handler = self._on_interrupt
         self._pid = os.getpid()
-        self._exit_code: int = Ending.STOPPED
+        self._ending: Ending | None = None  # why it ends; None: of a failure
 
     # ── the main thread ──────────────────────────────────────────────────────────────────
 
@@ -198,8 +203,8 @@ class Daemon:
             self._answer(outcome)
             self._evaluator.clean_up()
         self._evaluator.close()
-        if self._exit_code:
-            sys.exit(self._exit_code)
+        if code := self._last_word():
+            sys.exit(code)
 
     def _next(self) -> Task | None:
         """Start the next task; while there is none, collect garbage once all is answered."""
@@ -269,7 +274,7 @@ class Daemon:
                 pass
         except BaseException:
             traceback.print_exc()
-            self._exit_code = 1
+            self._ending = None
         finally:  # whatever has happened: a daemon that nobody hears must not live
             self._leave()
 
@@ -284,9 +289,9 @@ class Daemon:
         self._flush()
         self._look_at_limits()
         if self._link.ended:
-            self._exit_code = self._why_lost()
+            self._ending = self._why_lost()
         elif self._leaving and not self._welcome:
-            self._exit_code = Ending.LEFT  # it need not wait to be let go
+            self._ending = Ending.LEFT  # it need not wait to be let go
         else:
             return True
         return False
@@ -338,11 +343,11 @@ class Daemon:
                     self._watermark.set(JOINED)
             case Stop(replace):
                 ending = Ending.LEFT if self._told else Ending.STOPPED
-                self._exit_code = Ending.REPLACED if replace else ending
+                self._ending = Ending.REPLACED if replace else ending
                 return False
             case Refused(reason):
                 sys.stderr.write(f"the dispatcher refused this daemon: {reason}\n")
-                self._exit_code = Ending.REFUSED
+                self._ending = Ending.REFUSED
                 return False
         return True
 
@@ -378,7 +383,18 @@ class Daemon:
             self._interrupt(current)
         self._link.close()
         threading.Event().wait(FAREWELL)
-        os._exit(self._exit_code)
+        os._exit(self._last_word())
+
+    def _last_word(self) -> int:
+        """Say why it ends, if a supervisor must know; return the exit code.
+
+        Only when no more tasks begin, since they write their keys to the same place.
+        """
+        if self._ending is None:
+            return 1
+        if self._supervised and self._watermark is not None:
+            self._watermark.set(self._ending.mark)
+        return self._ending
 
 
 def _die_with_parent(parent: int) -> None:
@@ -427,6 +443,7 @@ def main() -> None:
         cleanup=options.get("cleanup", True),
         stream=options.get("stream", False),
         serial=serial,
+        supervised=config.get("lifeline", False),
     )
     daemon.run(read_init(options["init"]) if "init" in options else None)
 

@@ -18,7 +18,8 @@ nothing needs to connect to them. A daemon that crashes is replaced. When the co
 they come back, at longer and longer intervals, until the dispatcher is there again.
 
 FILE is a connection file of `mirai dispatcher`, or the daemon.json of `mirai keys`. It must be
-yours and readable by you only (chmod 600).
+yours and readable by you only (chmod 600). With a file for daemons only, such as daemon.json, the
+tasks that these daemons run cannot submit tasks themselves; with one for clients too, they can.
 
 It ends when the dispatcher shuts down, when it refuses the keys, or when every daemon has reached
 a limit. SIGTERM and Ctrl-C let running tasks finish and hand back the others; a second one ends

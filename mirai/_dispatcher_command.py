@@ -38,7 +38,9 @@ join, so only you can read it. Copy it (scp) to where daemons or clients shall r
   mirai status pool.json                or top
 
 SIGTERM lets it drain: it takes no new tasks, finishes those that it has, tells everyone to stop,
-removes its files, and ends with status 0. A second SIGTERM, or Ctrl-C, ends it at once."""
+removes its files, and ends with status 0. It does not end while a task waits for a daemon that is
+not there (none is, or none with its tags): one may come yet. A second SIGTERM, or Ctrl-C, ends it
+at once."""
 
 EPILOG = """\
 To start it again with the same keys, so that files given out before stay valid, and daemons of
@@ -70,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until it serves: nothing to drain
     config = msgspec.convert(_config(url, chosen.n, keys), Config)
     try:
-        server = Server(config)
+        server = Server(config, _on_drain)
     except (OSError, zmq.ZMQError) as error:
         raise MiraiError(f"cannot listen at {url}: {error}") from None
     files = _Files()
@@ -80,13 +82,18 @@ def main(argv: Sequence[str]) -> int:
         files.write(chosen.connection_file, there.only(*Role))
         files.write(chosen.client_file, there.only(Role.CLIENT))
         files.write(chosen.daemon_file, there.only(Role.DAEMON))
-        server.start_daemons()
         server.catch_signals()
+        server.start_daemons()
         print(_next(there.url, chosen), flush=True)
         server.run()
     finally:
         files.remove()
     return 0 if server.drained else INTERRUPTED
+
+
+def _on_drain(left: int) -> None:
+    text = f"no more tasks are taken, {left} are left; a second signal ends it at once"
+    print(f"mirai dispatcher: {text}", file=sys.stderr, flush=True)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -1,10 +1,12 @@
-"""Why a daemon ended, as its exit code tells."""
+"""Why a daemon ended: it says so in its watermark, since any task can imitate an exit code."""
 
 from enum import IntEnum
 
+from dispatcher.processes import ENDINGS
+
 
 class Ending(IntEnum):
-    """Why a daemon ended: its exit code.  Any other code, or a signal, is a crash."""
+    """Why a daemon ended, in its own words, and the exit code that it ends with."""
 
     STOPPED = 0
     """The dispatcher said so."""
@@ -20,3 +22,19 @@ class Ending(IntEnum):
     """The dispatcher does not accept the daemon's key, or what it says."""
     REPLACED = 96
     """The dispatcher wants another in its place, since it did not leave a task."""
+
+    @property
+    def mark(self) -> int:
+        """What the watermark shows then."""
+        return ENDINGS + self
+
+
+def ending_of(mark: int | None, code: int) -> Ending | None:
+    """Return what a daemon has said that it ended of; None if it has not: that is a crash.
+
+    Where there is no watermark, its exit code must do.
+    """
+    try:
+        return Ending(code if mark is None else mark - ENDINGS)
+    except ValueError:
+        return None

@@ -21,7 +21,7 @@ class InProcess:
     """A ``Carrier`` to a dispatcher that lives only while somebody waits for it."""
 
     ended = False
-    refused = False
+    denied = False
     reached = True
     proved = True
 

@@ -21,8 +21,11 @@ Draw keys for a dispatcher that will be restarted, and write three files that on
   daemon.json   for daemons:         mirai daemon daemon.json -n 4
 
 The last two can be copied (scp) to other machines once, and stay valid when the dispatcher is
-started again with its own. Whoever has client.json can run code on the daemons, and whoever has
-daemon.json sees what the clients send: treat them as you treat a private ssh key."""
+started again with its own. Whoever has client.json can run code on the daemons. Whoever has
+daemon.json sees what the clients send, and can run code in them, since results are pickles. Treat
+both as you treat a private ssh key.
+
+Tasks of daemons that have joined with daemon.json cannot submit tasks themselves."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -19,13 +19,13 @@ from dispatcher.security import KeyPair, dial, watch_for_silence
 from dispatcher.sockets import monitor_events, receive_frames
 from dispatcher.wire import Reader, encode
 
-_REFUSED = (
+_FAILED = (
     zmq.EVENT_HANDSHAKE_FAILED_AUTH
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 )
 _BEGUN = zmq.EVENT_CONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
-_ENDED = _REFUSED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED
+_ENDED = _FAILED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED
 
 
 class Link:
@@ -40,8 +40,6 @@ class Link:
         self._reader = Reader(expected)
         self.ended = False
         """Whether the connection has ended; what had arrived before can still be received."""
-        self.refused = False
-        """Whether it ended before either side had proved its key."""
         self.denied = False
         """Whether it ended because the other side knows our key not, and has said so."""
         self.reached = False
@@ -94,6 +92,5 @@ class Link:
         for event, _ in monitor_events(self._monitor):
             self.reached = self.reached or bool(event & zmq.EVENT_CONNECTED)
             self.proved = self.proved or bool(event & zmq.EVENT_HANDSHAKE_SUCCEEDED)
-            self.refused = self.refused or bool(event & _REFUSED)
             self.denied = self.denied or bool(event & zmq.EVENT_HANDSHAKE_FAILED_AUTH)
             self.ended = self.ended or bool(event & _ENDED)

@@ -59,7 +59,7 @@ class Daemons:
         self.url = ""
         self._options = options
         self._scaling = threading.RLock()  # guards what follows, up to the blank line
-        self._count = 0 if options is None else options.count
+        self._count = 0 if options is None else options.count  # 0: it is not known here
         self._slots = None if options is None else Slots(options)
 
         self._on_end = on_end
@@ -91,26 +91,46 @@ class Daemons:
         assert self._slots is not None
         slots = self._slots.up_to(self._options.count)
         config = dispatcher_config(self._options, self._keys, slots, self.profile)
-        self.attach(self._connect(config, self._keys), serial)
+        seed, memory = self._options.seed, self._options.memory
+        self.attach(self._connect(config, self._keys), seed=seed, memory=memory, serial=serial)
 
     def attach(
-        self, link: Carrier, serial: Serial | None = None, *, pid: int | None = None
+        self,
+        link: Carrier,
+        *,
+        seed: int | None = None,
+        memory: int | None = None,
+        serial: Serial | None = None,
+        pid: int | None = None,
     ) -> None:
-        """Use this connection to a dispatcher, which is told this ``pid``, or our own."""
+        """Use this connection to a dispatcher, which is told this ``pid``, or our own.
+
+        The rest is as ``daemons()`` explains it.
+        """
         self.url = link.url
         self._channel = Channel(
             link,
             profile=self.profile,
             explain=self._explain_loss,
-            seed=None if self._options is None else self._options.seed,
-            memory=None if self._options is None else self._options.memory,
+            seed=seed,
+            memory=memory,
             reducer=serial or None,
             pid=pid,
         )
 
-    def join(self, connection: Connection, pair: KeyPair, timeout: float) -> None:
+    def join(
+        self,
+        connection: Connection,
+        pair: KeyPair,
+        timeout: float,
+        *,
+        seed: int | None = None,
+        memory: int | None = None,
+        serial: Serial | None = None,
+    ) -> None:
         """Connect to a dispatcher that stands on its own; use ``connect()`` instead."""
-        self.attach(Link(connection.url, pair, connection.server, ToClient))
+        link = Link(connection.url, pair, connection.server, ToClient)
+        self.attach(link, seed=seed, memory=memory, serial=serial)
         try:
             self._open().ask().result(timeout)
         except TimeoutError:
@@ -208,12 +228,17 @@ class Daemons:
         Fewer: idle ones leave first, running tasks are finished, and what has not started goes
         to the others.  Raises TypeError, ValueError, DispatcherLost, or what a function given as
         ``env`` or ``tags`` raises.
+
+        A client that has joined by ``connect``, or a task, changes the number only: what the
+        daemons are given, such as ``env`` and ``tags``, is its owner's.  Where the dispatcher was
+        started without local daemons, it is not for them to start any, and nothing happens.
         """
         channel = self._open()
         with self._scaling:
-            slots = () if self._slots is None else self._slots.up_to(check_count(n))
+            slots = None if self._slots is None else self._slots.up_to(check_count(n))
             channel.scale(Scale(check_count(n), slots))
-            self._count = n
+            if self._options is not None:
+                self._count = n
 
     def launch(self, n: int = 1) -> None:
         """Keep ``n`` more local daemons; see ``scale``.

@@ -46,10 +46,7 @@ class PoolOptions:
 
     def __post_init__(self) -> None:
         _check_flags(self)
-        if self.seed is not None and (
-            not isinstance(self.seed, int) or isinstance(self.seed, bool)
-        ):
-            raise TypeError(f"seed must be an int, not {type(self.seed).__name__}")
+        check_seed(self.seed)
         if self.init is not None and not callable(self.init):
             raise TypeError(f"init must be callable, not {type(self.init).__name__}")
         if not isinstance(self.grace, (int, float)) or isinstance(self.grace, bool):
@@ -82,6 +79,12 @@ def check_count(n: object) -> int:
     if not 0 <= n <= MAX_DAEMONS:
         raise ValueError(f"n must be from 0 to 10,000 and not negative: {n}")
     return n
+
+
+def check_seed(seed: object) -> None:
+    """Raise TypeError for what is no seed, and not None."""
+    if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+        raise TypeError(f"seed must be an int, not {type(seed).__name__}")
 
 
 def check_url(url: object) -> str:

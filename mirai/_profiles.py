@@ -23,6 +23,7 @@ from mirai._pool_options import (
     PoolOptions,
     Tags,
     check_count,
+    check_seed,
     check_tags,
     check_url,
     size_in_bytes,
@@ -192,6 +193,9 @@ def connect(
     profile: str | None = None,
     *,
     timeout: float | str = 10.0,
+    seed: int | None = None,
+    memory: int | str | None = None,
+    serial: SerialConfig | Iterable[SerialConfig] = (),
 ) -> Daemons:
     """Use a dispatcher that stands on its own, as the pool of a profile.
 
@@ -202,9 +206,13 @@ def connect(
     As a context manager it waits for the block's tasks, or, if the block is left by an exception,
     cancels them; dispatcher and daemons stay.  ``daemons(0)`` cancels too.
 
-    Raises MiraiError if the file cannot be used (others can read it, say), AuthenticationError if
-    the dispatcher does not accept its keys or has other ones itself, and DispatcherLost if it
-    has not answered within ``timeout`` seconds.
+    ``seed``, ``memory`` and ``serial`` are for the tasks of this client, and mean what they do in
+    ``daemons()``; but for results, daemons know only the configs that they were started with.
+
+    Raises TypeError or ValueError for what makes no sense, SerializationError if a config cannot
+    be pickled, MiraiError if the file cannot be used (others can read it, say),
+    AuthenticationError if the dispatcher does not accept its keys or does not prove its own, and
+    DispatcherLost if it has not answered within ``timeout`` seconds.
     """
     from dispatcher.events import Role
     from mirai._connection import Connection
@@ -212,10 +220,16 @@ def connect(
     if profile is not None and not isinstance(profile, str):
         raise TypeError(f"profile must be a str, not {type(profile).__name__}")
     patience = seconds("timeout", timeout)
+    check_seed(seed)
+    budget = None if memory is None else size_in_bytes("memory", memory)
+    configs = Serial((*_serial.values(), *serial_configs(serial)))
     connection = Connection.read(connection_file)
     pair = connection.pair(Role.CLIENT)
     pool = Daemons(current_profile() if profile is None else profile, None, _forget)
-    _bring_to_life(pool, lambda: pool.join(connection, pair, patience))
+    _bring_to_life(
+        pool,
+        lambda: pool.join(connection, pair, patience, seed=seed, memory=budget, serial=configs),
+    )
     _replace(pool.profile, pool)
     return pool
 
@@ -249,7 +263,10 @@ def on_daemon() -> bool:
 
 
 def mark_daemon(home: Home | None) -> None:
-    """Say that this process is a daemon, and of which pool; for mirai's own use."""
+    """Say that this process is a daemon; for mirai's own use.
+
+    ``home`` is how its tasks can submit tasks, None where they must not.
+    """
     global _on_daemon, _home
     _on_daemon, _home = True, home
 
@@ -260,11 +277,21 @@ def current_profile() -> str:
 
 
 def pool_of(profile: str) -> Daemons | None:
-    """Return the pool of a profile, if it has one; a daemon's is the pool that it belongs to."""
+    """Return the pool of a profile, if it has one; a daemon's is the pool that it belongs to.
+
+    Raises MiraiError on a daemon that must not submit tasks to that.
+    """
     pool = _profiles.get(profile)
-    if pool is None and _home is not None and profile in (DEFAULT, _home.profile):
+    if pool is not None or not _on_daemon:
+        return pool
+    if _home is None and profile == DEFAULT:
+        raise MiraiError(
+            "this daemon was joined with a connection file for daemons only: its tasks cannot"
+            " submit tasks"
+        )
+    if _home is not None and profile in (DEFAULT, _home.profile):
         return _inner_pool(_home)
-    return pool
+    return None
 
 
 def inner_mark() -> int | None:
@@ -294,7 +321,7 @@ def _inner_pool(home: Home) -> Daemons:
             pool = Daemons(home.profile, None, _forget)
             _living.add(pool)
             link = Link(home.url, home.pair, home.server, ToClient)
-            pool.attach(link, home.serial, pid=home.pid)
+            pool.attach(link, serial=home.serial, pid=home.pid)
             _inner = pool
         return _inner
 

@@ -52,7 +52,7 @@ class Status:
             f"  {running(d)}".rstrip()
             for d in self.daemons
         ]
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 def _megabytes(size: int) -> str:
@@ -64,4 +64,9 @@ def running(daemon: DaemonReport) -> str:
     if not daemon.task:
         return ""
     name, _, _ = daemon.task.partition(":")  # without the line of its code
-    return f"{name} ({daemon.seconds:.1f} s)"
+    return printable(f"{name} ({daemon.seconds:.1f} s)")
+
+
+def printable(text: str) -> str:
+    """Replace what would do something to a terminal: others choose their names."""
+    return "".join(each if each.isprintable() else "?" for each in text)

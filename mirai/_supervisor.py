@@ -22,10 +22,14 @@ from dispatcher.events import Role
 from dispatcher.processes import ECHO, POSIX, Process
 from mirai._comeback import Over, Place
 from mirai._connection import Connection
-from mirai._ending import Ending
+from mirai._ending import Ending, ending_of
 from mirai._limits import NO_LIMITS, Limits
 from mirai._process import boot_argv, search_path
 
+_MEMBERS = (Ending.STOPPED, Ending.LEFT, Ending.LOST, Ending.REPLACED)
+"""How those end that have joined."""
+_CLEAR = (Ending.STOPPED, Ending.LEFT, Ending.LOST, Ending.UNREACHED)
+"""Endings that need no more words."""
 GLANCE = 0.25
 """How often to look for daemons that have ended where no signal tells, in seconds."""
 SIGNALLED = 128
@@ -133,7 +137,8 @@ class Supervisor:
         try:
             process = Process(self._argv, self._lead)
         except OSError as error:
-            self._follow(seat, seat.place.next(1, joined=False, now=now, chance=0.0), str(error))
+            following = seat.place.next(None, 1, joined=False, now=now, chance=0.0)
+            self._follow(seat, following, str(error))
             return
         seat.process = process
         if process.output >= 0:
@@ -164,16 +169,17 @@ class Supervisor:
 
     def _bury(self, seat: _Seat, process: Process, code: int) -> None:
         seat.process = None
-        joined = bool(process.started()) or code in (Ending.STOPPED, Ending.LOST)
+        mark = process.started()
+        ending = ending_of(mark, code)
+        joined = bool(mark) if ending is None else ending in _MEMBERS
         tail = process.tail()
         self._discard(process)
         if self._signals:
             seat.over = seat.over or Over("told to leave")
             return
         now, chance = time.monotonic(), random.random()
-        following = seat.place.next(code, joined=joined, now=now, chance=chance)
-        is_clear = code in (Ending.STOPPED, Ending.LEFT, Ending.LOST, Ending.UNREACHED)
-        self._follow(seat, following, "" if is_clear else tail)
+        following = seat.place.next(ending, code, joined=joined, now=now, chance=chance)
+        self._follow(seat, following, "" if ending in _CLEAR else tail)
 
     def _follow(self, seat: _Seat, following: Any, tail: str) -> None:
         text = following.reason

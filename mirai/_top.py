@@ -17,7 +17,7 @@ from rich.text import Text
 
 from dispatcher.messages import DaemonReport
 from mirai._pool import Daemons
-from mirai._status import Status, running
+from mirai._status import Status, printable, running
 
 COLOURS = {"idle": "dim", "busy": "green", "leaving": "yellow"}
 PAPER = 200
@@ -59,10 +59,10 @@ def picture(before: Look, now: Look) -> Group:
     for daemon in status.daemons:
         table.add_row(
             str(daemon.id),
-            daemon.host,
+            _plain(daemon.host),
             str(daemon.pid),
-            Text(daemon.state, COLOURS.get(daemon.state, "")),
-            running(daemon),
+            _plain(daemon.state, COLOURS.get(daemon.state, "")),
+            _plain(running(daemon)),
             str(daemon.tasks),
             f"{daemon.done:,}",
             f"{_rate(daemon, before, now):,.1f}",
@@ -70,12 +70,17 @@ def picture(before: Look, now: Look) -> Group:
         )
     rate = sum(_rate(daemon, before, now) for daemon in status.daemons)
     head = Text.assemble(
-        (f"{status.profile}", "bold"),
-        f"  {status.url}  {status.connections} daemons\n",
+        (printable(status.profile), "bold"),
+        f"  {printable(status.url)}  {status.connections} daemons\n",
         f"{status.awaiting:,} awaiting   {status.executing:,} executing  "
         f" {status.completed:,} completed   {rate:,.1f} tasks/s\n",
     )
     return Group(head, table)
+
+
+def _plain(text: str, style: str = "") -> Text:
+    """Return what stands for itself, whatever is in it: rich would read a str as markup."""
+    return Text(printable(text), style)
 
 
 def _look(pool: Daemons) -> Look:

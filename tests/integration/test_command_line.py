@@ -186,6 +186,28 @@ class TestTop:
             go.touch()
             running.result(timeout=20)
 
+    def test_names_are_not_obeyed(self, command: Command, tmp_path: Path) -> None:
+        """Neither as rich's markup, nor by a terminal."""
+        pytest.importorskip("rich")
+        listening(command("dispatcher", "-n", 1))
+        go = tmp_path / "go"
+
+        def work() -> None:
+            while not go.exists():
+                time.sleep(0.001)
+
+        work.__qualname__ = "[/x][bold]\x1b[2J\x9b\u202e"
+        with connect(tmp_path / "pool.json") as pool:
+            running = mirai(work)
+            wait_until(lambda: pool.status().executing == 1)
+            for arguments in (["top", "pool.json", "--once"], ["status", "pool.json"]):
+                code, out, err = ended(command(*arguments))
+                assert (code, err) == (0, "")
+                assert "[/x][bold]?[2J?? (" in out
+                assert "\x1b" not in out
+            go.touch()
+            running.result(timeout=20)
+
     def test_q_leaves_the_live_view(self, command: Command, tmp_path: Path, mark: str) -> None:
         pytest.importorskip("rich")
         listening(command("dispatcher", "-n", 1))
@@ -234,12 +256,54 @@ def _drained(fd: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("name", ["dispatcher", "daemon", "status", "top", "keys"])
-def test_help_explains(command: Command, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "explained"),
+    [
+        (
+            "dispatcher",
+            [
+                "--url URL",
+                "--keys FILE",
+                "only you can read it",
+                'connect("pool.json")',
+                "SIGTERM lets it drain",
+                "while a task waits for a daemon that is not there",
+                "A second SIGTERM, or Ctrl-C, ends it at once",
+            ],
+        ),
+        (
+            "daemon",
+            [
+                "--tags A,B",
+                "--idle-time TIME",
+                "--max-tasks N",
+                "A daemon that crashes is replaced",
+                "the tasks that these daemons run cannot submit tasks themselves",
+                "exit status: 0 when",
+                "90s, 5m, 2h, 1d",
+            ],
+        ),
+        ("status", ["FILE is a connection file", "how many tasks wait, run, and have ended"]),
+        ("top", ["FILE", "--every", "--once", "q or Ctrl-C"]),
+        (
+            "keys",
+            [
+                "server.json",
+                "mirai daemon daemon.json -n 4",
+                "--force",
+                "client.json can run code on the daemons",
+                "can run code in them, since results are pickles",
+                "cannot submit tasks themselves",
+            ],
+        ),
+    ],
+)
+def test_help_explains(command: Command, name: str, explained: list[str]) -> None:
     code, out, err = ended(command(name, "--help"))
     assert (code, err) == (0, "")
     assert out.startswith(f"usage: mirai {name} ")
-    assert len(out.splitlines()) > 10
+    text = " ".join(out.split())  # however the lines are broken
+    assert [words for words in explained if words not in text] == []
 
 
 @pytest.mark.parametrize(

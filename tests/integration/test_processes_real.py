@@ -8,13 +8,16 @@ from collections.abc import Iterator
 
 import pytest
 import zmq
-from conftest import wait_until
+from conftest import processes_marked, wait_until
 
 from dispatcher.messages import VERSION, Hello
 from dispatcher.processes import Process
 from dispatcher.security import ZAP_ENDPOINT, Gate, KeyPair, dial, listen
 from dispatcher.sockets import waiting_messages
 from dispatcher.wire import encode
+from mirai._pool import PoolKeys, dispatcher_config
+from mirai._pool_options import PoolOptions
+from mirai._process import DispatcherProcess
 
 ECHO = "import sys\nfor line in sys.stdin: print('got', line, end='', flush=True)"
 
@@ -49,6 +52,29 @@ def test_the_blow_falls_only_while_it_is_busy_with_that_task(process: Process) -
     wait_until(lambda: said(process).endswith("got alive"))
     wait_until(lambda: process.reap() is not None)
     assert process.exit_code == 0
+
+
+def test_once_reaped_its_number_may_be_anothers(process: Process) -> None:
+    process.configure(b"last\n")
+    wait_until(lambda: process.reap() is not None)
+    other = Process([sys.executable, "-c", ECHO], b"")
+    process.pid = other.pid
+    process.kill()
+    other.configure(b"alive\n")
+    wait_until(lambda: other.reap() is not None)
+    assert (other.exit_code, said(other)) == (0, "got alive")
+    other.close()
+
+
+def test_a_dispatcher_that_is_told_to_leave_while_it_boots(mark: str) -> None:
+    """Its first daemon tells it, and would never leave by itself."""
+    keys = PoolKeys(KeyPair.new(), KeyPair.new(), {})
+    config = dispatcher_config(PoolOptions(2), keys, (), "default")
+    config["plan"]["argv"] = ["/bin/sh", "-c", "kill -TERM $PPID; exec sleep 600"]
+    dispatcher = DispatcherProcess(config)
+    assert dispatcher.how_it_ended(30) == "exit code 0"
+    assert not processes_marked(mark)
+    dispatcher.end()
 
 
 def test_and_then_it_falls(process: Process) -> None:

@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import json
 import os
+import random
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +24,16 @@ from conftest import Command, Script, processes_marked, wait_until
 
 from dispatcher import security
 from dispatcher.events import Role
-from dispatcher.messages import VERSION, Hello, PoolReport, Report, Stop, ToClient
+from dispatcher.messages import (
+    VERSION,
+    Hello,
+    PoolReport,
+    Report,
+    Scale,
+    Slot,
+    Stop,
+    ToClient,
+)
 from dispatcher.processes import Process
 from dispatcher.security import KeyPair
 from dispatcher.wire import encode
@@ -32,17 +44,23 @@ from mirai import (
     DispatcherLost,
     Mirai,
     MiraiError,
+    SerialConfig,
     TaskCancelled,
     connect,
     daemons,
+    everywhere,
     mirai,
     mirai_map,
+    register_serial,
     status,
+    try_mirai,
     use_profile,
 )
+from mirai import _profiles as profiles
 from mirai._connection import Connection
 from mirai._link import Link
 from mirai._process import boot_argv, search_path
+from mirai._profiles import require_pool
 from mirai._supervisor import Supervisor
 
 Popen = subprocess.Popen
@@ -177,6 +195,15 @@ class TestClients:
             pool.scale(1)
             wait_until(lambda: pool.status().connections == 1)
 
+    def test_where_no_daemons_run_guests_start_none(
+        self, dispatcher: Popen[str], pool_file: Path, mark: str
+    ) -> None:
+        with connect(pool_file) as pool:
+            pool.scale(2)
+            pool.status()  # the answer comes after what was asked before
+            assert len(processes_marked(mark)) == 1
+        assert dispatcher.poll() is None
+
     def test_one_that_vanishes_frees_its_place(
         self, command: Command, pool_file: Path, script: Script
     ) -> None:
@@ -220,6 +247,52 @@ class TestClients:
         assert dispatcher.poll() is None
 
 
+class TestOptions:
+    """What a client may have for itself."""
+
+    def test_a_seed(self, command: Command, pool_file: Path) -> None:
+        listening(command("dispatcher", "-n", 1, "--connection-file", pool_file))
+        with daemons(sync=True, seed=42):
+            expected = [mirai(random.random).result() for _ in range(3)]
+        with connect(pool_file, seed=42):
+            assert [mirai(random.random).result(timeout=20) for _ in range(3)] == expected
+
+    def test_a_memory_budget(self, command: Command, pool_file: Path, gate: Gate) -> None:
+        listening(command("dispatcher", "-n", 1, "--connection-file", pool_file))
+        with connect(pool_file, memory="1kB") as pool:
+            running = mirai(gate.task())
+            sent = mirai(len, bytes(2_000))
+            assert try_mirai(abs, -1) is None
+            assert status().memory == pool.status().memory
+            gate.open()
+            assert sent.result(timeout=20) == 2_000
+            running.result(timeout=20)
+            memory = pool.status().memory
+            assert memory is not None and memory.capacity == 1_000
+
+    def test_serial_configs(
+        self, command: Command, pool_file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Sealed:
+            def __init__(self, text: str) -> None:
+                self.text = text
+                self.lock = threading.Lock()
+
+        class Registered(Sealed): ...
+
+        def config(cls: type[Sealed]) -> SerialConfig:
+            return SerialConfig(cls, lambda it: it.text.encode(), lambda data: bytes(data).decode())
+
+        monkeypatch.setattr(profiles, "_serial", {})
+        register_serial(config(Registered))
+        listening(command("dispatcher", "-n", 1, "--connection-file", pool_file))
+        with connect(pool_file, serial=config(Sealed)):
+            assert mirai(str.upper, Sealed("a")).result(timeout=20) == "A"  # type: ignore[arg-type]
+        with connect(pool_file):
+            task = mirai(str.upper, Registered("b"))  # type: ignore[arg-type]
+            assert task.result(timeout=20) == "B"
+
+
 class TestNobodyThere:
     def test_nothing_listens(self, pool_file: Path) -> None:
         with socket.socket() as unused:
@@ -236,7 +309,7 @@ class TestNobodyThere:
             Connection.new(url).only(*Role).write(pool_file)
             with pytest.raises(DispatcherLost, match=r"not answered within 0.2 s"):
                 connect(pool_file, timeout=0.2)
-            with pytest.raises(AuthenticationError):
+            with pytest.raises(AuthenticationError, match="in time: it hangs"):
                 connect(pool_file, timeout="20s")
 
     @pytest.mark.parametrize(
@@ -262,7 +335,8 @@ class TestNobodyThere:
         server = KeyPair.new().public if wrong == "server" else right.server
         keys = right.keys if wrong == "server" else {Role.CLIENT: KeyPair.new()}
         Connection(right.url, server, keys).write(pool_file)
-        with pytest.raises(AuthenticationError):
+        reason = "refuses this key" if wrong == "client" else "or has other keys"
+        with pytest.raises(AuthenticationError, match=reason):
             connect(pool_file)
         assert dispatcher.poll() is None
 
@@ -272,9 +346,12 @@ class TestNobodyThere:
             connect(pool_file)
         assert dispatcher.poll() is None
 
-    @pytest.mark.parametrize("options", [{"timeout": 0}, {"timeout": "soon"}])
+    @pytest.mark.parametrize(
+        "options",
+        [{"timeout": 0}, {"timeout": "soon"}, {"seed": "x"}, {"memory": 0}, {"serial": [1]}],
+    )
     def test_what_makes_no_sense(self, pool_file: Path, options: dict[str, Any]) -> None:
-        with pytest.raises(ValueError, match="timeout"):
+        with pytest.raises((TypeError, ValueError), match=next(iter(options))):
             connect(pool_file, **options)
 
 
@@ -315,6 +392,26 @@ class TestSupervisor:
             assert sum(mirai_map(abs, range(-1_000, 0)).collect()) == 500_500
         assert dispatcher.poll() is None
 
+    def test_with_a_file_for_daemons_only_tasks_submit_none(
+        self, command: Command, dispatcher: Popen[str], pool_file: Path, tmp_path: Path
+    ) -> None:
+        Connection.read(pool_file).only(Role.DAEMON).write(tmp_path / "daemon.json")
+        command("daemon", tmp_path / "daemon.json")
+
+        def named() -> int:
+            with daemons(1, profile="mine"), use_profile("mine"):
+                return mirai(abs, -2).result()
+
+        with connect(pool_file):
+            for inner in (
+                lambda: mirai(abs, -1).result(),
+                lambda: mirai_map(abs, [-1]).collect(),
+            ):
+                with pytest.raises(MiraiError, match="file for daemons only: its tasks cannot"):
+                    mirai(inner).result(timeout=20)
+            assert mirai(named).result(timeout=30) == 2
+        assert dispatcher.poll() is None
+
     def test_one_that_crashes_is_replaced(
         self, command: Command, dispatcher: Popen[str], pool_file: Path
     ) -> None:
@@ -328,6 +425,20 @@ class TestSupervisor:
         assert code == 0
         assert dispatcher.poll() is None
         assert "died with exit code 7, and is replaced; the last it printed:\nlast words" in said
+
+    @pytest.mark.parametrize("code", [0, *range(91, 97)])
+    def test_a_task_cannot_end_its_place(
+        self, command: Command, dispatcher: Popen[str], pool_file: Path, code: int
+    ) -> None:
+        supervisor = command("daemon", pool_file)
+        with connect(pool_file):
+            with pytest.raises(DaemonCrashed):
+                mirai(os._exit, code).result(timeout=20)
+            assert mirai(abs, -1).result(timeout=20) == 1
+        status, said = end(supervisor)
+        assert status == 0
+        assert f"died with exit code {code}, and is replaced" in said
+        assert dispatcher.poll() is None
 
     def test_one_that_does_not_leave_a_task_is_replaced(
         self, command: Command, pool_file: Path, tmp_path: Path
@@ -543,7 +654,14 @@ class TestDrain:
             gate.open()
             assert sorted(m.result(timeout=20)[0] for m in running) == [0, 1]
             assert [len(m.result(timeout=20)) for m in waiting] == [100_000 + x for x in range(20)]
-        assert ended(dispatcher) == (0, "")
+        code, said = ended(dispatcher)
+        line = (
+            r"mirai dispatcher: no more tasks are taken, (\d+) are left; a second signal ends.*\n"
+        )
+        announced = re.fullmatch(line, said)
+        assert code == 0
+        assert announced is not None, said
+        assert int(announced[1]) >= 22
         assert not pool_file.exists()
         code, said = ended(supervisor)
         assert (code, said.splitlines()[-1]) == (0, "mirai daemon: the pool has stopped")
@@ -639,6 +757,30 @@ class TestConnectionFile:
             assert client.communicate(timeout=30) == ("1\n", "")
             assert mirai(abs, -1).result(timeout=20) == 1
         assert not pool_file.exists()
+
+    def test_guests_and_tasks_scale_but_give_daemons_nothing(self, pool_file: Path) -> None:
+        given = {"env": {"GIVEN": "1"}, "tags": ("mine",)}
+        evil = (Slot({"GIVEN": "2", "EVIL": "1"}, ("theirs",)),)
+
+        def look() -> tuple[str | None, str | None]:
+            return os.environ.get("GIVEN"), os.environ.get("EVIL")
+
+        def grow() -> None:
+            require_pool(None)._open().scale(Scale(3, evil))
+
+        with daemons(1, "tcp://127.0.0.1:0", **given) as pool:  # type: ignore[arg-type]
+            pool.connection_file(pool_file)
+            with connect(pool_file, "guest") as guest:
+                guest.scale(2)
+                pool.wait(2, timeout=20)
+                guest._open().scale(Scale(3, evil))
+                pool.wait(3, timeout=20)
+                guest.scale(2)
+                wait_until(lambda: pool.status().connections == 2)
+            mirai(grow).result(timeout=20)
+            pool.wait(3, timeout=20)
+            assert everywhere(look).collect() == [("1", None)] * 3
+            assert {daemon.tags for daemon in pool.status().daemons} == {("mine",)}
 
     def test_one_role_only(self, pool_file: Path, tmp_path: Path) -> None:
         with daemons(1, "tcp://127.0.0.1:0") as pool:

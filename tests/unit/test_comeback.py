@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from dispatcher.processes import JOINED
 from mirai._comeback import (
     FIRST_DELAY,
     LONGEST_DELAY,
@@ -15,7 +16,7 @@ from mirai._comeback import (
     Over,
     Place,
 )
-from mirai._ending import Ending
+from mirai._ending import Ending, ending_of
 from mirai._limits import Limits
 
 CRASH = 1
@@ -29,7 +30,8 @@ def place(**limits: float) -> Place:
 def after(
     where: Place, code: int, *, joined: bool = True, now: float = 110.0, chance: float = MIDDLE
 ) -> Again | Over:
-    return where.next(code, joined=joined, now=now, chance=chance)
+    ending = code if isinstance(code, Ending) else None
+    return where.next(ending, code, joined=joined, now=now, chance=chance)
 
 
 def delay(following: Again | Over) -> float:
@@ -37,7 +39,7 @@ def delay(following: Again | Over) -> float:
     return following.delay
 
 
-@pytest.mark.parametrize("code", [CRASH, 3, -signal.SIGKILL, Ending.REPLACED])
+@pytest.mark.parametrize("code", [0, CRASH, 3, 91, 96, -signal.SIGKILL, Ending.REPLACED])
 def test_one_that_crashed_is_replaced_at_once(code: int) -> None:
     where = place()
     for _ in range(3 * MAX_FAILURES):
@@ -111,3 +113,11 @@ def test_a_place_without_a_dispatcher_is_idle() -> None:
     assert isinstance(following, Over)
     assert "limit" in following.reason
     assert following.status == 0
+
+
+def test_what_a_task_can_imitate_is_no_ending() -> None:
+    for ending in Ending:
+        assert ending_of(ending.mark, -signal.SIGKILL) is ending
+        assert ending_of(7, ending) is ending_of(JOINED, ending) is None
+        assert ending_of(None, ending) is ending  # there is nothing else to go by
+    assert ending_of(None, CRASH) is None
