@@ -90,6 +90,10 @@ class Carrier(Protocol):
     def refused(self) -> bool:
         """Whether it ended before either side had proved its key."""
 
+    @property
+    def shares(self) -> bool:
+        """Whether memory can be shared with who is at the other end."""
+
     def ring(self) -> None:
         """Make ``wait`` return."""
 
@@ -128,7 +132,7 @@ class Channel:
         self._profile = profile
         self._explain = explain
         self._lock = threading.RLock()  # guards what follows, up to the blank line
-        self._outbox = Outbox(profile, seed=seed, reducer=reducer)
+        self._outbox = Outbox(profile, seed=seed, reducer=reducer, share=link.shares)
         self._requests = _Requests()
         self._end: tuple[MiraiError, bool] | None = None  # why it ended; as a cancellation?
 

@@ -25,6 +25,7 @@ from typing import Any
 from msgspec import structs
 
 from dispatcher import wire
+from dispatcher.hatch import Hatch
 from dispatcher.messages import (
     VERSION,
     Done,
@@ -147,9 +148,10 @@ class Daemon:
         cleanup: bool = True,
         stream: bool = False,
         serial: Serial | None = None,
+        hatch: Hatch | None = None,
     ) -> None:
         """``stream``: the host wants to see at once what tasks print."""
-        self._link = Link(url, pair, server, ToDaemon)
+        self._link = Link(url, pair, server, ToDaemon, hatch)
         self._limits = limits
         self._tags = tags
         self._welcome = False
@@ -163,7 +165,11 @@ class Daemon:
         self._spool = Spool(self._link.ring) if stream else None
         self._next_spool = 0.0  # not before
         self._printout = Printout(lambda: self._hand.current, self._spool)
-        self._evaluator = Evaluator(cleanup=Cleanup() if cleanup else None, reducer=serial or None)
+        self._evaluator = Evaluator(
+            cleanup=Cleanup() if cleanup else None,
+            reducer=serial or None,
+            share=self._link.shares,
+        )
         self._garbage = Garbage.of_this_process() if cleanup else None
         self._watermark = watermark
         self._outbox: list[Outcome] = []
@@ -196,6 +202,7 @@ class Daemon:
                 self._hand.close()
                 self._want_to_leave()
             self._answer(outcome)
+            del task, outcome  # they may be large, and the next one may be a long time coming
             self._evaluator.clean_up()
         self._evaluator.close()
         if self._exit_code:
@@ -425,6 +432,7 @@ def main() -> None:
         cleanup=options.get("cleanup", True),
         stream=options.get("stream", False),
         serial=serial,
+        hatch=Hatch(config["hatch"]) if config.get("hatch", -1) >= 0 else None,
     )
     daemon.run(read_init(options["init"]) if "init" in options else None)
 

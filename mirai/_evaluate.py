@@ -28,15 +28,18 @@ class Evaluator:
         let_through: tuple[type[BaseException], ...] = (),
         cleanup: Cleanup | None = None,
         reducer: Reducer | None = None,
+        share: bool = False,
     ) -> None:
         """``let_through``: what a task raises of these is raised here, and is no outcome.
 
         ``cleanup``: what ``clean_up`` does after each task; None: nothing.  ``reducer`` knows how
-        to pickle some of the objects that tasks return or raise.
+        to pickle some of the objects that tasks return or raise; ``share``: large ones that they
+        return may lie in shared memory.
         """
         self._let_through = let_through
         self._cleanup = cleanup
         self._reducer = reducer
+        self._share = share
         self._keeps = False
         self._definitions: dict[int, Function] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
@@ -79,7 +82,7 @@ class Evaluator:
                 running.draws = outer
                 if task.stream:
                     seeded()
-            payload, blobs = pack(value, self._reducer)
+            payload, blobs = pack(value, self._reducer, share=self._share)
         except BaseException as error:
             if isinstance(error, self._let_through):
                 raise

@@ -14,6 +14,7 @@ import zmq
 
 from dispatcher.messages import Message
 from dispatcher.server import Config, Server
+from dispatcher.shared import AVAILABLE
 from mirai._errors import MiraiError
 
 
@@ -24,6 +25,7 @@ class InProcess:
     refused = False
     reached = True
     proved = True
+    shares = AVAILABLE
 
     def __init__(self, config: dict[str, Any]) -> None:
         """Listen.  Raises MiraiError if it cannot."""

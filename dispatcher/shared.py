@@ -1,0 +1,109 @@
+"""Large pieces of payloads in memory that the processes of one host share.
+
+The memory is a memfd: it has no name in any file system, so that it is gone with its last
+descriptor and mapping, however the processes end.  Once it is filled it is sealed, and can neither
+change nor shrink: whoever maps it need not trust who made it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # daemons are started before what it loads
+    from dispatcher.messages import Buffer
+
+AVAILABLE = sys.platform == "linux" and hasattr(os, "memfd_create")
+
+
+class Shared:
+    """Bytes in memory without a name, for as long as somebody has a descriptor or a mapping."""
+
+    __slots__ = ("fd", "size")
+
+    def __init__(self, fd: int, size: int) -> None:
+        """Own a descriptor of so many bytes."""
+        self.fd = fd
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        close(self.fd)
+
+    @classmethod
+    def copy(cls, data: memoryview) -> Shared | None:
+        """Copy ``data``, which is bytes in a row; None if memory or descriptors are short."""
+        if sys.platform != "linux" or not AVAILABLE:
+            return None
+        from fcntl import F_ADD_SEALS, fcntl
+
+        try:
+            flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+            shared = cls(os.memfd_create("mirai", flags), data.nbytes)
+            if _is_scarce(shared.fd):
+                return None
+            while data:  # written, not mapped: that is the faster way to get pages
+                data = data[os.write(shared.fd, data) :]
+            fcntl(shared.fd, F_ADD_SEALS, _seals())
+        except OSError:
+            return None
+        return shared
+
+    def map(self) -> Buffer:
+        """Return its bytes for one reader alone, who may change them: no other will see that."""
+        return mmap.mmap(self.fd, self.size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+def adopt(fd: int, size: int) -> Buffer | Shared:
+    """Take over a descriptor of unknown origin; return it, or its bytes if descriptors are short.
+
+    Raises ValueError unless it is of memory of exactly this size that cannot change any more.
+    """
+    shared = Shared(fd, size)
+    if not _is_sealed(fd) or os.fstat(fd).st_size != size:
+        raise ValueError("what was handed over is no sealed memory of the size that was said")
+    return bytearray(shared.map()) if _is_scarce(fd) else shared
+
+
+def contents(data: Buffer | Shared) -> Buffer:
+    """Return what has the bytes of a blob's ``data``."""
+    return data.map() if isinstance(data, Shared) else data
+
+
+def _is_scarce(fd: int) -> bool:
+    """Whether half of the descriptors that the process may have are taken, going by the newest.
+
+    The system gives the lowest number that is free.
+    """
+    if sys.platform == "win32":
+        return True
+    from resource import RLIMIT_NOFILE, getrlimit
+
+    limit = getrlimit(RLIMIT_NOFILE)[0]
+    return 0 <= limit // 2 <= fd
+
+
+def _seals() -> int:
+    if sys.platform != "linux":
+        return 0
+    from fcntl import F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE
+
+    return F_SEAL_GROW | F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_WRITE
+
+
+def _is_sealed(fd: int) -> bool:
+    """Whether it is memory that can be read and mapped, and stays as it is."""
+    if sys.platform != "linux":
+        return False
+    from fcntl import F_GET_SEALS, fcntl
+
+    try:
+        os.pread(fd, 1, 0)
+        return not _seals() & ~fcntl(fd, F_GET_SEALS)
+    except OSError:  # nothing that can have seals, or be read
+        return False
