@@ -512,6 +512,7 @@ class Server:
             thing.close()
         if self._hatch is not None:
             self._hatch.close()
+        self._core, self._events = Dispatcher(), []  # whoever keeps us shall not keep all tasks
         if self.url.startswith("ipc:///"):
             with contextlib.suppress(OSError):
                 os.unlink(self.url.removeprefix("ipc://"))

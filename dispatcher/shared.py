@@ -65,14 +65,22 @@ def adopt(fd: int, size: int) -> Buffer | Shared:
     Raises ValueError unless it is of memory of exactly this size that cannot change any more.
     """
     shared = Shared(fd, size)
-    if not _is_sealed(fd) or os.fstat(fd).st_size != size:
+    if size < 1 or not _is_sealed(fd) or os.fstat(fd).st_size != size:
         raise ValueError("what was handed over is no sealed memory of the size that was said")
-    return bytearray(shared.map()) if _is_scarce(fd) else shared
+    return _read(fd, size) if _is_scarce(fd) else shared
 
 
 def contents(data: Buffer | Shared) -> Buffer:
     """Return what has the bytes of a blob's ``data``."""
     return data.map() if isinstance(data, Shared) else data
+
+
+def _read(fd: int, size: int) -> bytearray:
+    data = bytearray(size)
+    view, count = memoryview(data), 0
+    while count < size:
+        count += os.preadv(fd, [view[count:]], count)
+    return data
 
 
 def _is_scarce(fd: int) -> bool:

@@ -333,11 +333,15 @@ class Channel:
             self._link.wait(0 if self._has_mail() else None)
             self._nap = 0
             ended = self._link.ended  # before we read: what has arrived by now is all there is
-            for message in islice(self._link.receive(), None if ended else MESSAGES_A_TURN):
-                self._take(message)
+            self._take_in(None if ended else MESSAGES_A_TURN)
             if ended:
                 self._finish(self._why_ended())
             self._flush()
+
+    def _take_in(self, limit: int | None) -> None:
+        """Take what has arrived; a frame of its own, so that nothing of it is kept meanwhile."""
+        for message in islice(self._link.receive(), limit):
+            self._take(message)
 
     def _has_mail(self) -> bool:
         return bool(self._outbox or self._requests or self._end)

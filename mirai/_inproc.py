@@ -36,7 +36,6 @@ class InProcess:
         self._inbox: deque[Message] = deque()
         self.send = self._server.host(self._inbox.append)
         self.ring = self._server.ring
-        self.close = self._server.close
         self._has_daemons = False
 
     @property
@@ -55,3 +54,8 @@ class InProcess:
         """Yield what the dispatcher has told us."""
         while self._inbox:
             yield self._inbox.popleft()
+
+    def close(self) -> None:
+        """End it and its daemons."""
+        self._server.close()
+        self._inbox.clear()

@@ -28,7 +28,7 @@ from mirai._errors import SerializationError
 LARGE = 64 * 1024
 """From this size on, in bytes, a payload or a buffer travels as a frame of its own."""
 
-SHARED = 1 << 20
+SHARED = 256 * 1024
 """From this size on, in bytes, it lies in shared memory, where there is such."""
 
 MAX_BLOBS = 10_000
