@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import _socket  # socket makes enums, slowly
 import os
-import sys
 from struct import Struct
 from typing import TYPE_CHECKING
 
@@ -34,7 +33,7 @@ class Hatch:
     @staticmethod
     def pair() -> tuple[int, int] | None:
         """Return descriptors of both ends, for a child to inherit; None where there are none."""
-        if sys.platform != "linux" or not AVAILABLE:
+        if not AVAILABLE:
             return None
         from fcntl import F_DUPFD_CLOEXEC, fcntl
 

@@ -13,10 +13,27 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+try:
+    from fcntl import (
+        F_ADD_SEALS,
+        F_GET_SEALS,
+        F_SEAL_GROW,
+        F_SEAL_SEAL,
+        F_SEAL_SHRINK,
+        F_SEAL_WRITE,
+        fcntl,
+    )
+    from os import MFD_ALLOW_SEALING, MFD_CLOEXEC, memfd_create
+    from resource import RLIMIT_NOFILE, getrlimit
+
+    AVAILABLE = sys.platform == "linux"
+    _SEALS = F_SEAL_GROW | F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_WRITE
+except ImportError:
+    AVAILABLE = False
+"""Whether there is such memory; where it is not, nothing in here is used."""
+
 if TYPE_CHECKING:  # daemons are started before what it loads
     from dispatcher.messages import Buffer
-
-AVAILABLE = sys.platform == "linux" and hasattr(os, "memfd_create")
 
 
 class Shared:
@@ -38,18 +55,13 @@ class Shared:
     @classmethod
     def copy(cls, data: memoryview) -> Shared | None:
         """Copy ``data``, which is bytes in a row; None if memory or descriptors are short."""
-        if sys.platform != "linux" or not AVAILABLE:
-            return None
-        from fcntl import F_ADD_SEALS, fcntl
-
         try:
-            flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-            shared = cls(os.memfd_create("mirai", flags), data.nbytes)
+            shared = cls(memfd_create("mirai", MFD_CLOEXEC | MFD_ALLOW_SEALING), data.nbytes)
             if _is_scarce(shared.fd):
                 return None
             while data:  # written, not mapped: that is the faster way to get pages
                 data = data[os.write(shared.fd, data) :]
-            fcntl(shared.fd, F_ADD_SEALS, _seals())
+            fcntl(shared.fd, F_ADD_SEALS, _SEALS)
         except OSError:
             return None
         return shared
@@ -88,30 +100,14 @@ def _is_scarce(fd: int) -> bool:
 
     The system gives the lowest number that is free.
     """
-    if sys.platform == "win32":
-        return True
-    from resource import RLIMIT_NOFILE, getrlimit
-
     limit = getrlimit(RLIMIT_NOFILE)[0]
     return 0 <= limit // 2 <= fd
 
 
-def _seals() -> int:
-    if sys.platform != "linux":
-        return 0
-    from fcntl import F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE
-
-    return F_SEAL_GROW | F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_WRITE
-
-
 def _is_sealed(fd: int) -> bool:
     """Whether it is memory that can be read and mapped, and stays as it is."""
-    if sys.platform != "linux":
-        return False
-    from fcntl import F_GET_SEALS, fcntl
-
     try:
         os.pread(fd, 1, 0)
-        return not _seals() & ~fcntl(fd, F_GET_SEALS)
+        return fcntl(fd, F_GET_SEALS) & _SEALS == _SEALS
     except OSError:  # nothing that can have seals, or be read
         return False

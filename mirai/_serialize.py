@@ -177,7 +177,7 @@ def _parcel(data: bytes, blobs: tuple[Blob, ...], share: bool) -> Packed:
 def _blob(view: memoryview, share: bool) -> Blob:
     """Copy bytes to where they can travel from."""
     shared = Shared.copy(view) if share and len(view) >= SHARED else None
-    return Blob(shared or Frame(view, copy=True))
+    return Blob(Frame(view, copy=True) if shared is None else shared)
 
 
 def _collector(blobs: list[Blob], share: bool) -> Callable[[pickle.PickleBuffer], bool]:
