@@ -8,11 +8,12 @@ whatever becomes of who has put it there.  A message that is sent afterwards say
 from __future__ import annotations
 
 import _socket  # socket makes enums, slowly
+import contextlib
 import os
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from dispatcher.shared import AVAILABLE, Shared, adopt
+from dispatcher.shared import AVAILABLE, Shared, adopt, scarce
 
 if TYPE_CHECKING:  # daemons are started before what it loads
     from dispatcher.messages import Buffer
@@ -29,17 +30,17 @@ class Hatch:
         os.set_inheritable(fd, False)
         self._socket = _socket.socket(fileno=fd)
         self._handed = 0  # the serial of what was put in last
+        self._spare = -1  # a descriptor, in whose place what is taken out can come
+        self._reserve()
 
     @staticmethod
     def pair() -> tuple[int, int] | None:
         """Return descriptors of both ends, for a child to inherit; None where there are none."""
         if not AVAILABLE:
             return None
-        from fcntl import F_DUPFD_CLOEXEC, fcntl
-
         ends = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         try:  # a child has a use for 0, 1 and 2
-            one, other = (fcntl(end.fileno(), F_DUPFD_CLOEXEC, 3) for end in ends)
+            one, other = (_another(end.fileno(), 3) for end in ends)
         finally:
             for end in ends:
                 end.close()
@@ -62,13 +63,17 @@ class Hatch:
 
         Raises ValueError if it is not there, or not memory of this size that cannot change.
         """
-        while True:
-            found, fd = self._next()
-            if found == serial:
-                return adopt(fd, size)
-            os.close(fd)  # the message about it was not sent
-            if found > serial:
-                raise ValueError(f"number {serial} is not in the hatch any more")
+        self._release()
+        try:
+            while True:
+                found, fd = self._next()
+                if found == serial:
+                    return adopt(fd, size)
+                os.close(fd)  # the message about it was not sent
+                if found > serial:
+                    raise ValueError(f"number {serial} is not in the hatch any more")
+        finally:
+            self._reserve()
 
     def _next(self) -> tuple[int, int]:
         flags = _socket.MSG_DONTWAIT | _socket.MSG_CMSG_CLOEXEC
@@ -83,4 +88,22 @@ class Hatch:
 
     def close(self) -> None:
         """Close this end; what is in it and was not taken out is dropped."""
+        self._release()
         self._socket.close()
+
+    def _reserve(self) -> None:
+        """Have a descriptor to spare, since one that comes when all are taken would be lost."""
+        with contextlib.suppress(OSError):
+            self._spare = _another(self._socket.fileno(), scarce())
+
+    def _release(self) -> None:
+        if self._spare >= 0:
+            os.close(self._spare)
+            self._spare = -1
+
+
+def _another(fd: int, least: int) -> int:
+    """Return one more descriptor of the same thing, with at least this number."""
+    from fcntl import F_DUPFD_CLOEXEC, fcntl
+
+    return fcntl(fd, F_DUPFD_CLOEXEC, least)

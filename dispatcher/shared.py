@@ -32,6 +32,9 @@ except ImportError:
     AVAILABLE = False
 """Whether there is such memory; where it is not, nothing in here is used."""
 
+MOST = 4_096
+"""No descriptor of such memory is kept whose number is larger: the system gives the lowest."""
+
 if TYPE_CHECKING:  # daemons are started before what it loads
     from dispatcher.messages import Buffer
 
@@ -57,7 +60,7 @@ class Shared:
         """Copy ``data``, which is bytes in a row; None if memory or descriptors are short."""
         try:
             shared = cls(memfd_create("mirai", MFD_CLOEXEC | MFD_ALLOW_SEALING), data.nbytes)
-            if _is_scarce(shared.fd):
+            if shared.fd >= scarce():
                 return None
             while data:  # written, not mapped: that is the faster way to get pages
                 data = data[os.write(shared.fd, data) :]
@@ -68,7 +71,11 @@ class Shared:
 
     def map(self) -> Buffer:
         """Return its bytes for one reader alone, who may change them: no other will see that."""
-        return mmap.mmap(self.fd, self.size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
+        readable = mmap.PROT_READ | mmap.PROT_WRITE
+        try:
+            return mmap.mmap(self.fd, self.size, mmap.MAP_PRIVATE, readable)
+        except OSError:  # too many mappings, or descriptors, of which it takes one too
+            return _read(self.fd, self.size)
 
 
 def adopt(fd: int, size: int) -> Buffer | Shared:
@@ -79,7 +86,12 @@ def adopt(fd: int, size: int) -> Buffer | Shared:
     shared = Shared(fd, size)
     if size < 1 or not _is_sealed(fd) or os.fstat(fd).st_size != size:
         raise ValueError("what was handed over is no sealed memory of the size that was said")
-    return _read(fd, size) if _is_scarce(fd) else shared
+    return _read(fd, size) if fd >= scarce() else shared
+
+
+def scarce() -> int:
+    """Return the number from which on descriptors are left to others: half of what may be."""
+    return min(getrlimit(RLIMIT_NOFILE)[0] // 2, MOST)
 
 
 def contents(data: Buffer | Shared) -> Buffer:
@@ -93,15 +105,6 @@ def _read(fd: int, size: int) -> bytearray:
     while count < size:
         count += os.preadv(fd, [view[count:]], count)
     return data
-
-
-def _is_scarce(fd: int) -> bool:
-    """Whether half of the descriptors that the process may have are taken, going by the newest.
-
-    The system gives the lowest number that is free.
-    """
-    limit = getrlimit(RLIMIT_NOFILE)[0]
-    return 0 <= limit // 2 <= fd
 
 
 def _is_sealed(fd: int) -> bool:

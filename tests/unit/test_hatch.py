@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import os
+import resource
 import socket
 from collections.abc import Iterator
 
@@ -149,6 +151,21 @@ class TestHatch:
         with pytest.raises(ValueError, match="no sealed memory"):
             hatch.take(1, size)
         assert descriptors() == before
+
+    def test_what_comes_when_all_descriptors_are_taken_is_read_out(self) -> None:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2 * descriptors() + 20, limits[1]))
+        with contextlib.ExitStack() as stack:
+            stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+            one, other = map(Hatch, Hatch.pair() or ())
+            stack.callback(one.close)
+            stack.callback(other.close)
+            for _ in range(3):
+                assert one.hand(shared(b"squeezed"))
+            with contextlib.suppress(OSError):
+                while True:
+                    stack.callback(os.close, os.dup(0))
+            assert [other.take(serial, 8) for serial in (1, 2, 3)] == [b"squeezed"] * 3
 
     def test_no_more_than_one_thing_comes_at_a_time(
         self, stranger: tuple[socket.socket, Hatch]

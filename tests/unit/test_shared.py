@@ -144,6 +144,18 @@ def test_is_read_out_where_descriptors_are_short(request: pytest.FixtureRequest)
     assert descriptors() == before
 
 
+def test_is_read_out_where_it_cannot_be_mapped() -> None:
+    memory = shared()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))  # a mapping has one of its own
+    try:
+        mapping = memory.map()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert type(mapping) is bytearray
+    assert mapping == DATA
+
+
 def test_is_not_made_where_there_is_no_room() -> None:
     """A bound on the size of files bounds this memory too, and stands here for a lack of it."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
