@@ -39,6 +39,8 @@ class Hatch:
         if not AVAILABLE:
             return None
         ends = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        for end in ends:  # as much as one may have: room for some 500
+            end.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, 1 << 20)
         try:  # a child has a use for 0, 1 and 2
             one, other = (_another(end.fileno(), 3) for end in ends)
         finally:
