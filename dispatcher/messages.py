@@ -128,7 +128,7 @@ class Outcome(_Part, frozen=True):
     payload: bytes = b""
     blobs: tuple[Blob, ...] = ()
     seconds: float = 0.0
-    """How long the call itself took, in seconds."""
+    """How long the daemon was busy with it: unpickling, the call and pickling, in seconds."""
     crash: Crash | None = None
     again: bool = False
     """Whether this error is one after which the task's sender wants it to run again."""
