@@ -95,7 +95,7 @@ class Hatch:
 
     def _reserve(self) -> None:
         """Have a descriptor to spare, since one that comes when all are taken would be lost."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # there is none left, or the end is closed
             self._spare = _another(self._socket.fileno(), scarce())
 
     def _release(self) -> None:

@@ -116,6 +116,14 @@ class TestHatch:
         other.close()
         assert one.hand(shared(b"late")) == 0
 
+    def test_a_closed_end_neither_gives_nor_takes(self, ends: tuple[Hatch, Hatch]) -> None:
+        one, other = ends
+        other.hand(shared(b"late"))
+        one.close()
+        assert one.hand(shared(b"late")) == 0
+        with pytest.raises(ValueError, match="nothing is in the hatch"):
+            one.take(1, 4)
+
     def test_is_full_at_some_point(self, ends: tuple[Hatch, Hatch]) -> None:
         one, other = ends
         memory = shared(b"many")
