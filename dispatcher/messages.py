@@ -26,11 +26,14 @@ class ProtocolError(Exception):
 
 
 Buffer = Any
-"""Whatever has the buffer protocol: bytes, a bytearray, a memoryview, a frame of ZeroMQ's."""
+"""Whatever has the buffer protocol: bytes, a bytearray, a memoryview, a frame of ZeroMQ's.
+
+Where a blob has it, it may also be memory that processes share: ``dispatcher.shared.Shared``.
+"""
 
 
 class Blob:
-    """A large piece of a payload, which travels as a frame of its own and is never copied."""
+    """A large piece of a payload, which travels beside its message and is never copied."""
 
     __slots__ = ("data",)
 
@@ -44,7 +47,7 @@ class Blob:
         return hash(bytes(memoryview(self.data)))
 
     def __repr__(self) -> str:
-        return f"Blob({memoryview(self.data).nbytes} bytes)"
+        return f"Blob({len(self.data)} bytes)"
 
 
 class _Part(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -127,7 +130,7 @@ class Outcome(_Part, frozen=True):
     payload: bytes = b""
     blobs: tuple[Blob, ...] = ()
     seconds: float = 0.0
-    """How long the call itself took, in seconds."""
+    """How long the daemon was busy with it: unpickling, the call and pickling, in seconds."""
     crash: Crash | None = None
     again: bool = False
     """Whether this error is one after which the task's sender wants it to run again."""

@@ -112,6 +112,7 @@ class Nursery:
         introduction = self._parent.introduce(process)
         introduction |= {
             "watermark": process.child_fd,
+            "hatch": process.child_hatch,
             "options": self._plan.options,
             "tags": self._plan.tags(process.kind),
         }

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import IO, Any
 
+from dispatcher.hatch import Hatch
+
 TAIL_BYTES = 8_192
 """How much of a daemon's output is kept."""
 TAIL_LINES = 30
@@ -98,11 +100,13 @@ class Process:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         streams: tuple[int, int] | None = None,
+        share: bool = False,
     ) -> None:
         """Start it and write ``lead``, which is no secret, to its standard input.
 
         ``env`` is added to our own environment.  ``streams`` are the descriptors to which it
-        prints; without them, what it prints comes to us.
+        prints; without them, what it prints comes to us.  ``share``: give it a hatch, where
+        memory can be shared.
         """
         self.kind = 0  # what it was given, besides what all are given: see ``Plan.kind``
         self.joined = False  # it has said Hello once
@@ -114,11 +118,15 @@ class Process:
         self._copy: IO[bytes] | None = None
         self.child_fd = Watermark.create() if POSIX else -1
         self._watermark: Watermark | None = None
+        self.hatch: Hatch | None = None
+        self.child_hatch = -1
         captured = (subprocess.PIPE if POSIX else subprocess.DEVNULL), subprocess.STDOUT
         stdout, stderr = streams or captured
         try:
             if POSIX:
                 self._watermark = Watermark(self.child_fd)
+            if share and (ends := Hatch.pair()) is not None:
+                self.hatch, self.child_hatch = Hatch(ends[0]), ends[1]
             self._popen = subprocess.Popen(
                 argv,
                 stdin=subprocess.PIPE,
@@ -126,15 +134,16 @@ class Process:
                 stderr=stderr,
                 env={**os.environ, **env} if env else None,
                 cwd=cwd,
-                pass_fds=[self.child_fd] if POSIX else [],
+                pass_fds=[fd for fd in (self.child_fd, self.child_hatch) if fd >= 0],
                 start_new_session=POSIX,
             )
         except BaseException:
-            self._release_watermark()
+            self._release()
             raise
         finally:
-            if POSIX:
-                os.close(self.child_fd)
+            for fd in (self.child_fd, self.child_hatch):
+                if fd >= 0:
+                    os.close(fd)
         self.pid = self._popen.pid
         self.output = -1
         if self._popen.stdout is not None:
@@ -283,12 +292,15 @@ class Process:
         if self.sentinel >= 0:
             os.close(self.sentinel)
         self.output = self.sentinel = -1
-        self._release_watermark()
+        self._release()
 
-    def _release_watermark(self) -> None:
+    def _release(self) -> None:
         if self._watermark is not None:
             self._watermark.close()
             self._watermark = None
+        if self.hatch is not None:
+            self.hatch.close()
+            self.hatch = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +334,7 @@ class Plan:
         """Start one of this kind.  Raises OSError."""
         env = self.slots[kind][0] if self.slots else {}
         lead = os.fsencode(self.lead)
-        process = Process(self.argv, lead, env=env, cwd=self.cwd, streams=self.streams)
+        process = Process(self.argv, lead, env=env, cwd=self.cwd, streams=self.streams, share=True)
         process.kind = kind
         return process
 

@@ -45,6 +45,7 @@ from dispatcher.events import (
     Role,
 )
 from dispatcher.events import Send as SendCommand
+from dispatcher.hatch import Hatch
 from dispatcher.messages import (
     Buffer,
     Crash,
@@ -87,6 +88,8 @@ class Config(msgspec.Struct, frozen=True):
     standing: bool = False
     """Whether it belongs to no host, so that SIGTERM lets it finish what it has."""
     host_pid: int = 0
+    hatch: int = -1
+    """The descriptor of our end of the hatch that the host has given us; -1: none."""
     grace: float = 5.0
 
     def __repr__(self) -> str:  # without the secret
@@ -99,8 +102,14 @@ class _Owner:
 
     role: Role
     process: Process | None = None
+    own_hatch: Hatch | None = None
     is_host: bool = False
     """Whether it is the process that the pool belongs to."""
+
+    @property
+    def hatch(self) -> Hatch | None:
+        """The hatch beside its connection."""
+        return self.own_hatch if self.process is None else self.process.hatch
 
 
 @dataclass(slots=True, eq=False)
@@ -142,7 +151,11 @@ class Server:
         self._config = config
         self._core = Dispatcher(grace=config.grace, kept=config.plan.count, spare=SPARE)
         self._gate: Gate[_Owner] = Gate()
-        self._gate.admit(config.client, _Owner(Role.CLIENT, is_host=not config.standing))
+        self._hatch = Hatch(config.hatch) if config.hatch >= 0 else None
+        self._gate.admit(
+            config.client,
+            _Owner(Role.CLIENT, own_hatch=self._hatch, is_host=not config.standing),
+        )
         for public, role in config.guests.items():
             self._gate.admit(public, _Owner(role))
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -373,7 +386,7 @@ class Server:
 
     def _take(self, peer: _Peer, frames: list[Buffer]) -> None:
         try:
-            message = self._readers[peer.owner.role].read(frames)
+            message = self._readers[peer.owner.role].read(frames, peer.owner.hatch)
         except ProtocolError as error:
             self._events.append((peer.number, Illegal(str(error))))
             return
@@ -474,14 +487,14 @@ class Server:
     def _tell(self, peer: _Peer, message: Message) -> bool:
         """Tell a peer something without waiting; return False if it is not there."""
         if peer.deliver is None:
-            return self._send(peer.route, message)
+            return self._send(peer.route, message, peer.owner.hatch)
         peer.deliver(message)
         return True
 
-    def _send(self, route: bytes, message: Message) -> bool:
+    def _send(self, route: bytes, message: Message, hatch: Hatch | None = None) -> bool:
         """Send without waiting; return False if nobody is there."""
         try:
-            frames = encode(message)
+            frames = encode(message, hatch)
             self._router.send_multipart([route, *frames], zmq.NOBLOCK, copy=False)
         except (zmq.Again, zmq.ZMQError):
             return False
@@ -529,6 +542,9 @@ class Server:
         self._context.destroy(linger=LAST_WORDS[self.drained])
         for thing in (self._selector, self._wake_in, self._wake_out):
             thing.close()
+        if self._hatch is not None:
+            self._hatch.close()
+        self._core, self._events = Dispatcher(), []  # whoever keeps us shall not keep all tasks
         if self.url.startswith("ipc:///"):
             with contextlib.suppress(OSError):
                 os.unlink(self.url.removeprefix("ipc://"))

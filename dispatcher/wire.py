@@ -1,8 +1,9 @@
 """Messages to frames and back.
 
 The first frame is the message in MessagePack.  A blob stands there as its number, and its bytes
-are the frame with that number, passed on as they are.  Whatever does not decode to exactly one
-of the expected messages is a ``ProtocolError``.
+are the frame with that number, passed on as they are.  One in shared memory stands there as its
+serial in the hatch and its size, if there is a hatch.  Whatever does not decode to exactly one of
+the expected messages is a ``ProtocolError``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
+from dispatcher.hatch import Hatch
 from dispatcher.messages import Blob, Buffer, Function, Message, Outcome, ProtocolError, Task
+from dispatcher.shared import Shared, contents
 
 MAX_FRAMES = 65_536
 MAX_HEADER = 256 << 20
@@ -27,14 +30,20 @@ BATCH_BYTES = 1 << 20
 _Part = TypeVar("_Part", Task, Function, Outcome)
 
 
-def encode(message: Message) -> list[Buffer]:
-    """Return the frames of ``message``: the header, then its blobs in order."""
+def encode(message: Message, hatch: Hatch | None = None) -> list[Buffer]:
+    """Return the frames of ``message``: the header, then its blobs in order.
+
+    Those in shared memory are put into the ``hatch`` if there is room.
+    """
     frames: list[Buffer] = [b""]
 
-    def number(blob: Any) -> int:
+    def number(blob: Any) -> int | tuple[int, int]:
         if not isinstance(blob, Blob):
             raise TypeError(f"{type(blob).__name__} has no place in a message")
-        frames.append(blob.data)
+        data = blob.data
+        if hatch is not None and isinstance(data, Shared) and (serial := hatch.hand(data)):
+            return serial, data.size
+        frames.append(contents(data))
         return len(frames) - 1
 
     frames[0] = msgspec.msgpack.encode(message, enc_hook=number)
@@ -46,11 +55,12 @@ class Reader:
 
     def __init__(self, expected: UnionType | type[Any]) -> None:
         self._frames: Sequence[Buffer] = ()
-        self._used = 0  # blobs of the message in hand that have found their place
+        self._used = 0  # frames of the message in hand that have found their place
+        self._hatch: Hatch | None = None
         self._decoder = msgspec.msgpack.Decoder(expected, dec_hook=self._blob)
 
-    def read(self, frames: Sequence[Buffer]) -> Message:
-        """Return the message in ``frames``.
+    def read(self, frames: Sequence[Buffer], hatch: Hatch | None = None) -> Message:
+        """Return the message in ``frames``, with what it says is in the ``hatch``.
 
         Raises ProtocolError if it is not one of those expected, if a limit is passed, or if a
         blob is missing, left over or used twice.
@@ -59,22 +69,29 @@ class Reader:
             raise ProtocolError(f"a message of {len(frames)} frames")
         if len(frames[0]) > MAX_HEADER:
             raise ProtocolError(f"a header of {len(frames[0])} bytes")
-        self._frames, self._used = frames, 0
+        self._frames, self._used, self._hatch = frames, 0, hatch
         try:
             message = self._decoder.decode(frames[0])
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise ProtocolError(f"not a message: {error}") from None
         finally:
-            self._frames = ()
+            self._frames, self._hatch = (), None
         if self._used != len(frames) - 1:
             raise ProtocolError(f"{len(frames) - 1 - self._used} blobs that belong to nothing")
         return cast(Message, message)
 
     def _blob(self, kind: type, number: Any) -> Blob:
+        if isinstance(number, list):
+            return self._shared(*number)
         self._used += 1
         if kind is not Blob or number != self._used or number >= len(self._frames):
             raise ValueError(f"blob {number!r} is not where it should be")
         return Blob(self._frames[number])
+
+    def _shared(self, *reference: Any) -> Blob:
+        if self._hatch is None or [*map(type, reference)] != [int, int]:
+            raise ValueError(f"blob {reference!r} is nowhere")
+        return Blob(self._hatch.take(*reference))
 
 
 def decode(frames: Sequence[Buffer], expected: UnionType | type[Any]) -> Message:

@@ -90,6 +90,10 @@ class Carrier(Protocol):
     def denied(self) -> bool:
         """Whether it ended because the other side knows our key not, and has said so."""
 
+    @property
+    def shares(self) -> bool:
+        """Whether memory can be shared with who is at the other end."""
+
     def ring(self) -> None:
         """Make ``wait`` return."""
 
@@ -131,7 +135,7 @@ class Channel:
         self._profile = profile
         self._explain = explain
         self._lock = threading.RLock()  # guards what follows, up to the blank line
-        self._outbox = Outbox(profile, seed=seed, reducer=reducer)
+        self._outbox = Outbox(profile, seed=seed, reducer=reducer, share=link.shares)
         self._requests = _Requests()
         self._end: tuple[MiraiError, bool] | None = None  # why it ended; as a cancellation?
 
@@ -336,11 +340,15 @@ class Channel:
             self._link.wait(0 if self._has_mail() else None)
             self._nap = 0
             ended = self._link.ended  # before we read: what has arrived by now is all there is
-            for message in islice(self._link.receive(), None if ended else MESSAGES_A_TURN):
-                self._take(message)
+            self._take_in(None if ended else MESSAGES_A_TURN)
             if ended:
                 self._finish(self._why_ended())
             self._flush()
+
+    def _take_in(self, limit: int | None) -> None:
+        """Take what has arrived; a frame of its own, so that nothing of it is kept meanwhile."""
+        for message in islice(self._link.receive(), limit):
+            self._take(message)
 
     def _has_mail(self) -> bool:
         return bool(self._outbox or self._requests or self._end)

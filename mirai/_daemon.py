@@ -25,6 +25,7 @@ from typing import Any
 from msgspec import structs
 
 from dispatcher import wire
+from dispatcher.hatch import Hatch
 from dispatcher.messages import (
     VERSION,
     Done,
@@ -148,12 +149,13 @@ class Daemon:
         stream: bool = False,
         serial: Serial | None = None,
         supervised: bool = False,
+        hatch: Hatch | None = None,
     ) -> None:
         """``stream``: the host wants to see at once what tasks print.
 
         ``supervised``: whoever has started it must know why it ends.
         """
-        self._link = Link(url, pair, server, ToDaemon)
+        self._link = Link(url, pair, server, ToDaemon, hatch)
         self._limits = limits
         self._tags = tags
         self._welcome = False
@@ -167,7 +169,11 @@ class Daemon:
         self._spool = Spool(self._link.ring) if stream else None
         self._next_spool = 0.0  # not before
         self._printout = Printout(lambda: self._hand.current, self._spool)
-        self._evaluator = Evaluator(cleanup=Cleanup() if cleanup else None, reducer=serial or None)
+        self._evaluator = Evaluator(
+            cleanup=Cleanup() if cleanup else None,
+            reducer=serial or None,
+            share=self._link.shares,
+        )
         self._garbage = Garbage.of_this_process() if cleanup else None
         self._watermark = watermark
         self._supervised = supervised
@@ -201,6 +207,7 @@ class Daemon:
                 self._hand.close()
                 self._want_to_leave()
             self._answer(outcome)
+            del task, outcome  # they may be large, and the next one may be a long time coming
             self._evaluator.clean_up()
         self._evaluator.close()
         if code := self._last_word():
@@ -444,6 +451,7 @@ def main() -> None:
         stream=options.get("stream", False),
         serial=serial,
         supervised=config.get("lifeline", False),
+        hatch=Hatch(config["hatch"]) if config.get("hatch", -1) >= 0 else None,
     )
     daemon.run(read_init(options["init"]) if "init" in options else None)
 

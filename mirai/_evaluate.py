@@ -30,17 +30,20 @@ class Evaluator:
         reducer: Reducer | None = None,
         *,
         lasting: bool = True,
+        share: bool = False,
     ) -> None:
         """``let_through``: what a task raises of these is raised here, and is no outcome.
 
         ``cleanup``: what ``clean_up`` does after each task; None: nothing.  ``reducer`` knows how
         to pickle some of the objects that tasks return or raise.  ``lasting``: coroutines share
         an event loop, and so must all be evaluated by the same thread, one after the other.
+        ``share``: large objects that tasks return may lie in shared memory.
         """
         self._let_through = let_through
         self._cleanup = cleanup
         self._reducer = reducer
         self._lasting = lasting
+        self._share = share
         self._keeps = False
         self._definitions: dict[int, Function] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
@@ -67,36 +70,35 @@ class Evaluator:
         self._keeps = keep
         if self._cleanup is not None and self._cleanup.stale and not task.stream:
             self._cleanup.freshen()
-        seconds = 0.0
+        begun = time.perf_counter()
         retry_on: list[tuple[type[BaseException], ...]] = []
         try:
             imported = len(modules)
             fn = self._function(task.function)
+            begun = time.perf_counter()  # what it takes to know the function, it takes once
             args, kwargs, *retry_on = unpack(task.payload, task.blobs)
             if len(modules) != imported and self._cleanup is not None:
                 self._cleanup.keep()  # what modules do when they are imported, they do once
             if task.stream:
                 seed(task.stream)
             outer, running.draws = running.draws, Draws(task.stream)
-            begun = time.perf_counter()
             try:
                 value = fn(*args, **kwargs)
                 if type(value) is CoroutineType:
                     value = self._await(value)
             finally:
-                seconds = time.perf_counter() - begun
                 running.draws = outer
                 if task.stream:
                     seeded()
-            payload, blobs = pack(value, self._reducer)
+            payload, blobs = pack(value, self._reducer, share=self._share)
         except BaseException as error:
+            seconds = time.perf_counter() - begun
             if isinstance(error, self._let_through):
                 raise
             again = any(isinstance(error, kinds) for kinds in retry_on)
-            return Outcome(
-                task.id, Kind.ERROR, *pack(_tell(error, self._reducer)), seconds, again=again
-            )
-        return Outcome(task.id, Kind.VALUE, payload, blobs, seconds)
+            told = pack(_tell(error, self._reducer))
+            return Outcome(task.id, Kind.ERROR, *told, seconds, again=again)
+        return Outcome(task.id, Kind.VALUE, payload, blobs, time.perf_counter() - begun)
 
     def keep(self) -> None:
         """Take this process as it is now for how it should be after each task."""

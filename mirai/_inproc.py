@@ -14,6 +14,7 @@ import zmq
 
 from dispatcher.messages import Message
 from dispatcher.server import Config, Server
+from dispatcher.shared import AVAILABLE
 from mirai._errors import MiraiError
 
 
@@ -24,6 +25,7 @@ class InProcess:
     denied = False
     reached = True
     proved = True
+    shares = AVAILABLE
 
     def __init__(self, config: dict[str, Any]) -> None:
         """Listen.  Raises MiraiError if it cannot."""
@@ -34,7 +36,6 @@ class InProcess:
         self._inbox: deque[Message] = deque()
         self.send = self._server.host(self._inbox.append)
         self.ring = self._server.ring
-        self.close = self._server.close
         self._has_daemons = False
 
     @property
@@ -53,3 +54,8 @@ class InProcess:
         """Yield what the dispatcher has told us."""
         while self._inbox:
             yield self._inbox.popleft()
+
+    def close(self) -> None:
+        """End it and its daemons."""
+        self._server.close()
+        self._inbox.clear()

@@ -14,6 +14,7 @@ from types import UnionType
 
 import zmq
 
+from dispatcher.hatch import Hatch
 from dispatcher.messages import Message
 from dispatcher.security import KeyPair, dial, watch_for_silence
 from dispatcher.sockets import monitor_events, receive_frames
@@ -31,12 +32,21 @@ _ENDED = _FAILED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT
 class Link:
     """A connection that is made once; when it ends, it has ended for good."""
 
-    def __init__(self, url: str, pair: KeyPair, server: str, expected: UnionType) -> None:
+    def __init__(
+        self,
+        url: str,
+        pair: KeyPair,
+        server: str,
+        expected: UnionType,
+        hatch: Hatch | None = None,
+    ) -> None:
         """Connect, without waiting for it.
 
-        ``server`` is the dispatcher's public key, ``expected`` the messages that it may send.
+        ``server`` is the dispatcher's public key, ``expected`` the messages that it may send,
+        and ``hatch`` is closed with the connection.
         """
         self.url = url
+        self._hatch = hatch
         self._reader = Reader(expected)
         self.ended = False
         """Whether the connection has ended; what had arrived before can still be received."""
@@ -75,16 +85,23 @@ class Link:
     def send(self, message: Message) -> None:
         """Send without waiting.  Into a connection that has ended, it sends nothing."""
         with contextlib.suppress(zmq.Again):
-            self._socket.send_multipart(encode(message), zmq.NOBLOCK, copy=False)
+            self._socket.send_multipart(encode(message, self._hatch), zmq.NOBLOCK, copy=False)
 
     def receive(self) -> Iterator[Message]:
         """Yield what has arrived.  Raises dispatcher.messages.ProtocolError."""
         while (frames := receive_frames(self._socket)) is not None:
-            yield self._reader.read(frames)
+            yield self._reader.read(frames, self._hatch)
+
+    @property
+    def shares(self) -> bool:
+        """Whether memory can be shared with who is at the other end."""
+        return self._hatch is not None
 
     def close(self) -> None:
         """Drop the connection, and what was not sent yet."""
         self._context.destroy(linger=0)
+        if self._hatch is not None:
+            self._hatch.close()
         self._bell.close()
         self._rope.close()
 

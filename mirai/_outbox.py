@@ -116,15 +116,18 @@ class Outbox:
         *,
         seed: int | None = None,
         reducer: Reducer | None = None,
+        share: bool = False,
     ) -> None:
         """With a ``seed``, each task has a stream of random numbers.
 
-        ``reducer`` knows how to pickle some objects that are arguments or captured.
+        ``reducer`` knows how to pickle some objects that are arguments or captured; ``share``:
+        the large ones may lie in shared memory.
         """
         self._profile = profile
         self._streams = Streams(seed)
         self._reducer = reducer
-        self._pickles = FunctionPickles(reducer=reducer)
+        self._share = share
+        self._pickles = FunctionPickles(reducer=reducer, share=share)
         self._ids = count(1)
         self._numbers = count(1)
         self._known: OrderedDict[Packed, int] = OrderedDict()
@@ -151,7 +154,8 @@ class Outbox:
 
     def pack(self, call: Call, options: TaskOptions) -> Packed:
         """Pickle the payload of one task.  Raises SerializationError."""
-        return pack((*call, options.retry_on) if options.retry_on else call, self._reducer)
+        whole = (*call, options.retry_on) if options.retry_on else call
+        return pack(whole, self._reducer, share=self._share)
 
     def add(self, parcel: Parcel, hook: Callable[[Mirai[Any]], None]) -> list[Mirai[Any]]:
         """Add the tasks of a parcel; return their mirais, which call ``hook`` when cancelled."""

@@ -386,7 +386,7 @@ class Daemons:
             return InProcess(config)
         self._process = DispatcherProcess(config)
         url = self._process.listening_url()
-        return Link(url, keys.client, keys.server.public, ToClient)
+        return Link(url, keys.client, keys.server.public, ToClient, self._process.hatch)
 
     def _open(self) -> Channel | SyncChannel:
         if self._channel is None:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from dispatcher.hatch import Hatch
 from mirai._errors import MiraiError, signal_name
 
 START_TIMEOUT = 60.0
@@ -66,15 +67,28 @@ class DispatcherProcess:
 
     def __init__(self, config: dict[str, Any]) -> None:
         """Start it.  ``config`` is what ``dispatcher.server.Config`` says."""
-        with _passed_on(config["plan"]["streams"]) as streams:
+        self.hatch: Hatch | None = None
+        """Beside the connection to it, where memory can be shared."""
+        with contextlib.ExitStack() as stack:
+            streams = stack.enter_context(_passed_on(config["plan"]["streams"]))
             config["plan"]["streams"] = streams
-            self._popen = subprocess.Popen(
-                boot_argv("dispatcher.__main__"),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                pass_fds=streams or (),
-                start_new_session=True,
-            )
+            inherited = [*(streams or ())]
+            if (ends := Hatch.pair()) is not None:
+                self.hatch = Hatch(ends[0])
+                stack.callback(os.close, ends[1])
+                inherited.append(ends[1])
+                config["hatch"] = ends[1]
+            try:
+                self._popen = subprocess.Popen(
+                    boot_argv("dispatcher.__main__"),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    pass_fds=inherited,
+                    start_new_session=True,
+                )
+            except BaseException:
+                self._close_hatch()
+                raise
         assert self._popen.stdin is not None
         with contextlib.suppress(OSError):  # if it has died, reading its answer will tell
             self._popen.stdin.write(os.fsencode(search_path()))
@@ -118,6 +132,11 @@ class DispatcherProcess:
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
+        self._close_hatch()
+
+    def _close_hatch(self) -> None:
+        if self.hatch is not None:
+            self.hatch.close()
 
     def end(self) -> None:
         """Tell it to leave, and wait until it has cleaned up.  Idempotent."""

@@ -23,11 +23,15 @@ import cloudpickle.cloudpickle as _cloudpickle
 from zmq import Frame
 
 from dispatcher.messages import Blob
+from dispatcher.shared import Shared, contents
 from mirai._constant import Constant
 from mirai._errors import SerializationError
 
 LARGE = 64 * 1024
 """From this size on, in bytes, a payload or a buffer travels as a frame of its own."""
+
+SHARED = 256 * 1024
+"""From this size on, in bytes, it lies in shared memory, where there is such."""
 
 MAX_BLOBS = 10_000
 """How many buffers of one object travel as frames of their own."""
@@ -48,15 +52,18 @@ class Reducer(Protocol):
         """Return whether it pickles this one, whatever is inside."""
 
 
-def pack(value: object, reducer: Reducer | None = None) -> Packed:
-    """Pickle ``value``.  Raises SerializationError, which says what cannot be pickled."""
+def pack(value: object, reducer: Reducer | None = None, *, share: bool = False) -> Packed:
+    """Pickle ``value``; with ``share``, what is large lies in shared memory if possible.
+
+    Raises SerializationError, which says what cannot be pickled.
+    """
     try:
         if _is_plain(value, 3):
-            return _parcel(pickle.dumps(value, 5), ())
+            return _parcel(pickle.dumps(value, 5), (), share)
         blobs: list[Blob] = []
         with io.BytesIO() as file:
-            _pickler(file, reducer, _collector(blobs)).dump(value)
-            return _parcel(file.getvalue(), tuple(blobs))
+            _pickler(file, reducer, _collector(blobs, share)).dump(value)
+            return _parcel(file.getvalue(), tuple(blobs), share)
     except Exception as error:
         raise SerializationError(_explain(value, error, reducer)) from error
 
@@ -74,7 +81,7 @@ def unpack(payload: bytes, blobs: tuple[Blob, ...], *, keep_classes: bool = Fals
     With ``keep_classes``, a class of ``__main__`` that comes back to where it is from is left
     as it is there, instead of being given the attributes that it had when it was sent.
     """
-    buffers = [blob.data for blob in blobs]
+    buffers = [contents(blob.data) for blob in blobs]
     data = payload or buffers.pop(0)
     if keep_classes and (not payload or b"_class_setstate" in payload):
         return _Keeper(io.BytesIO(data), buffers=buffers).load()
@@ -84,7 +91,7 @@ def unpack(payload: bytes, blobs: tuple[Blob, ...], *, keep_classes: bool = Fals
 def size_of(packed: Packed) -> int:
     """Return how many bytes a pickle and its blobs are."""
     payload, blobs = packed
-    return len(payload) + sum(memoryview(blob.data).nbytes for blob in blobs)
+    return len(payload) + sum(len(blob.data) for blob in blobs)
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -179,17 +186,25 @@ class _Keeper(pickle.Unpickler):
         return kind if kind in self._kept else set_state(kind, state)
 
 
-def _parcel(data: bytes, blobs: tuple[Blob, ...]) -> Packed:
-    return (data, blobs) if len(data) < LARGE else (b"", (Blob(Frame(data, copy=True)), *blobs))
+def _parcel(data: bytes, blobs: tuple[Blob, ...], share: bool) -> Packed:
+    if len(data) < LARGE:
+        return data, blobs
+    return b"", (_blob(memoryview(data), share), *blobs)
 
 
-def _collector(blobs: list[Blob]) -> Callable[[pickle.PickleBuffer], bool]:
+def _blob(view: memoryview, share: bool) -> Blob:
+    """Copy bytes to where they can travel from."""
+    shared = Shared.copy(view) if share and len(view) >= SHARED else None
+    return Blob(Frame(view, copy=True) if shared is None else shared)
+
+
+def _collector(blobs: list[Blob], share: bool) -> Callable[[pickle.PickleBuffer], bool]:
     def in_band(buffer: pickle.PickleBuffer) -> bool:
         """Keep a large buffer beside the pickle; return True for one that may go into it."""
         with buffer.raw() as view:
             if view.nbytes < LARGE or len(blobs) == MAX_BLOBS:
                 return True
-            blobs.append(Blob(Frame(view, copy=True)))
+            blobs.append(_blob(view, share))
         return False
 
     return in_band
@@ -290,9 +305,12 @@ class FunctionPickles:
     What a reducer may know is none of these kinds.
     """
 
-    def __init__(self, size: int = 256, reducer: Reducer | None = None) -> None:
+    def __init__(
+        self, size: int = 256, reducer: Reducer | None = None, *, share: bool = False
+    ) -> None:
         self._size = size
         self._reducer = reducer
+        self._share = share
         self._known: OrderedDict[int, tuple[list[object], Packed]] = OrderedDict()
 
     def pack(self, fn: object) -> Packed:
@@ -305,17 +323,18 @@ class FunctionPickles:
         Raises SerializationError.
         """
         if type(fn) is partial or type(fn) is Constant:
-            return pack(fn, self._reducer), _fingerprint(_bound(fn)) is None  # too many to keep
+            packed = pack(fn, self._reducer, share=self._share)
+            return packed, _fingerprint(_bound(fn)) is None  # too many to keep
         fingerprint = _fingerprint(fn)
         if fingerprint is None:
-            return pack(fn, self._reducer), True
+            return pack(fn, self._reducer, share=self._share), True
         key = id(getattr(fn, "__code__", fn))  # in the fingerprint, so that it stays alive
         known = self._known.get(key)
         if known is not None:
             before, packed = known
             if len(before) == len(fingerprint) and all(map(is_, before, fingerprint)):
                 return packed, False
-        packed = pack(fn, self._reducer)
+        packed = pack(fn, self._reducer, share=self._share)
         self._known[key] = (fingerprint, packed)
         if len(self._known) > self._size:
             self._known.popitem(last=False)

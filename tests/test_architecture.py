@@ -31,10 +31,12 @@ DOOR = {
     "__version__",
     "core",
     "events",
+    "hatch",
     "messages",
     "processes",
     "security",
     "server",
+    "shared",
     "sockets",
     "wire",
 }

@@ -9,6 +9,7 @@ import functools
 import gc
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -103,10 +104,18 @@ def test_a_large_argument_travels_as_blobs(evaluator: Evaluator) -> None:
     assert value(evaluate(evaluator, len, b"x" * 10 * LARGE)) == 10 * LARGE
 
 
-def test_the_time_is_that_of_the_call(evaluator: Evaluator) -> None:
+class SlowToPickle:
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[float]]:
+        time.sleep(0.02)
+        return time.sleep, (0.01,)
+
+
+def test_the_time_is_that_of_the_call_and_of_its_pickles(evaluator: Evaluator) -> None:
     outcome = evaluate(evaluator, lambda: None)
     assert 0.0 < outcome.seconds < 60.0
     assert evaluate(evaluator, raising(ValueError)).seconds > 0.0
+    assert evaluate(evaluator, lambda _: None, SlowToPickle()).seconds >= 0.01
+    assert evaluate(evaluator, SlowToPickle).seconds >= 0.02
 
 
 def test_a_function_keeps_its_globals_between_calls(evaluator: Evaluator) -> None:
