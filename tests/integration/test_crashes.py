@@ -244,16 +244,16 @@ class TestCancel:
             assert mirai(os.getpid).result() == pid
             assert (tmp_path / "left").exists()
 
-    def test_one_that_does_not_leave_is_killed(self) -> None:
-
+    def test_one_that_does_not_leave_is_killed(self, tmp_path: Path) -> None:
         def stubborn() -> None:
-            while True:
-                with contextlib.suppress(KeyboardInterrupt):
-                    time.sleep(600)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            (tmp_path / "begun").touch()
+            time.sleep(600)
 
         with daemons(1, grace=0.2):
             pid = mirai(os.getpid).result()
-            future = started(stubborn)
+            future = mirai(stubborn)
+            wait_until((tmp_path / "begun").exists)
             future.cancel()
             assert mirai(os.getpid).result(timeout=20) != pid
             assert status().cumulative == 2

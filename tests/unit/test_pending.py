@@ -101,7 +101,7 @@ def test_a_large_result_comes_as_blobs() -> None:
 def test_a_task_that_was_cancelled_elsewhere() -> None:
     mirai = outcome_of(Outcome(1, Kind.CANCELLED))
     assert mirai.cancelled()
-    with pytest.raises(TaskCancelled, match="Mirai 1 f1"):
+    with pytest.raises(TaskCancelled, match=r"task 1 \(f1\)"):
         mirai.result(0)
 
 
