@@ -15,7 +15,8 @@ seconds), what it has not started is recalled, and others get it.
 task has such tasks unanswered, the daemon *lends* its place: it is given nothing, what it has not
 started is recalled, and the shell is told to have another daemon in its stead.  What lies deepest
 goes first, and the outermost tasks are held back while more daemons lend than work, so that few
-wait at a time.  Where all lend and no more daemons can be had, the innermost tasks fail.
+wait at a time.  Where nobody works and no more daemons can be had, the tasks of tasks fail that
+only daemons that lend could do: else all would wait for ever.
 """
 
 from __future__ import annotations
@@ -100,8 +101,8 @@ MAX_TIMEOUT = 1e9
 
 
 STUCK = (
-    "all {} daemons wait for tasks that their own tasks have submitted, and no more daemons can be"
-    " had: nothing is left to run this task"
+    "all {} daemons{} wait for tasks that their own tasks have submitted, and no more daemons can"
+    " be had: nothing is left to run this task"
 )
 
 
@@ -158,7 +159,7 @@ class Dispatcher:
         self._recall_from_silent(now)
         self._kill_stubborn(now)
         self._distribute(now)
-        if self._lend():
+        while self._lend():
             self._distribute(now)
         self._halt_if_drained()
         return self._flush()
@@ -215,8 +216,9 @@ class Dispatcher:
             assert all(job.daemon == peer for job in daemon.hand.values())
             idle = not daemon.hand and not daemon.recalled and not daemon.leaving
             assert (peer in self._idle) == idle, "idle daemons are lost sight of"
-            watched = daemon.recalled or daemon.overdue or daemon.leaving or peer in self._silent
+            asked = daemon.recalled or daemon.overdue or daemon.leaving or daemon.lending
             movable = sum(not job.pinned for job in daemon.hand.values())
+            watched = asked or peer in self._silent
             assert movable < 2 or watched, "a daemon could keep tasks for ever"
             lends = bool(daemon.hand) and self._has_nested(daemon)
             assert lends == daemon.lending == (peer in self._lending), "who lends is not known"
@@ -264,7 +266,7 @@ class Dispatcher:
             case Illegal(reason):
                 raise ProtocolError(reason)
             case Drain():
-                self._draining = True
+                self._drain()
             case Retire(peers, count):
                 self._retire(peers, count, now)
             case Scale():
@@ -307,7 +309,8 @@ class Dispatcher:
         """See whether it is a daemon's process that has become a client too."""
         for daemon in self._daemons.values():
             if hello.pid and (daemon.hello.host, daemon.hello.pid) == (hello.host, hello.pid):
-                client.daemon, daemon.client = daemon.peer, client.peer
+                client.daemon = daemon.peer
+                daemon.clients.add(client.peer)
 
     def _answer_asked(self, now: float) -> None:
         """Send the reports for which there are daemons enough."""
@@ -335,7 +338,7 @@ class Dispatcher:
         for job in list(client.jobs.values()):
             self._abandon(job, now)
         if client.daemon in self._daemons:
-            self._daemons[client.daemon].client = 0
+            self._daemons[client.daemon].clients.discard(client.peer)
             self._doubtful.add(client.daemon)
         for entry in client.functions.values():
             self._forget(entry)
@@ -344,8 +347,8 @@ class Dispatcher:
         """Fail what may have started, and queue the rest again."""
         for group in (self._idle, self._open, self._silent, self._lending):
             group.pop(daemon.peer, None)
-        if daemon.client in self._clients:
-            self._clients[daemon.client].daemon = 0
+        for client in daemon.clients:
+            self._clients[client].daemon = 0
         for entry in daemon.knows:
             entry.holders.discard(daemon.peer)
         hand = list(daemon.hand.values())
@@ -441,9 +444,14 @@ class Dispatcher:
         job = Job(id, standing.client, function, task)
         job.pinned = True
         if id:
-            self._clients[standing.client].jobs[id] = job
+            client = self._clients[standing.client]
+            client.jobs[id] = job
+            if client.daemon:
+                self._doubtful.add(client.daemon)
         else:
             job.cancelled = True  # nobody is there to be told
+        if not daemon.hand:
+            daemon.began = now
         self._give(daemon, job)
         self._place(daemon, now)
 
@@ -454,11 +462,15 @@ class Dispatcher:
             self._completed += 1
             self._post(standing.client).outcomes.append(structs.replace(answer, id=id))
 
+    def _expect_no_more(self, answer: Outcome) -> None:
+        """Say of all answers but those of the daemons that are still to be kept: none will come."""
+        coming = max(0, self._kept - len(self._daemons))
+        for standing in self._standing:
+            self._answer_missing(standing, coming, answer)
+
     def _scale(self, event: Scale) -> None:
         self._kept = event.count
-        for standing in self._standing:
-            coming = max(0, event.count - len(self._daemons))
-            self._answer_missing(standing, coming, Outcome(0, Kind.CANCELLED))
+        self._expect_no_more(Outcome(0, Kind.CANCELLED))
         self._commands.append(Keep(event.count, event.slots))
 
     def _check(self, client: Client, submit: Submit) -> None:
@@ -519,7 +531,7 @@ class Dispatcher:
         if head not in daemon.hand:
             daemon.overdue = False
             daemon.began = now
-        if daemon.client:
+        if daemon.clients:
             self._doubtful.add(daemon.peer)
         self._rank(daemon, now)
 
@@ -543,7 +555,7 @@ class Dispatcher:
                 self._settle(job, Outcome(job.id, Kind.CANCELLED))
             else:
                 self._queue.put_back(job)
-        if daemon.client:
+        if daemon.clients:
             self._doubtful.add(daemon.peer)
         daemon.recalled = False
         if head not in daemon.hand:
@@ -651,12 +663,15 @@ class Dispatcher:
     def _distribute(self, now: float) -> None:
         self._review(now)
         self._assign(now)
-        self._review(now)
+        while self._review(now):  # whoever begins to lend may leave it to others to begin
+            self._assign(now)
 
     def _assign(self, now: float) -> None:
         """Give out what waits: to idle daemons first, each an equal share, within its credit."""
         if self._barren is not None and not self._daemons:
             self._fail_all(self._barren)
+            for standing in self._standing:
+                self._answer_missing(standing, 0, _lost(self._barren))
         takers = 0  # that have not had their share in this round
         unfit = []  # daemons for which nothing waits
         while self._queue and (self._idle or self._open):
@@ -688,7 +703,7 @@ class Dispatcher:
         job.daemon = daemon.peer
         daemon.hand[job.key] = job
         daemon.load += job.cost
-        if daemon.client:
+        if daemon.clients:
             self._doubtful.add(daemon.peer)
         mail = self._post(daemon.peer)
         mail.tasks.append(job.task)
@@ -697,11 +712,14 @@ class Dispatcher:
             function.holders.add(daemon.peer)
             mail.functions.append(function.definition)
 
-    def _fail_all(self, crash: Crash) -> None:
-        while (job := self._queue.pop(None)) is not None:
+    def _fail_all(
+        self, crash: Crash, carried: frozenset[str] | None = None, *, nested: bool = False
+    ) -> bool:
+        """Fail what ``Queue.pop`` would give for these; return whether there was anything."""
+        jobs = list(iter(lambda: self._queue.pop(carried, nested=nested), None))
+        for job in jobs:
             self._settle(job, _crashed(job, crash))
-        for standing in self._standing:
-            self._answer_missing(standing, 0, _lost(crash))
+        return bool(jobs)
 
     def _recall_from_silent(self, now: float) -> None:
         for peer, _ in list(_due(self._silent.items(), now - PATIENCE)):
@@ -730,11 +748,11 @@ class Dispatcher:
 
     def _has_nested(self, daemon: Daemon) -> bool:
         """Whether tasks that were submitted from its process are unanswered."""
-        client = self._clients.get(daemon.client)
-        return client is not None and bool(client.jobs)
+        return any(self._clients[client].jobs for client in daemon.clients)
 
-    def _review(self, now: float) -> None:
-        """See which daemons have begun or ceased to lend."""
+    def _review(self, now: float) -> bool:
+        """See which daemons have begun or ceased to lend; return whether any has."""
+        changed = False
         while self._doubtful:
             daemon = self._daemons.get(self._doubtful.pop())
             if daemon is None:
@@ -742,7 +760,7 @@ class Dispatcher:
             lends = bool(daemon.hand) and self._has_nested(daemon)
             if lends == daemon.lending:
                 continue
-            daemon.lending = lends
+            daemon.lending, changed = lends, True
             if not lends:
                 del self._lending[daemon.peer]
                 self._rank(daemon, now)
@@ -751,36 +769,59 @@ class Dispatcher:
                 self._rank(daemon, now)
                 if not daemon.recalled:
                     self._recall(daemon, now)
+        return changed
 
     def _is_short(self) -> bool:
-        """Whether so many daemons lend that the outermost tasks have to wait."""
-        return 2 * len(self._lending) > len(self._daemons)
+        """Whether so many daemons lend that the outermost tasks have to wait for those who work."""
+        return 2 * len(self._lending) > len(self._daemons) and self._somebody_works()
+
+    def _somebody_works(self) -> bool:
+        """Whether something is still to come of a daemon, other than of those who wait."""
+        return any(
+            daemon.recalled or (daemon.hand and not daemon.lending)
+            for daemon in self._daemons.values()
+        )
 
     def _lend(self) -> bool:
         """Have others in the stead of daemons that wait, if there is work.
 
-        Where none can be had, fail what they wait for, and return True.
+        Where none can be had, fail what they wait for; return whether there was anything.
         """
         lent = len(self._lending)
         if lent < self._lent or (lent > self._lent and self._queue):
             self._lent = lent
             self._commands.append(Lend(lent))
-        if self._queue.has_nested() and lent == len(self._daemons):
-            full = lent >= self._kept + (self._spare if self._kept else 0)
-            if full or self._barren is not None:
-                self._fail_nested(self._barren or Crash(STUCK.format(lent)))
-                return True
-        return False
+        if not lent or not self._queue.has_nested() or self._somebody_works():
+            return False
+        staying = sum(not daemon.leaving for daemon in self._daemons.values())
+        if self._barren is None and self._kept and staying < self._kept + min(lent, self._spare):
+            return False
+        return self._fail_nested()
 
-    def _fail_nested(self, crash: Crash) -> None:
-        while (job := self._queue.pop(None, nested=True)) is not None:
-            self._settle(job, _crashed(job, crash))
+    def _fail_nested(self) -> bool:
+        """Fail the tasks of tasks that only daemons that lend could do; where all lend, all.
+
+        Return whether there were any.
+        """
+        lent = len(self._lending)
+        if lent == len(self._daemons):
+            crash = self._barren or Crash(STUCK.format(lent, ""))
+            return self._fail_all(crash, nested=True)
+        crash = self._barren or Crash(STUCK.format(lent, " that could run it"))
+        kinds = {daemon.tags for daemon in self._lending.values()}
+        return any([self._fail_all(crash, tags, nested=True) for tags in kinds])  # noqa: C419
 
     # ── draining ─────────────────────────────────────────────────────────────────────────
 
+    def _drain(self) -> None:
+        self._draining = True
+        self._expect_no_more(Outcome(0, Kind.DECLINED))
+
     def _halt_if_drained(self) -> None:
         """Halt once every client has its answers."""
-        if self._draining and not any(client.jobs for client in self._clients.values()):
+        if not self._draining or any(standing.ids for standing in self._standing):
+            return
+        if not any(client.jobs for client in self._clients.values()):
             self._commands.append(Halt())
 
     # ── commands ─────────────────────────────────────────────────────────────────────────
@@ -806,13 +847,13 @@ class Dispatcher:
 
     def _messages(self, peer: int, mail: Mail) -> list[Message]:
         messages = mail.first
-        if mail.recall:
-            messages.append(Recall(tuple(mail.recall)))
-        if mail.interrupt:
-            messages.append(Interrupt(tuple(mail.interrupt)))
         for tasks, functions in work(mail.tasks, mail.functions):
             forget, self._daemons[peer].forget = self._daemons[peer].forget, []
             messages.append(Run(tasks, functions, tuple(forget)))
+        if mail.recall:  # what it is given now, too: then it must have that already
+            messages.append(Recall(tuple(mail.recall)))
+        if mail.interrupt:
+            messages.append(Interrupt(tuple(mail.interrupt)))
         messages += mail.printed  # before the results of the same tasks
         messages += [Results(outcomes) for outcomes in batches(mail.outcomes)]
         return messages

@@ -50,7 +50,7 @@ class Daemon:
     knows: set[FunctionEntry] = field(default_factory=set)
     forget: list[int] = field(default_factory=list)  # to tell it with its next tasks
     done: int = 0
-    client: int = 0  # the client in its process
+    clients: set[int] = field(default_factory=set)  # those in its process
     tags: frozenset[str] = NO_TAGS
 
     def take(self, key: int) -> Job | None:

@@ -25,6 +25,7 @@ from dispatcher.messages import (
     Outcome,
     Report,
     Returned,
+    Scale,
     Submit,
 )
 
@@ -165,6 +166,17 @@ def test_a_call_for_every_daemon_is_declined() -> None:
     commands = pool.step((CLIENT, Everywhere((2, 3), task(0))))
     assert answers(commands) == {2: Kind.DECLINED, 3: Kind.DECLINED}
     assert given(commands, D1) == []
+
+
+def test_a_call_for_every_daemon_that_was_there_before_awaits_those_that_are_to_come() -> None:
+    pool = Pool()
+    pool.step((CLIENT, Scale(1)), (CLIENT, Submit((), (F,))))
+    pool.step((CLIENT, Everywhere((1, 2), task(0))))
+    commands = pool.step((0, Drain()))
+    assert (answers(commands), halts(commands)) == ({2: Kind.DECLINED}, False)
+    assert not halts(pool.join(D1, Role.DAEMON))
+    commands = pool.done(D1, 1)
+    assert (answers(commands), halts(commands)) == ({1: Kind.VALUE}, True)
 
 
 def test_what_a_running_task_submits_is_finished_too() -> None:
