@@ -216,8 +216,9 @@ class Dispatcher:
             assert all(job.daemon == peer for job in daemon.hand.values())
             idle = not daemon.hand and not daemon.recalled and not daemon.leaving
             assert (peer in self._idle) == idle, "idle daemons are lost sight of"
-            watched = daemon.recalled or daemon.overdue or daemon.leaving or peer in self._silent
+            asked = daemon.recalled or daemon.overdue or daemon.leaving or daemon.lending
             movable = sum(not job.pinned for job in daemon.hand.values())
+            watched = asked or peer in self._silent
             assert movable < 2 or watched, "a daemon could keep tasks for ever"
             lends = bool(daemon.hand) and self._has_nested(daemon)
             assert lends == daemon.lending == (peer in self._lending), "who lends is not known"

@@ -135,7 +135,7 @@ class Outbox:
         self._box = Gathered()
         self._cancels: deque[int] = deque()
         self._forgets: deque[int] = deque()
-        self._standing: set[tuple[int, Packed]] = set()  # calls for every daemon
+        self._standing: set[tuple[int, int | bytes]] = set()  # calls for every daemon
 
     def __bool__(self) -> bool:
         """Whether there is anything to send.  A function never comes without a task."""
@@ -189,7 +189,8 @@ class Outbox:
     ) -> list[Mirai[Any]]:
         """Add a call for every daemon; return the mirais of the first so many answers."""
         number = self._number(parcel)
-        self._stand((number, parcel.payloads[0]))
+        payload, blobs = parcel.payloads[0]
+        self._stand((number, next(self._ids) if blobs else payload))
         call = Task(next(self._ids), number, *parcel.payloads[0])
         name = parcel.label.partition(":")[0]
         mirais: list[Mirai[Any]] = []
@@ -200,8 +201,11 @@ class Outbox:
         self._box.standing.append((mirais, call))
         return mirais
 
-    def _stand(self, call: tuple[int, Packed]) -> None:
-        """Note a call for every daemon.  Raises MiraiError if there are too many."""
+    def _stand(self, call: tuple[int, int | bytes]) -> None:
+        """Note a call for every daemon.  Raises MiraiError if there are too many.
+
+        The dispatcher takes two for the same only if they bring no large buffers along.
+        """
         self._standing.add(call)
         if len(self._standing) > MAX_STANDING:
             self._standing.remove(call)

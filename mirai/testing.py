@@ -30,6 +30,7 @@ from dispatcher.core import Dispatcher
 from dispatcher.events import (
     Command,
     CutOff,
+    Drain,
     Event,
     Halt,
     Joined,
@@ -67,7 +68,7 @@ from mirai._daemon import Hand
 from mirai._errors import DispatcherLost, MiraiError, ProtocolError
 from mirai._evaluate import Evaluator
 from mirai._future import Mirai
-from mirai._options import DEFAULTS
+from mirai._options import DEFAULTS, TaskOptions
 from mirai._outbox import Outbox
 from mirai._pending import Pending
 
@@ -105,7 +106,7 @@ class Line:
         """``expected`` are the messages that may arrive at its end."""
         self.closed = False
         """Nothing can be sent any more; what is in flight still arrives."""
-        self._expected = expected
+        self._reader = wire.Reader(expected)
         self._frames: deque[list[bytes]] = deque()
 
     def __len__(self) -> int:
@@ -125,11 +126,11 @@ class Line:
 
         Raises ``dispatcher.messages.ProtocolError`` if it is not one of those that are expected.
         """
-        return wire.decode(self._frames.popleft(), self._expected)
+        return self._reader.read(self._frames.popleft())
 
     def in_flight(self) -> list[Message]:
         """Return what is on the line, oldest first, and leave it there."""
-        return [wire.decode(frames, self._expected) for frames in self._frames]
+        return [self._reader.read(frames) for frames in self._frames]
 
     def close(self, arriving: int | None = None) -> None:
         """Take nothing more; of what is in flight the first ``arriving`` arrive (None: all)."""
@@ -162,20 +163,23 @@ class Client:
 
     role = Role.CLIENT
 
-    def __init__(self, number: int, known_functions: int) -> None:
+    def __init__(self, number: int, known_functions: int, process: int) -> None:
+        """``process`` is the number of the peer in whose process it is."""
         self.link = Link(self.role)
         self.pending = Pending()
         self.alive = True
         self.crash = Crash("its connection was lost")
         self._number = number
         self._outbox = Outbox(f"client {number}", known_functions)
-        self.link.up.send(Hello(VERSION, "memory", number))
+        self.link.up.send(Hello(VERSION, "memory", process))
 
-    def submit(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Mirai[Any]:
+    def submit(
+        self, fn: Callable[..., Any], args: Any, kwargs: Any, options: TaskOptions = DEFAULTS
+    ) -> Mirai[Any]:
         """Put a task into the outbox.  Raises SerializationError, or DispatcherLost at the end."""
         if not self.alive:
             raise DispatcherLost("this client has left")
-        parcel = self._outbox.parcel(fn, [(args, kwargs)], DEFAULTS)
+        parcel = self._outbox.parcel(fn, [(args, kwargs)], options)
         return self._outbox.add(parcel, self._cancel)[0]
 
     def everywhere(
@@ -230,12 +234,14 @@ class Daemon:
     """A daemon: what ``mirai._daemon.Daemon`` does in two threads, one thing at a time.
 
     A task is called when it begins, and its outcome is known when it ends; between the two it
-    runs, for as long as the world's clock says.
+    runs, for as long as the world's clock says, and until what it awaits is done.
     """
 
     role = Role.DAEMON
 
-    def __init__(self, number: int, clock: Clock, *, watermark: bool) -> None:
+    def __init__(
+        self, number: int, clock: Clock, *, watermark: bool, tags: tuple[str, ...] = ()
+    ) -> None:
         self.link = Link(self.role)
         self.hand = Hand()
         self.evaluator = Evaluator()
@@ -250,7 +256,11 @@ class Daemon:
         self._outbox: list[Outcome] = []
         self._outcome: Outcome | None = None  # of the task that runs
         self._begun = 0.0  # when it began
-        self.link.up.send(Hello(VERSION, "memory", number))
+        self.clients: list[Client] = []
+        """Those in its process."""
+        self.awaited: list[Mirai[Any]] = []
+        """What the task that runs has submitted, and waits for."""
+        self.link.up.send(Hello(VERSION, "memory", number, tags))
 
     def can_read(self) -> bool:
         """Whether a message has arrived."""
@@ -269,6 +279,8 @@ class Daemon:
                 self._outbox += [Outcome(id, Kind.CANCELLED) for id in self._withdraw(ids)]
                 if self._outcome is not None and self._outcome.id in ids:
                     self._outcome = Outcome(self._outcome.id, Kind.CANCELLED)
+                    for mirai in self.awaited:
+                        mirai.cancel()
             case Stop() | Refused():
                 self.die()
 
@@ -287,9 +299,13 @@ class Daemon:
         self._begun = self._clock.now
         self._outcome = self.evaluator.evaluate(task)
 
-    def can_end(self) -> bool:
-        """Whether a task runs."""
+    def is_running(self) -> bool:
+        """Whether it is in a task."""
         return self.alive and self._outcome is not None
+
+    def can_end(self) -> bool:
+        """Whether a task runs that waits for nothing."""
+        return self.is_running() and all(mirai.done() for mirai in self.awaited)
 
     def end(self) -> None:
         """End the task that runs: as it would, or as cancelled if it was interrupted."""
@@ -297,6 +313,7 @@ class Daemon:
         seconds = self._clock.now - self._begun
         self._outbox.append(msgspec.structs.replace(self._outcome, seconds=seconds))
         self._outcome = None
+        self.awaited.clear()
 
     def can_flush(self) -> bool:
         """Whether there is anything to send."""
@@ -316,6 +333,13 @@ class Daemon:
 
     def die(self, arriving: int | None = None) -> None:
         """Be gone; of what is on its way to the dispatcher, ``arriving`` messages arrive."""
+        self.lose_contact(arriving)
+        for client in self.clients:
+            if client.alive:
+                client.leave(DispatcherLost("its process has died"), arriving=arriving)
+
+    def lose_contact(self, arriving: int | None = None) -> None:
+        """Be cut off: it evaluates nothing more, but its process and the clients in it live."""
         self.alive = False
         self.link.close(arriving)
         self.hand.stop()
@@ -344,17 +368,30 @@ class World:
     """A dispatcher, its clients and its daemons.  A peer is known by its number."""
 
     def __init__(
-        self, *, grace: float = 5.0, known_functions: int = 512, watch: Watch | None = None
+        self,
+        *,
+        grace: float = 5.0,
+        kept: int = 0,
+        spare: int = 0,
+        known_functions: int = 512,
+        watch: Watch | None = None,
     ) -> None:
-        """``grace`` is the dispatcher's; ``known_functions`` is how many a client has it keep."""
+        """``grace``, ``kept`` and ``spare`` are the dispatcher's.
+
+        ``known_functions`` is how many a client has it keep.  Nobody but the caller starts daemons.
+        """
         self.clock = Clock()
-        self.core = Dispatcher(grace=grace)
+        self.core = Dispatcher(grace=grace, kept=kept, spare=spare)
+        self.lent = 0
+        """How many daemons more the dispatcher wants, in the stead of those that wait."""
+        self.halted = False
+        """Whether the dispatcher has finished everything after ``drain``."""
         self.clients: dict[int, Client] = {}
         self.daemons: dict[int, Daemon] = {}
         self._known_functions = known_functions
         self._watch = watch
         self._last_number = 0
-        self._peers: dict[int, Client | Daemon] = {}  # all that there have ever been
+        self._peers: dict[int, Client | Daemon] = {}  # all but those who are dead and buried
         self._heard: set[int] = set()  # peers that have said Hello
         self._buried: set[int] = set()  # peers whose end the dispatcher has seen
 
@@ -378,21 +415,24 @@ class World:
 
     # ── what is done to it ───────────────────────────────────────────────────────────────
 
-    def add_client(self) -> int:
-        """Connect a client, which says hello; return its number."""
+    def add_client(self, *, inside: int = 0) -> int:
+        """Connect a client, which says hello, maybe ``inside`` a daemon; return its number."""
         self._last_number += 1
-        client = Client(self._last_number, self._known_functions)
-        self.clients[self._last_number] = self._peers[self._last_number] = client
-        return self._last_number
+        number = self._last_number
+        client = Client(number, self._known_functions, inside or number)
+        self.clients[number] = self._peers[number] = client
+        if inside:
+            self.daemons[inside].clients.append(client)
+        return number
 
-    def add_daemon(self, *, watermark: bool = True) -> int:
+    def add_daemon(self, *, watermark: bool = True, tags: tuple[str, ...] = ()) -> int:
         """Connect a daemon, which says hello; return its number.
 
         Without a ``watermark``, as on another machine, nobody knows what it had begun when it
         died.
         """
         self._last_number += 1
-        daemon = Daemon(self._last_number, self.clock, watermark=watermark)
+        daemon = Daemon(self._last_number, self.clock, watermark=watermark, tags=tags)
         self.daemons[self._last_number] = self._peers[self._last_number] = daemon
         return self._last_number
 
@@ -401,6 +441,18 @@ class World:
     ) -> Mirai[T]:
         """Have a client submit a task, which leaves with its next ``flush``."""
         return self.clients[client].submit(fn, args, kwargs)
+
+    def submit_with(
+        self,
+        options: TaskOptions,
+        client: int,
+        fn: Callable[P, T],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Mirai[T]:
+        """Have a client submit a task like ``submit``, with options."""
+        return self.clients[client].submit(fn, args, kwargs, options)
 
     def everywhere(
         self, client: int, answers: int, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
@@ -422,6 +474,15 @@ class World:
         """Let a daemon die at once; ``arriving`` of its last messages arrive (None: all)."""
         if self.daemons[daemon].alive:
             self.daemons[daemon].die(arriving)
+
+    def cut(self, daemon: int, arriving: int | None = None) -> None:
+        """End a daemon's connection, but not the clients in its process."""
+        if self.daemons[daemon].alive:
+            self.daemons[daemon].lose_contact(arriving)
+
+    def drain(self) -> None:
+        """Have the dispatcher take no new tasks, and halt when the others have ended."""
+        self._turn([(0, Drain())])
 
     def depart(self, daemon: int) -> None:
         """Let a daemon want to leave: it ends its task, and hands back the rest."""
@@ -469,7 +530,9 @@ class World:
         The same peer may be named again.  After the last message of a peer that is gone comes
         the news of its end.
         """
-        events = [event for number in peers for event in self._next_event(number)]
+        self._turn([event for number in peers for event in self._next_event(number)])
+
+    def _turn(self, events: list[tuple[int, Event]]) -> None:
         commands = self.core.handle(events, self.clock.now)
         for command in commands:
             self._obey(command)
@@ -478,6 +541,8 @@ class World:
 
     def _has_news(self, number: int) -> bool:
         """Whether the dispatcher can hear of this peer: from it, or that it is gone."""
+        if number not in self._peers:
+            return False
         up = self._peers[number].link.up
         return bool(up) or (up.closed and number not in self._buried)
 
@@ -488,6 +553,8 @@ class World:
         if peer.link.up:
             return self._receive(number, peer)
         self._buried.add(number)
+        if not peer.alive:
+            del self._peers[number]
         started = peer.started if isinstance(peer, Daemon) else None
         return [(number, Lost(peer.crash, started))] if number in self._heard else []
 
@@ -506,9 +573,16 @@ class World:
         return [(number, Joined(peer.role, message))]
 
     def _obey(self, command: Command) -> None:
+        match command:
+            case Lend(peers):
+                self.lent = len(peers)
+            case Halt():
+                self.halted = True
         if isinstance(command, Keep | Lend | Halt):
             return  # there are no processes here
-        peer = self._peers[command.peer]
+        peer = self._peers.get(command.peer)
+        if peer is None:
+            return
         match command:
             case Send(_, message):
                 peer.link.down.send(message)

@@ -8,13 +8,17 @@ from test_core import CLIENT, CRASH, D1, D2, D3, OTHER, TINY, F, Pool, answers, 
 from dispatcher.events import (
     Barren,
     Command,
+    Joined,
     Keep,
     Lost,
     Role,
 )
 from dispatcher.messages import (
+    VERSION,
     Cancel,
     Everywhere,
+    Hello,
+    Interrupt,
     Kind,
     Leave,
     Recall,
@@ -196,3 +200,43 @@ def test_answers_beyond_those_of_daemons_that_stay_or_come_are_given_up() -> Non
     pool.submit(1, 2)
     pool.step((D1, Leave()))
     assert answers(everywhere(pool, 3, 4)) == {4: Kind.CANCELLED}
+
+
+def test_a_daemon_that_leaves_in_the_same_turn_has_it_before_it_is_recalled() -> None:
+    """Else it would hand back nothing, begin nothing, and never be stopped."""
+    pool = Pool([D1])
+    pool.step((CLIENT, Submit((), (F,))))
+    commands = pool.step((CLIENT, Everywhere((1,), task(0))), (D1, Leave()))
+    assert [type(command.message) for command in commands] == [Run, Recall]
+    commands = pool.step((D1, Returned((1,))))
+    assert answers(commands) == {1: Kind.CANCELLED}
+    assert sent(commands, D1, Stop) == [Stop()]
+
+
+def test_it_is_interrupted_after_it_has_come() -> None:
+    pool = Pool([D1])
+    pool.step((CLIENT, Submit((), (F,))))
+    commands = pool.step((CLIENT, Everywhere((1,), task(0))), (CLIENT, Cancel((1,))))
+    assert [type(command.message) for command in commands] == [Run, Interrupt]
+
+
+def test_a_report_says_since_when_it_runs() -> None:
+    pool = Pool([D1])
+    pool.now += 5.0
+    everywhere(pool, 1)
+    pool.now += 2.0
+    (report,) = pool.report().daemons
+    assert (report.task, report.seconds) == ("f", pytest.approx(2.0))
+
+
+def test_a_task_that_calls_every_daemon_waits_for_them() -> None:
+    """No client of ours does it; one that does must not confuse the core."""
+    pool = awaiting(2)
+    pool.join(D1, Role.DAEMON)
+    pool.submit(1)
+    inner = 99
+    pool.step((inner, Joined(Role.CLIENT, Hello(VERSION, f"host{D1}", D1))))
+    pool.step((D1, Leave()))  # so that none of it is for D1
+    pool.step((inner, Submit((), (F,))), (inner, Everywhere((1,), task(0))))
+    pool.join(D2, Role.DAEMON)
+    assert D1 in pool.core._lending

@@ -306,3 +306,17 @@ def test_the_outermost_go_on_where_nobody_works() -> None:
     assert given(pool.submit(3), D3) == [5]
     assert given(pool.submit(4), D3) == []
     assert given(pool.done(D3, 5), D3) == [6]
+
+
+def test_nor_does_one_that_was_given_work_and_waits_at_once_hold_up_the_next() -> None:
+    pool = Nest(D1, D2, D3, 14, 15)
+    pool.submit(1)
+    pool.submit(2)
+    pool.submit(3)
+    for daemon in (D1, D2, D3):
+        pool.inner(daemon)
+        pool.submit(1, client=INNER + daemon, tags=("gpu",))
+    pool.inner(14)
+    pool.submit(1, client=INNER + 14, tags=("gpu",))  # not from a task
+    pool.submit(4, 5)
+    assert (pool.hand(14), pool.hand(15)) == ([8], [9])
