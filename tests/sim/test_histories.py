@@ -61,7 +61,7 @@ from mirai import (
 from mirai._options import TaskOptions
 from mirai.testing import Move, World
 
-SEEDS = 300
+SEEDS = 500
 """How many histories are run by default, in tests of BATCH each."""
 MANY = 1_000_000
 BATCH = 25
