@@ -180,7 +180,7 @@ class Nursery:
             return
         if may_replace:
             self._start_another(process.kind if process.kind in missing else next(iter(missing)))
-        elif not self._processes:
+        elif not self._processes or self._stand_ins.kinds:  # else others may still join
             reason = f"{self._replacement.failures} daemons in a row died before they could join"
             self._parent.give_up(structs.replace(crash, reason=reason))
 
@@ -236,9 +236,11 @@ class Nursery:
         try:
             process = self._plan.start(kind)
         except OSError as error:
-            self._parent.give_up(Crash(f"no daemon can be started: {error}"))
-            if self._replacement.ended(joined=False):
+            may_try_again = self._replacement.ended(joined=False)
+            if may_try_again:
                 self._again_at = time.monotonic() + PAUSE
+            if not (may_try_again and self._processes):
+                self._parent.give_up(Crash(f"no daemon can be started: {error}"))
             return False
         self.adopt(process)
         return True
