@@ -187,8 +187,8 @@ def started(function: Callable[..., Any], *args: Any) -> Mirai[Any]:
 class TestCancel:
     def test_a_running_task_is_interrupted(self, tmp_path: Path) -> None:
         def work() -> None:
-            (tmp_path / "begun").touch()
             try:
+                (tmp_path / "begun").touch()
                 time.sleep(600)
             except KeyboardInterrupt:
                 (tmp_path / "interrupted").touch()
@@ -226,8 +226,8 @@ class TestCancel:
         async def work() -> None:
             import asyncio
 
-            (tmp_path / "begun").touch()
             try:
+                (tmp_path / "begun").touch()
                 await asyncio.sleep(600)
             finally:
                 (tmp_path / "left").touch()

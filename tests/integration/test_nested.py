@@ -97,8 +97,8 @@ def test_what_a_stopped_task_had_submitted_is_cancelled(
     tmp_path: Path, profile: str | None
 ) -> None:
     def child(name: str) -> None:
-        (tmp_path / f"{name} begun").touch()
         try:
+            (tmp_path / f"{name} begun").touch()
             time.sleep(600)
         except KeyboardInterrupt:
             (tmp_path / f"{name} stopped").touch()
@@ -119,8 +119,8 @@ def test_what_a_stopped_task_had_submitted_is_cancelled(
 
 def test_the_inner_tasks_of_a_killed_daemon_are_stopped(tmp_path: Path) -> None:
     def child() -> None:
-        (tmp_path / "begun").touch()
         try:
+            (tmp_path / "begun").touch()
             time.sleep(600)
         except KeyboardInterrupt:
             (tmp_path / "stopped").touch()
