@@ -20,7 +20,7 @@ from typing import Any
 HERE = Path(__file__).parent
 QUESTIONS = {
     "noop": ["--tasks", "5000"],
-    "flight": ["--tasks", "2000"],
+    "flight": ["--tasks", "500", "--repeats", "1"],
     "latency": ["--tasks", "500", "--repeats", "2"],
     "mapping": ["--elements", "20000"],
     "awaiting": ["--tasks", "2000", "--repeats", "2"],

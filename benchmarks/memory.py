@@ -22,8 +22,9 @@ WORKERS = 2
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4_096
 
 
-def noop(x: int) -> None:
-    """Do nothing."""
+def same(x: int) -> int:
+    """Return it."""
+    return x
 
 
 def hold(gate: str) -> None:
@@ -49,7 +50,7 @@ def run(pids: dict[str, int], tasks: int) -> dict[str, tuple[float, float]]:
         holding = [mirai(hold, gate.name) for _ in range(WORKERS)]
     gc.collect()
     before = {who: resident(pid) for who, pid in pids.items()}
-    futures = [mirai(noop, i) for i in range(tasks)]
+    futures = [mirai(same, i) for i in range(tasks)]
     while status().awaiting < tasks:
         time.sleep(0.01)
     during = {who: resident(pid) for who, pid in pids.items()}
@@ -75,7 +76,7 @@ def main() -> None:
     rounds = []
     for _ in range(options.repeats):
         with daemons(WORKERS):
-            mirai(noop, 0).result()
+            mirai(same, 0).result()
             rounds.append(run({"host": os.getpid(), "dispatcher": children()[0]}, options.tasks))
     rows = []
     for who in rounds[0]:
