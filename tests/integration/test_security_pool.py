@@ -251,7 +251,6 @@ def test_guests_change_the_number_of_daemons_only_where_there_are_any(
 
 def own_pairs() -> dict[str, tuple[str, str]]:
     """Return the keys of the daemon that this task runs on: its memory is open to it."""
-    from dispatcher.security import KeyPair
     from mirai import _profiles
 
     found = {}
