@@ -228,22 +228,16 @@ def _others_tasks(visit: Visit, pair: KeyPair) -> None:
     assert not [each for each in guest.heard if isinstance(each, Results)]
 
 
-def test_guests_change_the_number_of_daemons_only_where_there_are_any(
-    visits: Callable[[str, str], Visit],
+def test_guests_start_no_daemons_where_there_are_none(
+    mark: str, visits: Callable[[str, str], Visit]
 ) -> None:
     """What they ask for besides is in test_standing."""
     with daemons(0, "tcp://127.0.0.1:0") as pool:
         guest = visits(pool.url, server_key(pool))(key_of(pool, "client")).join()
         guest.say(Scale(1), Ask(1))
         guest.hear(Report)
-        running = mirai(os.getpid)
-        guest.say(Ask(2))
-        while guest.hear(Report).number < 2:
-            guest.heard.clear()
-        assert not running.done()
-        pool.scale(1)  # it is the owner's
-        running.result(timeout=20)
-        running.cancel()
+        pool.status()  # the answer comes after what was asked before
+        assert len(processes_marked(mark)) == 1
 
 
 # ── keys end with what they were drawn for ───────────────────────────────────────────────
