@@ -259,7 +259,6 @@ def own_pairs() -> dict[str, tuple[str, str]]:
     return found
 
 
-@pytest.mark.usefixtures("dispatchers")
 def test_the_keys_of_a_daemon_end_with_it(visits: Callable[[str, str], Visit]) -> None:
     with daemons(1) as pool:
         visit = visits(pool.url, server_key(pool))
@@ -325,12 +324,13 @@ def what_others_see(pid: int) -> bytes:
 
 
 def files_below(*directories: Path) -> dict[Path, bytes]:
-    return {
-        path: path.read_bytes()
-        for directory in directories
-        for path in directory.rglob("*")
-        if path.is_file() and not path.is_symlink()
-    }
+    """Return what files hold, but for huge ones, and those that are gone or not for us."""
+    found = {}
+    for path in (path for directory in directories for path in directory.rglob("*")):
+        with contextlib.suppress(OSError):
+            if path.is_file() and not path.is_symlink() and path.stat().st_size < 1 << 26:
+                found[path] = path.read_bytes()
+    return found
 
 
 @pytest.fixture
@@ -372,7 +372,6 @@ def secrets_of_daemons(count: int) -> list[str]:
     return [secret for _, secret in found]
 
 
-@pytest.mark.usefixtures("dispatchers")
 def test_no_key_is_to_be_seen_of_a_pool(
     home: Path, mark: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -450,12 +449,12 @@ if user := int(sys.argv[3]):
 with socket.socket(socket.AF_UNIX) as it:
     it.settimeout(20)
     it.connect("\\0" + sys.argv[1] if sys.argv[2] else sys.argv[1])
-    print(len(it.recv(64)))
+    print("greeted" if it.recv(64) else "left alone")
 """
 
 
 def greeted(name: str, *, abstract: bool, user: int = 0) -> str:
-    """Connect as a user; return how many bytes the other side greets with, or the error."""
+    """Connect as a user; return what the other side does, or the error."""
     argv = [sys.executable, "-c", LOOK, name, "yes" * abstract, str(user)]
     done = subprocess.run(argv, cwd="/", capture_output=True, text=True)
     return (done.stdout or done.stderr.splitlines()[-1]).strip()
@@ -467,8 +466,8 @@ def test_another_user_gets_no_answer_from_a_local_pool() -> None:
     """The name is there for all to see, and CURVE would be in the way as well."""
     with daemons(1) as pool:
         name = pool.url.removeprefix("ipc://@")
-        assert greeted(name, abstract=True) == "10"
-        assert greeted(name, abstract=True, user=NOBODY) == "0"
+        assert greeted(name, abstract=True) == "greeted"
+        assert greeted(name, abstract=True, user=NOBODY) == "left alone"
         assert mirai(abs, -1).result() == 1
 
 
@@ -487,7 +486,7 @@ def test_where_the_name_space_has_no_owner_the_directory_has(
         assert path.is_socket()
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         assert path.parent.stat().st_uid == os.geteuid()
-        assert greeted(str(path), abstract=False) == "10"
+        assert greeted(str(path), abstract=False) == "greeted"
         if os.geteuid() == 0:
             assert "PermissionError" in greeted(str(path), abstract=False, user=NOBODY)
     finally:
