@@ -21,6 +21,7 @@ from itertools import islice
 from typing import IO, Any
 
 from dispatcher.hatch import Hatch
+from dispatcher.shared import AVAILABLE, sized
 
 TAIL_BYTES = 8_192
 """How much of a daemon's output is kept."""
@@ -78,15 +79,13 @@ class Watermark:
     @staticmethod
     def create() -> int:
         """Return a descriptor of eight zero bytes that have no name in any file system."""
-        if hasattr(os, "memfd_create"):
-            fd = os.memfd_create("mirai-watermark")
-        else:
-            import tempfile  # slow, and rarely needed
+        if AVAILABLE:
+            return sized("mirai-watermark", 8)
+        import tempfile  # slow, and rarely needed
 
-            with tempfile.TemporaryFile() as file:
-                fd = os.dup(file.fileno())
-        os.ftruncate(fd, 8)
-        return fd
+        with tempfile.TemporaryFile() as file:
+            os.ftruncate(file.fileno(), 8)
+            return os.dup(file.fileno())
 
 
 class Process:

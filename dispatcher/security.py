@@ -6,6 +6,9 @@ libzmq binds the answer to the connection, so that a peer cannot claim to be ano
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -40,7 +43,8 @@ class KeyPair:
 
     @classmethod
     def new(cls) -> KeyPair:
-        """Draw a fresh pair from the system's source of randomness."""
+        """Draw a fresh pair at random.  Raises OSError where there is no CURVE."""
+        _require_curve()
         public, secret = zmq.curve_keypair()
         return cls(public.decode(), secret.decode())
 
@@ -86,7 +90,11 @@ class Gate(Generic[T]):
 
 
 def listen(context: zmq.Context[zmq.Socket[bytes]], pair: KeyPair) -> zmq.Socket[bytes]:
-    """Return a ROUTER that admits only peers whom the context's ZAP handler admits."""
+    """Return a ROUTER that admits only peers whom the context's ZAP handler admits.
+
+    Raises OSError where there is no CURVE: it never listens without.
+    """
+    _require_curve()
     socket = context.socket(zmq.ROUTER)
     socket.curve_server = True
     socket.curve_secretkey = pair.secret.encode()
@@ -103,8 +111,9 @@ def dial(context: zmq.Context[zmq.Socket[bytes]], pair: KeyPair, server: str) ->
     """Return a DEALER that talks only to the owner of the public key ``server``.
 
     It makes one connection, and is to be closed when that has ended: a peer that reconnects is
-    a new peer.
+    a new peer.  Raises OSError where there is no CURVE.
     """
+    _require_curve()
     socket = context.socket(zmq.DEALER)
     socket.curve_serverkey = server.encode()
     socket.curve_publickey = pair.public.encode()
@@ -127,6 +136,25 @@ def watch_for_silence(socket: zmq.Socket[bytes], url: str) -> None:
     if url.startswith("tcp://"):
         socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
+
+
+def admit_only_this_user(socket: zmq.Socket[bytes], url: str) -> None:
+    """Have local connections at ``url``, which is listened at after this, be of this user only.
+
+    Others could not get past CURVE, but the abstract name space is open to every user of the
+    machine, who could use up our descriptors.
+    """
+    if url.startswith("ipc://") and sys.platform == "linux":
+        user = os.geteuid()
+        socket.setsockopt(zmq.IPC_FILTER_UID, user - (user >> 31 << 32))  # as a signed int
+
+
+def _require_curve() -> None:
+    if not zmq.has("curve"):
+        raise OSError(
+            errno.ENOTSUP,
+            "this pyzmq has no CURVE, without which mirai connects to nobody; that of PyPI has it",
+        )
 
 
 def _bound(socket: zmq.Socket[bytes]) -> None:

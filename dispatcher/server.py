@@ -62,7 +62,14 @@ from dispatcher.messages import (
 )
 from dispatcher.nursery import Nursery
 from dispatcher.processes import ECHO, PIDFD, POSIX, SPARE, Plan, Process
-from dispatcher.security import ZAP_ENDPOINT, Gate, KeyPair, listen, watch_for_silence
+from dispatcher.security import (
+    ZAP_ENDPOINT,
+    Gate,
+    KeyPair,
+    admit_only_this_user,
+    listen,
+    watch_for_silence,
+)
 from dispatcher.sockets import monitor_events, rest_of_message, waiting_messages
 from dispatcher.wire import Reader, encode
 
@@ -211,6 +218,7 @@ class Server:
             else:
                 url = "tcp://127.0.0.1:0"
         watch_for_silence(self._router, url)
+        admit_only_this_user(self._router, url)
         self._router.bind(url)
         return url if url.startswith("ipc://@") else _endpoint(self._router)
 
@@ -418,6 +426,7 @@ class Server:
         if not serial:
             self._hung_up.add(peer)  # its connection has ended already
         if owner.process is not None:
+            self._gate.revoke(owner.process.key)  # it is for one connection
             self._nursery.joined(owner.process)
         self._events.append((peer.number, Joined(owner.role, hello)))
 
@@ -517,11 +526,15 @@ class Server:
         }
 
     def disown(self, process: Process, crash: Crash) -> None:
-        """Tell the core which daemon is lost, and what it had begun."""
+        """Tell the core which daemon is lost, and what it had begun; its keys are dead."""
+        inner = self._gate.owner(process.inner_key)
         self._gate.revoke(process.key)
         self._gate.revoke(process.inner_key)
-        for peer in [peer for peer in self._peers.values() if peer.owner.process is process]:
-            self._lose(peer, Lost(crash, process.started()))
+        for peer in list(self._peers.values()):
+            if peer.owner.process is process:
+                self._lose(peer, Lost(crash, process.started()))
+            elif peer.owner is inner:  # in a process that a task has left behind, say
+                self._lose(peer, Lost(Crash("its daemon has ended")))
 
     def retire(self, processes: Sequence[Process], count: int) -> None:
         """Let the core choose who of these leaves."""

@@ -84,9 +84,20 @@ def adopt(fd: int, size: int) -> Buffer | Shared:
     Raises ValueError unless it is of memory of exactly this size that cannot change any more.
     """
     shared = Shared(fd, size)
-    if size < 1 or not _is_sealed(fd) or os.fstat(fd).st_size != size:
+    if size < 1 or not _is_sealed(fd) or not _is_whole(fd, size):
         raise ValueError("what was handed over is no sealed memory of the size that was said")
     return _read(fd, size) if fd >= scarce() else shared
+
+
+def sized(name: str, size: int) -> int:
+    """Return a descriptor of so many zero bytes, which may change, and neither shrink nor grow.
+
+    Whoever shares them cannot take them away under the feet of who has them mapped.
+    """
+    fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING)
+    os.ftruncate(fd, size)
+    fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SEAL | F_SEAL_SHRINK)
+    return fd
 
 
 def scarce() -> int:
@@ -110,7 +121,16 @@ def _read(fd: int, size: int) -> bytearray:
 def _is_sealed(fd: int) -> bool:
     """Whether it is memory that can be read and mapped, and stays as it is."""
     try:
-        os.pread(fd, 1, 0)
-        return fcntl(fd, F_GET_SEALS) & _SEALS == _SEALS
+        sealed = fcntl(fd, F_GET_SEALS) & _SEALS == _SEALS
+        return sealed and len(os.pread(fd, 1, 0)) == 1  # in this order: other things may block
     except OSError:  # nothing that can have seals, or be read
         return False
+
+
+def _is_whole(fd: int, size: int) -> bool:
+    """Whether it has this size, and memory for all of it.
+
+    What was never written has none: its reader would have to find it, or die of SIGBUS.
+    """
+    found = os.fstat(fd)
+    return found.st_size == size <= found.st_blocks * 512

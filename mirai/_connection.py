@@ -1,7 +1,8 @@
 """Connection files: where a dispatcher is, and the keys to join it.
 
 Whoever can read one can use the pool, so it is written with mode 0600, and one that others can
-read is refused.
+read is refused.  Whoever can put another in its place can have us talk to a dispatcher of theirs,
+so one of another user, behind another user's link, or where every user may write, is refused too.
 """
 
 from __future__ import annotations
@@ -102,6 +103,7 @@ class Connection:
         try:
             with open(path, "rb") as file:
                 _check_access(path, os.fstat(file.fileno()))
+                _check_way(path)
                 data = file.read(MAX_BYTES)
         except OSError as error:
             raise MiraiError(f"{path} cannot be read: {error.strerror}") from None
@@ -155,6 +157,24 @@ def _check_access(path: str | os.PathLike[str], found: os.stat_result) -> None:
         raise MiraiError(f"{path} belongs to another user, who may know its keys: refused")
     if stat.S_IMODE(found.st_mode) & 0o077:
         raise MiraiError(f"{path} can be read by others; if nobody has: chmod 600 {path}")
+
+
+def _check_way(path: str | os.PathLike[str]) -> None:
+    """Raise MiraiError if another user could have led us to a file that is not meant."""
+    if os.name != "posix":
+        return
+    if os.lstat(path).st_uid not in (os.geteuid(), 0):
+        raise MiraiError(f"{path} is a link that another user has made: refused")
+    for directory in {
+        os.path.dirname(os.path.abspath(path)),
+        os.path.dirname(os.path.realpath(path)),
+    }:
+        mode = os.stat(directory).st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise MiraiError(
+                f"{path} is where every user may put another file in its place: refused;"
+                f" keep it in a directory of your own, or: chmod o-w {directory}"
+            )
 
 
 def _to_json(connection: Connection) -> dict[str, Any]:

@@ -137,9 +137,9 @@ def daemons(
     pool.
 
     Raises ValueError or TypeError for what is not a pool, SerializationError if ``init`` cannot be
-    pickled, OSError if the ``output`` cannot be opened, and MiraiError if the dispatcher
-    cannot start (its address is in use, say), or if a task wants a pool of its own and does not
-    name its ``profile``: on a daemon that is most often a mistake.
+    pickled, OSError if the ``output`` cannot be opened or this pyzmq has no CURVE, and MiraiError
+    if the dispatcher cannot start (its address is in use, say), or if a task wants a pool of its
+    own and does not name its ``profile``: on a daemon that is most often a mistake.
     """
     if n is None and url is None and not sync:
         raise TypeError("daemons() needs the number of daemons, or a url to listen on, or both")
@@ -211,8 +211,9 @@ def connect(
 
     Raises TypeError or ValueError for what makes no sense, SerializationError if a config cannot
     be pickled, MiraiError if the file cannot be used (others can read it, say),
-    AuthenticationError if the dispatcher does not accept its keys or does not prove its own, and
-    DispatcherLost if it has not answered within ``timeout`` seconds.
+    AuthenticationError if the dispatcher does not accept its keys or does not prove its own,
+    DispatcherLost if it has not answered within ``timeout`` seconds, and OSError if this pyzmq has
+    no CURVE.
     """
     from dispatcher.events import Role
     from mirai._connection import Connection

@@ -16,6 +16,8 @@ from dispatcher.security import HEARTBEAT_MS, SILENCE_MS, KeyPair, dial, watch_f
 from mirai import MiraiError
 from mirai._connection import Connection, advertised, primary_address, remove
 
+NOBODY = 65_534
+root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 URL = "tcp://127.0.0.1:5555"
 KEYS = Connection.new(URL)
 
@@ -76,6 +78,55 @@ def test_one_of_somebody_else_is_refused(path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
     with pytest.raises(MiraiError, match="another user"):
         Connection.read(path)
+
+
+@root
+def test_one_that_another_user_has_made_is_refused(path: Path) -> None:
+    both().write(path)
+    os.chown(path, NOBODY, NOBODY)
+    with pytest.raises(MiraiError, match="belongs to another user"):
+        Connection.read(path)
+
+
+@root
+def test_a_link_to_one_of_another_user_is_refused(path: Path) -> None:
+    both().write(path)
+    os.chown(path, NOBODY, NOBODY)
+    link = path.with_name("link.json")
+    link.symlink_to(path)
+    with pytest.raises(MiraiError, match="belongs to another user"):
+        Connection.read(link)
+
+
+@root
+def test_a_link_that_another_user_has_made_is_refused(path: Path) -> None:
+    """It may lead to another pool of ours than is meant."""
+    both().write(path)
+    link = path.with_name("link.json")
+    link.symlink_to(path)
+    assert Connection.read(link) == both()
+    os.chown(link, NOBODY, NOBODY, follow_symlinks=False)
+    with pytest.raises(MiraiError, match="a link that another user has made"):
+        Connection.read(link)
+
+
+def test_one_that_every_user_may_replace_is_refused(path: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "open"
+    directory.mkdir()
+    both().write(path)
+    both().write(directory / "pool.json")
+    (directory / "link.json").symlink_to(path)
+    (tmp_path / "link.json").symlink_to(directory / "pool.json")
+    places = directory / "pool.json", directory / "link.json", tmp_path / "link.json"
+    for mode in (0o777, 0o703):
+        directory.chmod(mode)
+        for place in places:
+            with pytest.raises(MiraiError, match=r"every user may put.*chmod o-w .*open"):
+                Connection.read(place)
+    for mode in (0o1777, 0o770, 0o700):
+        directory.chmod(mode)
+        for place in places:
+            assert Connection.read(place) == both()
 
 
 def test_one_that_is_not_there(path: Path) -> None:

@@ -16,6 +16,7 @@ from dispatcher.processes import (
     StandIns,
     Watermark,
 )
+from dispatcher.shared import AVAILABLE
 
 # ── whether to start another ─────────────────────────────────────────────────────────────
 
@@ -158,3 +159,17 @@ class TestStandIns:
         assert stand_ins.kinds.total() == SPARE
         stand_ins.need([1] * SPARE, now=0.0)
         assert stand_ins.kinds == {1: SPARE}
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="memory cannot be sealed here")
+@pytest.mark.parametrize("size", [0, 7, 9, 1 << 20])
+def test_a_watermark_cannot_be_cut_under_the_feet_of_its_reader(size: int) -> None:
+    """A task can find its descriptor; the dispatcher would be killed by SIGBUS."""
+    fd = Watermark.create()
+    mark = Watermark(fd)
+    with pytest.raises(PermissionError):
+        os.ftruncate(fd, size)
+    mark.set(7)
+    assert (mark.get(), os.fstat(fd).st_size) == (7, 8)
+    mark.close()
+    os.close(fd)

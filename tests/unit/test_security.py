@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
+import zmq
 from zmq.utils import z85
 
-from dispatcher.security import DOMAIN, Gate, KeyPair
+from dispatcher.security import DOMAIN, Gate, KeyPair, dial, listen
 
 PAIR = KeyPair.new()
 STRANGER = KeyPair.new()
@@ -109,3 +112,18 @@ def test_a_pair_does_not_show_its_secret() -> None:
     for shown in (repr(PAIR), str(PAIR), f"{[PAIR]}"):
         assert PAIR.public in shown
         assert PAIR.secret not in shown
+
+
+def test_without_curve_nothing_listens_or_dials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pyzmq can be built without; then there is no falling back to plain text."""
+    monkeypatch.setattr(zmq, "has", lambda capability: capability != "curve")
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    attempts: list[Callable[[], object]] = [
+        KeyPair.new,
+        lambda: listen(context, PAIR),
+        lambda: dial(context, PAIR, STRANGER.public),
+    ]
+    for attempt in attempts:
+        with pytest.raises(OSError, match="this pyzmq has no CURVE"):
+            attempt()
+    context.destroy(linger=0)

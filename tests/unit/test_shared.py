@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 from collections.abc import Iterator
@@ -102,6 +103,29 @@ def test_nothing_at_all_is_refused() -> None:
 def test_memory_that_may_change_is_refused() -> None:
     fd = os.memfd_create("open", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.write(fd, DATA)
+    with pytest.raises(ValueError, match="no sealed memory"):
+        adopt(fd, len(DATA))
+
+
+def test_memory_that_is_not_there_is_refused() -> None:
+    """Its reader would have to find a terabyte, or be killed by SIGBUS."""
+    for size, written in ((1 << 40, b""), (1 << 20, DATA)):
+        fd = os.memfd_create("sparse", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.write(fd, written)
+        os.ftruncate(fd, size)
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        with pytest.raises(ValueError, match="no sealed memory"):
+            adopt(fd, size)
+
+
+@pytest.mark.parametrize("missing", ["SHRINK", "WRITE", "GROW", "SEAL"])
+def test_memory_that_lacks_a_seal_is_refused(missing: str) -> None:
+    fd = os.memfd_create("open", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(fd, DATA)
+    names = {"SHRINK", "WRITE", "GROW", "SEAL"} - {missing}
+    seals = sum(getattr(fcntl, f"F_SEAL_{name}") for name in names)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     with pytest.raises(ValueError, match="no sealed memory"):
         adopt(fd, len(DATA))
 
