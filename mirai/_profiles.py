@@ -418,8 +418,8 @@ def _forget_all() -> None:
     """In a forked child: the pools are the parent's, and nothing here will ever be answered."""
     global _guard, _inner
     _guard, _inner = threading.RLock(), None
-    _future.renew_lock()
-    error = DispatcherLost("this process was forked; its mirais belong to its parent")
+    _future.begin_era()
+    error = DispatcherLost(_future.FORKED)
     for pool in list(_living):
         pool.forsake(error)
     _living.clear()
