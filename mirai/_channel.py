@@ -148,7 +148,11 @@ class Channel:
         self._rung = 0  # for which of them the bell was rung
         self._link = link
         self._thread = threading.Thread(target=self._run, name=f"mirai-{profile}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # no more threads, say, or the interpreter is about to end
+            link.close()
+            raise
 
     # ── for callers, in any thread ───────────────────────────────────────────────────────
 
