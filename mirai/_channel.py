@@ -148,7 +148,11 @@ class Channel:
         self._rung = 0  # for which of them the bell was rung
         self._link = link
         self._thread = threading.Thread(target=self._run, name=f"mirai-{profile}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:  # no more threads, say, or the interpreter is about to end
+            link.close()
+            raise
 
     # ── for callers, in any thread ───────────────────────────────────────────────────────
 
@@ -243,13 +247,10 @@ class Channel:
         return self._thread is threading.current_thread()
 
     def forsake(self, error: MiraiError) -> None:
-        """Fail everything without touching thread, lock or socket: for a forked child."""
+        """Take no more, without touching thread, lock or socket: for a forked child."""
         self._lock = threading.RLock()
         self._budget = None
         self._end = (error, False)
-        for mirai in self._outbox.take().mirais():
-            self._pending.add(mirai)
-        self._pending.forsake(error)
 
     def _request(self, name: str, put: Callable[[_Requests, Mirai[Any]], None]) -> Mirai[Any]:
         if self.is_current_thread():

@@ -4,6 +4,9 @@ Most futures are made, settled and read without anybody waiting on a lock, so th
 the standard library's functions need is only made when one of them asks for it.  Until then a
 future is settled under one lock that all of them share.  What a task returned is unpickled by
 whoever asks for it first, in that thread, and not by the thread that moves messages.
+
+Ctrl-C may come after any call.  So whoever waits here takes no lock that whoever settles needs:
+in ``with condition``, it can come when the lock is held and the block is not entered yet.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
-from mirai._errors import TaskCancelled
+from mirai._errors import DispatcherLost, TaskCancelled
 from mirai._landing import Landing
 
 if TYPE_CHECKING:
@@ -28,12 +31,15 @@ T = TypeVar("T")
 # Guards the step from "no Condition" to "Condition" of every Mirai.  Re-entrant, since a signal
 # handler or a finalizer may cancel a mirai while this thread holds it.
 _lock = threading.RLock()
+_era = object()  # what the mirais that were made in this process have in common
+
+FORKED = "this process was forked; its mirais belong to its parent"
 
 
-def renew_lock() -> None:
-    """In a forked child: whoever held the lock is not here."""
-    global _lock
-    _lock = threading.RLock()
+def begin_era() -> None:
+    """In a forked child: whoever held the lock is not here, nor who settles what pends."""
+    global _lock, _era
+    _lock, _era = threading.RLock(), object()
 
 
 class Answer(Protocol):
@@ -88,6 +94,7 @@ class Mirai(Future[T], Generic[T]):
     _state: str = PENDING
     _waiters: Any = ()
     _done_callbacks: Any = ()
+    _gates: Any = ()  # one for each who waits in ``result`` or ``exception``
     _answer: Answer | None = None  # until it is read
     _result: Any = None
     _exception: BaseException | None = None
@@ -99,11 +106,14 @@ class Mirai(Future[T], Generic[T]):
         self.id = id
         self.name = name
         self.profile = profile
+        self._era = _era
 
     if not TYPE_CHECKING:  # where it is an attribute, as in Future
 
         @property
         def _condition(self) -> threading.Condition:
+            if self._era is not _era:
+                self._forsake()
             if self._lazy is None:
                 fresh = threading.Condition()
                 with _lock:
@@ -114,8 +124,10 @@ class Mirai(Future[T], Generic[T]):
             return self._lazy
 
     def __repr__(self) -> str:
-        state = {PENDING: "pending", CANCELLED_AND_NOTIFIED: "cancelled"}.get(self._state, "done")
-        if state == "done" and self._failed():
+        state = "done" if self.done() else "pending"
+        if self.cancelled():
+            state = "cancelled"
+        elif self._failed():
             state = "failed"
         where = f" on {self.profile!r}" if self.profile not in ("", "default") else ""
         return f"<Mirai {self.id} {self.name}{where}: {state}>"
@@ -142,7 +154,7 @@ class Mirai(Future[T], Generic[T]):
                 if self._load is not None:
                     self._load.give_back()  # before anybody hears of the answer
                 self._answer, self._state = answer, state
-                if self._load is None and not self._done_callbacks:
+                if self._load is None and not self._done_callbacks and not self._gates:
                     return True
         if condition is not None:
             with condition:
@@ -159,6 +171,8 @@ class Mirai(Future[T], Generic[T]):
                     else:
                         waiter.add_result(self)
                 condition.notify_all()
+        for gate in tuple(self._gates):
+            gate.release()
         if self._load is not None:
             self._load.ring()
         self._invoke_callbacks()
@@ -171,10 +185,10 @@ class Mirai(Future[T], Generic[T]):
         logged.
         """
         with _lock:
-            if self._state == PENDING and self._lazy is None:
+            if not self.done() and self._lazy is None:
                 self._done_callbacks = [*self._done_callbacks, fn]
                 return
-        if self._state == PENDING:
+        if not self.done():
             super().add_done_callback(fn)
             return
         try:
@@ -190,11 +204,12 @@ class Mirai(Future[T], Generic[T]):
             except BaseException:  # whatever it is, others wait for this thread to go on
                 LOGGER.exception("exception calling callback for %r", self)
 
-    def forsake(self, error: BaseException) -> None:
-        """Fail in a forked child: without locks, which others may have held, and callbacks."""
+    def _forsake(self) -> None:
+        """In a forked child, fail if it pends: without callbacks, and locks that others held."""
+        self._era = _era
+        self._lazy = None
         if self._state == PENDING:
-            self._lazy = None
-            self._answer, self._state = Failure(error), FINISHED
+            self._answer, self._state = Failure(DispatcherLost(FORKED)), FINISHED
 
     def cancel(self) -> bool:
         """Cancel it: drop the task if it waits, stop it if it runs.
@@ -204,7 +219,7 @@ class Mirai(Future[T], Generic[T]):
         within the pool's grace time, its daemon is killed and replaced.
         """
         error = TaskCancelled(f"task {self.id} ({self.name}) was cancelled")
-        if not self.settle(Failure(error), cancelled=True):
+        if self.done() or not self.settle(Failure(error), cancelled=True):
             return self.cancelled()
         if self._cancel_hook is not None:
             self._cancel_hook(self)
@@ -212,6 +227,8 @@ class Mirai(Future[T], Generic[T]):
 
     def done(self) -> bool:
         """Return whether it is settled, in whatever way."""
+        if self._state == PENDING and self._era is not _era:
+            self._forsake()
         return self._state != PENDING
 
     def cancelled(self) -> bool:
@@ -253,13 +270,22 @@ class Mirai(Future[T], Generic[T]):
 
         (Unlike in the standard library, the exception of a cancelled task is returned.)
         """
-        if self._state == PENDING:
-            with self._condition:
-                if not self._condition.wait_for(self.done, timeout):
-                    raise TimeoutError(f"{self!r} has not ended within {timeout} s")
+        if not self.done() and not self._wait(timeout):
+            raise TimeoutError(f"{self!r} has not ended within {timeout} s")
         if self._answer is not None:
             self._read(self._answer)
         return self._exception
+
+    def _wait(self, timeout: float | None) -> bool:
+        """Block until it is settled, for ``timeout`` seconds at most; return whether it is."""
+        gate = threading.Lock()
+        gate.acquire()
+        gates = self.__dict__.setdefault("_gates", [])
+        gates.append(gate)  # before we look: who settles looks at the gates after the state
+        try:
+            return self.done() or gate.acquire(timeout=-1 if timeout is None else max(0, timeout))
+        finally:
+            gates.remove(gate)
 
     def _read(self, answer: Answer) -> None:
         """Unpickle the answer.  If two threads do so at once, the first object is everyone's.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
@@ -301,7 +302,8 @@ def _alone(
 
     def end(_: object) -> None:
         # Not here: this is the thread that the shutdown waits for.
-        threading.Thread(target=pool.shutdown, name="mirai-end").start()
+        with contextlib.suppress(RuntimeError):  # the interpreter is about to end, and ends it
+            threading.Thread(target=pool.shutdown, name="mirai-end").start()
 
     future.add_done_callback(end)
     return future

@@ -75,11 +75,6 @@ class Pending:
             else:
                 mirai.settle(Failure(_crashed(outcome.crash or Crash("the daemon died"))))
 
-    def forsake(self, error: MiraiError) -> None:
-        """Fail all of them in a forked child."""
-        for mirai in self._mirais.values():
-            mirai.forsake(again(error))
-
     def lose(self, error: MiraiError, *, cancelled: bool = False) -> None:
         """Settle all of them with ``error``."""
         mirais, self._mirais = self._mirais, {}

@@ -310,12 +310,12 @@ class Daemons:
         if not self._ending.acquire(blocking=not inside):
             return
         try:
+            self._remove_files()  # who reads them from now on comes too late
             if self._channel is not None:
                 error = TaskCancelled("the pool was shut down before the task had ended")
                 self._channel.close(error)
             if self._process is not None:
                 self._process.end()
-            self._remove_files()
             self._on_end(self)
         finally:
             self._ending.release()

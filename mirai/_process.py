@@ -89,6 +89,13 @@ class DispatcherProcess:
             except BaseException:
                 self._close_hatch()
                 raise
+        try:
+            self._tell(config)
+        except BaseException:  # Ctrl-C, say: nobody else knows of it yet
+            self.end()
+            raise
+
+    def _tell(self, config: dict[str, Any]) -> None:
         assert self._popen.stdin is not None
         with contextlib.suppress(OSError):  # if it has died, reading its answer will tell
             self._popen.stdin.write(os.fsencode(search_path()))

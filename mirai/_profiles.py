@@ -42,6 +42,7 @@ _guard = threading.RLock()  # held for moments only
 _on_daemon = False
 _home: Home | None = None
 _inner: Daemons | None = None  # the daemon's own pool, once a task has used it
+_exiting = False  # all pools have been ended, and none will be again
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +349,8 @@ def _start(profile: str, options: PoolOptions) -> Daemons:
 
 
 def _bring_to_life(pool: Daemons, begin: Callable[[], None]) -> None:
+    if _exiting:
+        raise MiraiError("this process is exiting: it is too late for daemons")
     _living.add(pool)  # first, so that whatever has been started is ended at exit
     try:
         begin()
@@ -359,7 +362,7 @@ def _bring_to_life(pool: Daemons, begin: Callable[[], None]) -> None:
 def _replace(profile: str, pool: Daemons | None) -> None:
     """Give the profile another pool, or none, and end the one that it had."""
     with _guard:
-        former = _profiles.pop(profile, None)
+        former = _profiles.get(profile)  # if there is no other, it stays until it has ended
         if pool is not None:
             _profiles[profile] = pool
     if former is not None:
@@ -411,16 +414,20 @@ def _limits(
 
 
 def _shut_down_all() -> None:
+    """End what is left.  Who presses Ctrl-C now is in a hurry: the rest ends by itself."""
+    global _exiting
+    _exiting = True
     for pool in list(_living):
-        pool.shutdown()
+        with contextlib.suppress(KeyboardInterrupt):
+            pool.shutdown()
 
 
 def _forget_all() -> None:
     """In a forked child: the pools are the parent's, and nothing here will ever be answered."""
     global _guard, _inner
     _guard, _inner = threading.RLock(), None
-    _future.renew_lock()
-    error = DispatcherLost("this process was forked; its mirais belong to its parent")
+    _future.begin_era()
+    error = DispatcherLost(_future.FORKED)
     for pool in list(_living):
         pool.forsake(error)
     _living.clear()

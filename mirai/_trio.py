@@ -25,7 +25,7 @@ async def _wait(mirai: Mirai[Any]) -> None:
     mirai.add_done_callback(lambda _: landing.add(done.set))
     try:
         await done.wait()
-    except trio.Cancelled:
+    except (trio.Cancelled, KeyboardInterrupt):  # trio raises the latter where the main task waits
         mirai.cancel()
         raise
 
