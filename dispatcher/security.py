@@ -127,6 +127,9 @@ def watch_for_silence(socket: zmq.Socket[bytes], url: str) -> None:
     if url.startswith("tcp://"):
         socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
+        # While what is sent does not get through, libzmq asks for no sign of life: that would have
+        # to wait its turn.  Then it is the system that must notice (TCP_USER_TIMEOUT).
+        socket.setsockopt(zmq.TCP_MAXRT, SILENCE_MS)
 
 
 def _bound(socket: zmq.Socket[bytes]) -> None:
