@@ -21,6 +21,8 @@ NEVER_MS = 100_000_000
 """Later than anyone waits, in milliseconds; with what libzmq adds by chance, an int still."""
 CONNECT_MS = 10_000
 """How long a connection may take to be made where nothing answers, in milliseconds."""
+BACKLOG = 4_096
+"""How many connections may wait to be accepted: all daemons come back at once."""
 HEARTBEAT_MS = 5_000
 """How often a peer on another machine is asked for a sign of life, in milliseconds."""
 SILENCE_MS = 10_000
@@ -94,6 +96,7 @@ def listen(context: zmq.Context[zmq.Socket[bytes]], pair: KeyPair) -> zmq.Socket
     socket.zap_domain = DOMAIN
     socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.setsockopt(zmq.BACKLOG, BACKLOG)
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     _bound(socket)
     return socket
