@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Command, listening, wait_until
+from ledger import Ledger
 from proxy import Proxy, Way
 
 from dispatcher import security
@@ -50,39 +51,6 @@ def alert(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have this process notice silence as soon as those that ``brisk`` starts."""
     monkeypatch.setattr(security, "HEARTBEAT_MS", 250)
     monkeypatch.setattr(security, "SILENCE_MS", 1_500)
-
-
-class Ledger:
-    """A file in which tasks write that they begin, and how they are let through."""
-
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / "ledger"
-        self.gate = directory / "gate"
-        self.path.touch()
-
-    def task(self, name: str, *, waits: bool = False, size: int = 0) -> Callable[..., bytes]:
-        def work(_: bytes = b"", path: str = str(self.path), gate: str = str(self.gate)) -> bytes:
-            with open(path, "a") as file:
-                file.write(name + "\n")
-            try:
-                while waits and not os.path.exists(gate):
-                    time.sleep(0.001)
-            except KeyboardInterrupt:
-                with open(path, "a") as file:
-                    file.write(f"{name} interrupted\n")
-                raise
-            return bytes(size)
-
-        # How long it takes is not known then, so that nothing waits behind it on its daemon.
-        work.__qualname__ = name
-        return work
-
-    def runs(self, name: str) -> int:
-        """Return how often a task has begun."""
-        return self.path.read_text().splitlines().count(name)
-
-    def wait_for(self, name: str) -> None:
-        wait_until(lambda: self.runs(name))
 
 
 @pytest.fixture

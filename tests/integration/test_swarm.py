@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -81,7 +82,7 @@ class Swarm:
             self._turn()
             return bool(condition(sum(member.joined for member in self._members)))
 
-        wait_until(is_met, 50)
+        wait_until(is_met, 120)
 
     def close(self) -> None:
         self._context.destroy(linger=0)
@@ -154,8 +155,18 @@ def many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, former)
 
 
+@pytest.fixture
+def quick_threads() -> Iterator[None]:
+    """Let the proxy's thread in between our own turns."""
+    former = sys.getswitchinterval()
+    sys.setswitchinterval(0.0005)
+    yield
+    sys.setswitchinterval(former)
+
+
 @pytest.mark.thorough
-@pytest.mark.usefixtures("many_descriptors")
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("many_descriptors", "quick_threads")
 def test_they_do_not_fall_over_one_another(command: Command, tmp_path: Path) -> None:
     pool_file = tmp_path / "pool.json"
     listening(command("dispatcher", "--connection-file", pool_file, inside=FEW_DESCRIPTORS))
