@@ -71,7 +71,6 @@ def proxy(brisk: Command, pool_file: Path, request: pytest.FixtureRequest) -> It
     count = getattr(request, "param", 0)
     listening(brisk("dispatcher", "-n", count, "--connection-file", pool_file))
     with Proxy(Connection.read(pool_file).url) as proxy:
-        through(proxy, pool_file)
         yield proxy
 
 
@@ -190,17 +189,21 @@ def test_a_client_is_told_and_its_tasks_are_dropped(
 
 
 @pytest.mark.parametrize("proxy", [1], indirect=True)
-def test_half_a_submission_is_none(
+def test_half_a_submission_is_none_and_neither_is_half_an_answer(
     proxy: Proxy, proxied: Path, pool_file: Path, ledger: Ledger
 ) -> None:
     with connect(pool_file, "other") as other:
         with connect(proxied):
-            proxy.truncate(Way.IN, after=100_000)
+            proxy.truncate(Way.IN, after=LARGE // 10)
             sent = mirai(ledger.task("half"), bytes(LARGE))
+            assert isinstance(sent.exception(timeout=20), DispatcherLost)
+        with connect(proxied):
+            proxy.truncate(Way.OUT, after=LARGE // 10)
+            sent = mirai(ledger.task("whole", size=LARGE))
             assert isinstance(sent.exception(timeout=20), DispatcherLost)
         assert other.submit(abs, (-1,)).result(timeout=20) == 1
         assert other.status().awaiting == 0
-        assert ledger.runs("half") == 0
+        assert [ledger.runs(name) for name in ("half", "whole")] == [0, 1]
 
 
 # ── both ─────────────────────────────────────────────────────────────────────────────────
@@ -212,7 +215,7 @@ def test_a_slow_network_is_only_slow(brisk: Command, proxy: Proxy, proxied: Path
     with connect(proxied) as pool:
         before = one_daemon(pool)
         assert mirai_map(abs, range(-1_000, 0)).collect() == [*range(1_000, 0, -1)]
-        assert len(mirai(bytes, LARGE).result(timeout=20)) == LARGE
+        assert len(mirai(bytes, LARGE // 5).result(timeout=20)) == LARGE // 5
         assert one_daemon(pool) == before
 
 
@@ -232,6 +235,31 @@ class TestSilence:
             assert isinstance(sent.exception(timeout=30), DaemonCrashed)
             os.kill(pid, signal.SIGCONT)
             assert mirai(abs, -1).result(timeout=30) == 1
+
+    @pytest.mark.thorough
+    @pytest.mark.parametrize("size", [0, 30 * LARGE])
+    @pytest.mark.usefixtures("alert")
+    def test_a_frozen_dispatcher_is_noticed_by_all(
+        self, brisk: Command, pool_file: Path, ledger: Ledger, size: int
+    ) -> None:
+        """Also when it cannot take what is sent to it."""
+        dispatcher = listening(brisk("dispatcher", "--connection-file", pool_file))
+        brisk("daemon", pool_file)
+        with connect(pool_file) as pool:
+            before = one_daemon(pool)
+            running = mirai(ledger.task("runs", waits=True))
+            ledger.wait_for("runs")
+            dispatcher.send_signal(signal.SIGSTOP)
+            sent = mirai(ledger.task("sent"), bytes(size))
+            for each in (running, sent):
+                assert isinstance(each.exception(timeout=20), DispatcherLost)
+            ledger.wait_for("runs interrupted")
+            dispatcher.send_signal(signal.SIGCONT)
+        with connect(pool_file) as pool:
+            assert mirai(abs, -1).result(timeout=30) == 1
+            wait_until(lambda: pool.status().connections == 1)
+            assert one_daemon(pool) != before
+        assert ledger.runs("runs") == 1
 
     @pytest.mark.thorough
     def test_all_sides_notice_a_black_hole_within_20_seconds(
