@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import IO, Any
 
+from dispatcher import descriptors
 from dispatcher.hatch import Hatch
 from dispatcher.shared import AVAILABLE, sized
 
@@ -144,6 +145,7 @@ class Process:
                 if fd >= 0:
                     os.close(fd)
         self.pid = self._popen.pid
+        descriptors.give_back(self.pid)
         self.output = -1
         if self._popen.stdout is not None:
             self.output = self._popen.stdout.fileno()

@@ -24,6 +24,8 @@ NEVER_MS = 100_000_000
 """Later than anyone waits, in milliseconds; with what libzmq adds by chance, an int still."""
 CONNECT_MS = 10_000
 """How long a connection may take to be made where nothing answers, in milliseconds."""
+BACKLOG = 4_096
+"""How many connections may wait to be accepted: all daemons come back at once."""
 HEARTBEAT_MS = 5_000
 """How often a peer on another machine is asked for a sign of life, in milliseconds."""
 SILENCE_MS = 10_000
@@ -102,6 +104,7 @@ def listen(context: zmq.Context[zmq.Socket[bytes]], pair: KeyPair) -> zmq.Socket
     socket.zap_domain = DOMAIN
     socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.setsockopt(zmq.BACKLOG, BACKLOG)
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     _bound(socket)
     return socket
@@ -136,6 +139,9 @@ def watch_for_silence(socket: zmq.Socket[bytes], url: str) -> None:
     if url.startswith("tcp://"):
         socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
+        # While what is sent does not get through, libzmq asks for no sign of life: that would have
+        # to wait its turn.  Then it is the system that must notice (TCP_USER_TIMEOUT).
+        socket.setsockopt(zmq.TCP_MAXRT, SILENCE_MS)
 
 
 def admit_only_this_user(socket: zmq.Socket[bytes], url: str) -> None:

@@ -27,6 +27,7 @@ from typing import Any
 import msgspec
 import zmq
 
+from dispatcher import descriptors
 from dispatcher.core import Dispatcher
 from dispatcher.events import (
     Barren,
@@ -580,6 +581,7 @@ def serve(
     ``signals`` have told it to leave before it serves; until then they are caught elsewhere.
     """
     config = msgspec.convert(settings, Config)
+    descriptors.raise_limit()
     try:
         if error is not None:
             raise error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from dispatcher import descriptors
 from dispatcher.events import Role
 from mirai._arguments import duration, parser, some, tags
 from mirai._connection import Connection
@@ -67,6 +68,7 @@ def main(argv: Sequence[str]) -> int:
     def say(text: str) -> None:
         print(f"mirai daemon: {text}", file=sys.stderr, flush=True)
 
+    descriptors.raise_limit()
     limits = Limits(chosen.idle_time, chosen.wall_time, chosen.max_tasks)
     say(f"{chosen.n} for {found.url}; Ctrl-C lets them finish and leave")
     return Supervisor(find, chosen.n, say=say, limits=limits, tags=chosen.tags).run()

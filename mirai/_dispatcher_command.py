@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 import zmq
 
+from dispatcher import descriptors
 from dispatcher.events import Role
 from dispatcher.security import KeyPair
 from dispatcher.server import Config, Server
@@ -71,6 +72,7 @@ def main(argv: Sequence[str]) -> int:
         chosen.connection_file = POOL_FILE
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until it serves: nothing to drain
     config = msgspec.convert(_config(url, chosen.n, keys), Config)
+    descriptors.raise_limit()
     try:
         server = Server(config, _on_drain)
     except (OSError, zmq.ZMQError) as error:

@@ -30,6 +30,7 @@ OPTIONAL = {
 DOOR = {
     "__version__",
     "core",
+    "descriptors",
     "events",
     "hatch",
     "messages",

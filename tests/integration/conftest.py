@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -188,16 +189,43 @@ Command = Callable[..., "subprocess.Popen[str]"]
 @pytest.fixture
 def command(tmp_path: Path, mark: str) -> Iterator[Command]:
     """Start a command of mirai's as a user types it, in ``tmp_path``; end it after the test."""
+    with _programs([sys.executable, "-m", "mirai"], tmp_path, mark) as start:
+        yield start
+
+
+ALERT = "from dispatcher import security as _; _.HEARTBEAT_MS, _.SILENCE_MS = 250, 1_500; "
+"""Have a process notice within two seconds that others have fallen silent."""
+BRISK = f"""
+import sys
+{ALERT}
+from mirai import _comeback, _process
+from mirai.__main__ import main
+_process._BOOT = {ALERT!r} + _process._BOOT
+_comeback.FIRST_DELAY = 0.05
+sys.exit(main())
+"""
+
+
+@pytest.fixture
+def brisk(tmp_path: Path, mark: str) -> Iterator[Command]:
+    """Start a command as ``command`` does; it, and its daemons, notice silence soon."""
+    with _programs([sys.executable, "-c", BRISK], tmp_path, mark) as start:
+        yield start
+
+
+@contextlib.contextmanager
+def _programs(argv: list[str], directory: Path, mark: str) -> Iterator[Command]:
     running: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: object) -> subprocess.Popen[str]:
+    def start(*arguments: object, inside: Sequence[str] = ()) -> subprocess.Popen[str]:
+        """``inside``: the start of a command line that runs the rest of it somewhere."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "mirai", *map(str, arguments)],
+            [*inside, *argv, *map(str, arguments)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            cwd=tmp_path,
+            cwd=directory,
             env=os.environ | {"PYTHONPATH": str(ROOT), MARK: mark},
             start_new_session=True,
         )
@@ -208,3 +236,11 @@ def command(tmp_path: Path, mark: str) -> Iterator[Command]:
     for process in running:
         process.kill()
         process.communicate()
+
+
+def listening(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
+    """Wait until a dispatcher that was started listens; return it."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert "listening at tcp://" in line, process.communicate()
+    return process

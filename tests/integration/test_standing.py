@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import zmq
-from conftest import Command, Script, processes_marked, wait_until
+from conftest import Command, Script, listening, processes_marked, wait_until
 
 from dispatcher import security
 from dispatcher.events import Role
@@ -75,13 +75,6 @@ def pool_file(tmp_path: Path) -> Path:
 def dispatcher(command: Command, pool_file: Path) -> Popen[str]:
     """A standing dispatcher without daemons, which listens."""
     return listening(command("dispatcher", "--connection-file", pool_file))
-
-
-def listening(process: Popen[str]) -> Popen[str]:
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert "listening at tcp://" in line, process.communicate()
-    return process
 
 
 def end(process: Popen[str], number: int = signal.SIGTERM) -> tuple[int, str]:
@@ -713,7 +706,7 @@ def late(pool: Daemons) -> BaseException:
     return errors[0]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_who_freezes_is_lost(command: Command, pool_file: Path, script: Script, gate: Gate) -> None:
     """A daemon and a client that are stopped, as by a machine that falls asleep."""
     listening(command("dispatcher", "-n", 1, "--connection-file", pool_file))

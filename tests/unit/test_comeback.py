@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import signal
+from bisect import bisect
 
 import pytest
 
@@ -84,6 +86,20 @@ def test_not_all_of_them_at_the_same_moment() -> None:
     first, last = (delay(after(place(), Ending.LOST, chance=chance)) for chance in (0.0, 0.99))
     assert first == FIRST_DELAY / 2
     assert last == pytest.approx(1.49 * FIRST_DELAY)
+
+
+def test_many_that_are_lost_together_come_back_one_by_one() -> None:
+    """At an outage of the dispatcher: not more than it can greet in that time."""
+    count, rng = 500, random.Random(0)
+    places = [place() for _ in range(count)]
+    for attempt in range(4):
+        ending = Ending.UNREACHED if attempt else Ending.LOST
+        joined = not attempt
+        due = sorted(delay(after(it, ending, joined=joined, chance=rng.random())) for it in places)
+        spread = FIRST_DELAY * 2.0**attempt
+        assert due[-1] - due[0] > 0.9 * spread
+        in_a_tenth = max(bisect(due, start + spread / 10) - i for i, start in enumerate(due))
+        assert in_a_tenth < 2 * count / 10
 
 
 def test_a_server_that_does_not_prove_its_key_is_tried_a_few_times() -> None:

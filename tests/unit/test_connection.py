@@ -239,6 +239,8 @@ def test_only_connections_that_may_leave_the_machine_are_watched(url: str, watch
     try:
         watch_for_silence(socket, url)
         assert socket.getsockopt(zmq.HEARTBEAT_IVL) == (HEARTBEAT_MS if watched else 0)
+        assert socket.getsockopt(zmq.HEARTBEAT_TIMEOUT) == (SILENCE_MS if watched else -1)
+        assert socket.getsockopt(zmq.TCP_MAXRT) == (SILENCE_MS if watched else 0)
         assert int(socket.getsockopt(zmq.CONNECT_TIMEOUT)) <= 10_000
         assert HEARTBEAT_MS + SILENCE_MS < 20_000
     finally:
