@@ -7,13 +7,16 @@ the signals from outside; ``SIGSTOP`` is followed by ``SIGCONT``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import resource
 import signal
 import sys
 import threading
-from collections import Counter
+import time
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import pytest
@@ -52,20 +55,22 @@ idle            leaves    leaves    stays    leaves    leaves*   stays          
 exiting         leaves    leaves    leaves   leaves    leaves    leaves                leaves                leaves                leaves         leaves
 """  # noqa: E501
 
-# What becomes of all tasks when the dispatcher is struck while a daemon is at a moment:
-#   lost      DispatcherLost with how the dispatcher ended; the daemons are gone
-#   stays     nothing: the value comes
-#   either    the value, if it had come far enough, or DispatcherLost
+# What becomes of all tasks when the dispatcher is struck while a daemon is at a moment (before
+# receive, exiting: the dispatcher itself is):
+#   lost      DispatcherLost, which says how the dispatcher ended; every process is gone
+#   cut       DispatcherLost for what it cannot receive, and for all that is not answered by then
+#   stays     their values; everything goes on
+#   either    the value of what has been sent, or DispatcherLost; every process is gone
 #   gone      the pool was being torn down, and is
 DISPATCHER = """
                 SIGKILL   SIGTERM   SIGSTOP  segfault  os._exit  MemoryError  unpicklable  BaseException
-before receive  lost      lost*     stays*   lost      c         lost         c            c
-unpickling      lost*     lost      stays    lost      c         lost         c            c
-running         lost      lost      stays    lost*     c         lost*        c            c
-pickling        lost      lost      stays    lost      c         lost         c            c
-sending         lost      either    stays*   lost      c         d            c            c
-idle            lost      lost      stays    lost      c         lost         c            c
-exiting         gone      gone      gone     gone      c         d            c            c
+before receive  lost      lost*     stays*   lost      c         cut          c            c
+unpickling      lost*     lost      stays    lost      c         cut          c            c
+running         lost      lost      stays    lost*     c         cut*         c            c
+pickling        lost      lost      stays    lost      c         cut          c            c
+sending         lost      either    stays*   lost      c         cut          c            c
+idle            lost      lost      stays    lost      c         cut          c            c
+exiting         gone      gone      gone     gone      c         gone         c            c
 """  # noqa: E501
 
 # What becomes of the pool when its host is struck while a daemon is at a moment (exiting: the host
@@ -87,7 +92,6 @@ WHY_NOT = {
     "a": "nothing of the task's own runs in a daemon that has not received it",
     "b": "a thread that has eaten the memory up harms whom it will: there is no one outcome",
     "c": "no code of a user's runs in a dispatcher: it does not unpickle, and cannot be made to",
-    "d": "it is stopped at that moment, and needs no more memory for what is left to do",
 }
 
 PATIENCE = 30.0
@@ -161,72 +165,87 @@ CAUSES = {
     "os._exit": (7, None),
 }
 ERRORS = {each.__name__: each for each in (MemoryError, RemoteError, SerializationError)}
+NAMES = {
+    "MemoryError": "MemoryError",
+    "last byte": "MemoryError",
+    "unpicklable": "Unpicklable",
+    "BaseException": "Rude",
+    "SystemExit": "SystemExit",
+}
+"""What errors tell of these ways."""
 BEHIND = [f"behind {i}" for i in range(5)]
+CARGO = 3 * traps.PIECES
+"""How many pieces are more than can be received without more memory."""
 
 
 class Scene:
-    """A pool of one daemon, the task that is struck, and tasks behind it."""
+    """A pool of one daemon, the task at a moment of which somebody is struck, and tasks behind."""
 
     def __init__(self, pool: Daemons, room: Path, moment: str, way: str = "") -> None:
-        """Evaluate a few tasks, so that they are known to be quick and are given in handfuls."""
+        """Evaluate a few tasks, so that they are known to be quick and are given in handfuls.
+
+        ``way`` is how the daemon is struck, if it is the one.
+        """
         self.pool = pool
         self.room = str(room)
         self.moment = moment
         self.way = way
         for _ in range(3):
             mirai(traps.work, self.room, "before").result(timeout=PATIENCE)
-        self.victim: int = mirai(os.getpid).result(timeout=PATIENCE)
-        self.behind: list[Mirai[Any]] = []
-
-    def begin(self, retries: int = 0) -> None:
-        """Submit the task, and return when it has come to the moment."""
-        if self.moment == "before receive":
-            if self.way == "MemoryError":
-                mirai(traps.starve, 0).result(timeout=PATIENCE)
-            stop(self.victim)
-        self.task = mirai.options(retries=retries)(
-            traps.work, self.room, "struck", self.moment, self.way, self._argument()
-        )
-        if self.moment == "idle":
-            self.task.result(timeout=PATIENCE)
-        else:
-            self.submit_behind()
-        self._wait_for_moment()
-
-    def _argument(self) -> object:
-        if self.moment == "unpickling":
-            return traps.Bait(self.room, self.way)
-        if self.moment == "before receive" and self.way == "MemoryError":
-            return traps.Freight(3 * traps.PIECES)
-        return None
-
-    def submit_behind(self) -> None:
-        self.behind += [mirai(traps.work, self.room, name) for name in BEHIND]
-
-    def _wait_for_moment(self) -> None:
-        if self.moment == "before receive":
-            wait_until(lambda: status().executing == 1)
-            return
-        wait_until(lambda: traps.notes(self.room, "here"))
-        self.victim = traps.notes(self.room, "here")[0]
-        if self.moment == "sending":
-            wait_until(lambda: status().daemons[0].tasks == 1)  # those behind are taken back
-            stop(self.dispatcher)
-            Path(self.room, "stopped").touch()
-            wait_until(lambda: is_stuck_in(self.pool.url))
+        self.daemon: int = mirai(os.getpid).result(timeout=PATIENCE)
+        self.stopped = 0  # who cannot go on before the blow
+        self.tasks: list[Mirai[Any]] = []  # the one that is struck first
 
     @property
     def dispatcher(self) -> int:
         assert self.pool._process is not None
         return self.pool._process.pid
 
+    def begin(self, receiver: int, cargo: int = 0, retries: int = 0) -> None:
+        """Submit the task, and return when it has come to the moment.
+
+        ``receiver`` is who shall not have received it before.
+        """
+        if self.moment == "before receive":
+            self._stop(receiver)
+        bait: object = traps.Freight(cargo) if cargo else None
+        if self.moment == "unpickling":
+            bait = traps.Bait(self.room, self.way)
+        self.tasks = [
+            mirai.options(retries=retries)(
+                traps.work, self.room, "struck", self.moment, self.way, bait
+            )
+        ]
+        if self.moment == "idle":
+            self.tasks[0].result(timeout=PATIENCE)
+        else:
+            self.submit_behind()
+        self._wait_for_moment()
+
+    def submit_behind(self) -> None:
+        self.tasks += [mirai(traps.work, self.room, name) for name in BEHIND]
+
+    def _stop(self, pid: int) -> None:
+        self.stopped = pid
+        stop(pid)
+
+    def _wait_for_moment(self) -> None:
+        if self.stopped:
+            wait_until(lambda: self.stopped != self.daemon or status().executing == 1)
+            return
+        wait_until(lambda: traps.notes(self.room, "here"))
+        self.daemon = traps.notes(self.room, "here")[0]
+        if self.moment == "sending":
+            wait_until(lambda: status().daemons[0].tasks == 1)  # those behind are taken back
+            self._stop(self.dispatcher)
+            Path(self.room, "stopped").touch()
+            wait_until(lambda: is_stuck_in(self.pool.url))
+
     def go(self) -> None:
         """Let everything go on that has waited for the blow."""
         Path(self.room, "go").touch()
-        if self.moment == "before receive":
-            go_on(self.victim)
-        if self.moment == "sending":
-            go_on(self.dispatcher)
+        if self.stopped:
+            go_on(self.stopped)
 
     def runs(self, what: str) -> list[int]:
         return traps.notes(self.room, what)
@@ -242,7 +261,7 @@ def pool_for(moment: str, *, thread: bool = False) -> Daemons:
 def check_pool_is_whole(scene: Scene, outcome: str) -> None:
     """There is one daemon, the same as before or another, and it works."""
     wait_until(lambda: [each.state for each in status().daemons] == ["idle"])
-    same = status().daemons[0].pid == scene.victim
+    same = status().daemons[0].pid == scene.daemon
     assert same == (outcome == "stays" or outcome in ERRORS)
     assert mirai(abs, -1).result(timeout=PATIENCE) == 1
 
@@ -253,50 +272,126 @@ def check_runs(scene: Scene, outcome: str, attempts: int = 1) -> None:
         assert len(scene.runs(name)) == 1
     visited = set(scene.runs("struck") + scene.runs("here"))
     assert len(visited) == attempts
-    assert outcome == "yields" or (scene.victim in visited) == (outcome != "moves")
+    assert outcome == "yields" or (scene.daemon in visited) == (outcome != "moves")
     never_called = scene.moment == "unpickling" and outcome not in ("stays", "leaves")
-    assert len(scene.runs("struck")) == (attempts - 1 if never_called else attempts)
+    assert len(scene.runs("struck")) == attempts - never_called
 
 
-def check_crash(error: BaseException | None, scene: Scene, attempt: int = 1) -> None:
-    assert isinstance(error, DaemonCrashed)
-    assert (error.exit_code, error.signal) == CAUSES[scene.way]
-    assert error.attempt == attempt
-    if attempt == 1:
-        assert error.pid == scene.victim
-
-
-def check_answer(scene: Scene, outcome: str) -> None:
-    error = scene.task.exception(timeout=PATIENCE)
+def check_answers(scene: Scene, outcome: str) -> None:
+    error = scene.tasks[0].exception(timeout=PATIENCE)
     if outcome == "crashed":
-        check_crash(error, scene)
+        assert isinstance(error, DaemonCrashed)
+        assert (error.exit_code, error.signal) == CAUSES[scene.way]
+        assert (error.pid, error.attempt) == (scene.daemon, 1)
     elif outcome in ERRORS:
         assert type(error) is ERRORS[outcome]
-        assert type(error) is MemoryError or scene.way in told(error)
+        assert NAMES[scene.way] in f"{error!r} {error.__cause__}"
     else:
         assert error is None
-
-
-def told(error: BaseException | None) -> str:
-    """Return what an error and its cause say, with the names that the ways have."""
-    text = f"{error} {error and error.__cause__}"
-    for name, way in (("Unpicklable", "unpicklable"), ("Rude", "BaseException")):
-        text = text.replace(name, way)
-    return text.replace("MemoryError", "MemoryError, for want of the last byte")
+    assert [task.result(timeout=PATIENCE) for task in scene.tasks[1:]] == BEHIND
 
 
 @pytest.mark.parametrize("cell", cells(DAEMON))
 def test_a_daemon_is_struck(cell: Cell, tmp_path: Path) -> None:
-    with pool_for(cell.moment) as pool:
-        scene = Scene(pool, tmp_path, cell.moment, cell.way)
-        scene.begin()
-        if cell.way not in traps.INSIDE or cell.moment == "before receive":
-            strike(scene.victim, cell.way)
+    moment, way, outcome = cell
+    with pool_for(moment) as pool:
+        scene = Scene(pool, tmp_path, moment, way)
+        too_large = moment == "before receive" and way == "MemoryError"
+        if too_large:
+            mirai(traps.starve, 0).result(timeout=PATIENCE)
+        scene.begin(scene.daemon, cargo=CARGO if too_large else 0)
+        if way not in traps.INSIDE or moment == "before receive":
+            strike(scene.daemon, way)
         scene.go()
-        if cell.moment == "idle":
+        if moment == "idle":
             scene.submit_behind()
-        check_answer(scene, cell.outcome)
-        for task, name in zip(scene.behind, BEHIND, strict=True):
-            assert task.result(timeout=PATIENCE) == name
-        check_pool_is_whole(scene, cell.outcome)
-    check_runs(scene, cell.outcome)
+        check_answers(scene, outcome)
+        check_pool_is_whole(scene, outcome)
+    check_runs(scene, outcome)
+
+
+# ── the dispatcher ───────────────────────────────────────────────────────────────────────
+
+END = {
+    "SIGKILL": "ended with SIGKILL",
+    "SIGTERM": "has shut down",
+    "segfault": "ended with SIGSEGV",
+    "MemoryError": "the connection to the dispatcher",
+}
+"""What is said of a dispatcher that was struck so."""
+
+
+def starve(pid: int) -> None:
+    """Let another process have no more memory."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize()
+    resource.prlimit(pid, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize("cell", cells(DISPATCHER))
+def test_the_dispatcher_is_struck(cell: Cell, tmp_path: Path, mark: str) -> None:
+    if cell.moment == "exiting":
+        strike_while_it_exits(cell.way, mark)
+        return
+    pool = pool_for(cell.moment)
+    scene = Scene(pool, tmp_path, cell.moment)
+    scene.begin(scene.dispatcher)
+    strike_dispatcher(scene, cell.way)
+    if scene.stopped or cell.outcome == "stays":
+        scene.go()
+    if cell.moment == "idle":
+        with contextlib.suppress(DispatcherLost):
+            scene.submit_behind()
+    if cell.outcome == "stays":
+        check_answers(scene, "stays")
+        check_pool_is_whole(scene, "stays")
+        check_runs(scene, "stays")
+        return
+    check_loss(scene, cell)
+    with pytest.raises(DispatcherLost):
+        mirai(abs, -1)
+    if cell.outcome != "cut":
+        wait_until(lambda: not processes_marked(mark))
+    with daemons(1):
+        assert mirai(abs, -1).result(timeout=PATIENCE) == 1
+
+
+def strike_dispatcher(scene: Scene, way: str) -> None:
+    if way == "MemoryError":
+        starve(scene.dispatcher)
+        scene.tasks.append(mirai(traps.work, scene.room, "large", bait=traps.Freight(CARGO)))
+    else:
+        strike(scene.dispatcher, way)
+
+
+def check_loss(scene: Scene, cell: Cell) -> None:
+    """All that was not answered is lost, and it is said why."""
+    errors = [task.exception(timeout=PATIENCE) for task in scene.tasks]
+    assert {type(error) for error in errors} <= {DispatcherLost, NoneType}
+    unanswered = errors[1:] if cell.moment == "idle" else errors
+    if cell.outcome == "lost":
+        assert all(END[cell.way] in str(error) for error in unanswered)
+    if cell.outcome == "cut":
+        assert END[cell.way] in str(errors[-1])
+    ran = [scene.runs(name) for name in ("struck", *BEHIND)]
+    assert all(len(runs) <= 1 for runs in ran)
+
+
+def strike_while_it_exits(way: str, mark: str) -> None:
+    """Strike it while it waits for a daemon that does not leave; the other has left."""
+    pool = daemons(2)
+    pool.wait(2)
+    assert pool._process is not None
+    stubborn, other = (daemon.pid for daemon in status().daemons)
+    stop(stubborn)
+    tasks = [mirai(time.sleep, 600) for _ in range(5)]
+    thread = threading.Thread(target=pool.shutdown)
+    thread.start()
+    wait_until(lambda: state_of(other) in ("Z", ""))
+    if way == "MemoryError":
+        starve(pool._process.pid)
+    else:
+        strike(pool._process.pid, way)
+    thread.join()
+    assert all(task.cancelled() for task in tasks)
+    wait_until(lambda: not processes_marked(mark))
