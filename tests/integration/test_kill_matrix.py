@@ -15,13 +15,14 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
 
 import pytest
 import traps
-from conftest import ROOT, Script, processes_marked, wait_until
+from conftest import Script, processes_marked, wait_until
 
 from mirai import (
     DaemonCrashed,
@@ -76,16 +77,16 @@ exiting         gone      gone      gone     gone      c         gone         c 
 # What becomes of the pool when its host is struck while a daemon is at a moment (exiting: the host
 # itself is):
 #   gone      every process is
-#   stays     nothing: the value comes
+#   stays     the values come; everything goes on
 HOST = """
                 SIGKILL   SIGTERM   SIGSTOP  segfault  os._exit  MemoryError  unpicklable  BaseException
 before receive  gone*     gone      stays    gone      gone      gone         gone         gone
 unpickling      gone      gone      stays    gone      gone      gone         gone         gone
-running         gone      gone      stays*   gone      gone      gone         gone         gone
+running         gone      gone      stays*   gone      gone      gone*        gone         gone
 pickling        gone      gone      stays    gone      gone      gone         gone         gone
 sending         gone      gone      stays    gone      gone      gone         gone         gone
 idle            gone      gone      stays    gone      gone      gone         gone         gone
-exiting         gone      gone      stays    gone      gone      gone         gone         gone
+exiting         gone      gone      gone     gone      gone      gone         gone         gone
 """  # noqa: E501
 
 WHY_NOT = {
@@ -104,18 +105,24 @@ class Cell(NamedTuple):
     outcome: str
 
 
-def cells(table: str, *, thorough: bool = False) -> list[Any]:
-    """Return the cells of a table as a test's parameters, without those that are none."""
+def cells(
+    table: str,
+    starred: pytest.MarkDecorator | None = None,
+    others: pytest.MarkDecorator = pytest.mark.thorough,
+    without: str = "",
+) -> list[Any]:
+    """Return the cells of a table as a test's parameters, but for those of a moment."""
     header, *rows = table.strip("\n").split("\n")
     ways = re.split(r"\s{2,}", header.strip())
     found = []
     for row in rows:
         moment, *words = re.split(r"\s{2,}", row.strip())
         for way, word in zip(ways, words, strict=True):
-            if word not in WHY_NOT:
-                marks = [] if word.endswith("*") and not thorough else [pytest.mark.thorough]
-                cell = Cell(moment, way, word.rstrip("*"))
-                found.append(pytest.param(cell, marks=marks, id=f"{moment}-{way}"))
+            if word in WHY_NOT or moment == without:
+                continue
+            mark = starred if word.endswith("*") else others
+            cell = Cell(moment, way, word.rstrip("*"))
+            found.append(pytest.param(cell, marks=mark or (), id=f"{moment}-{way}"))
     return found
 
 
@@ -291,15 +298,15 @@ def check_answers(scene: Scene, outcome: str) -> None:
     assert [task.result(timeout=PATIENCE) for task in scene.tasks[1:]] == BEHIND
 
 
-@pytest.mark.parametrize("cell", cells(DAEMON))
-def test_a_daemon_is_struck(cell: Cell, tmp_path: Path) -> None:
+def strike_daemon(cell: Cell, room: Path, *, thread: bool = False, retries: int = 0) -> None:
+    """Bring a daemon to the moment, strike it, and see what comes of it."""
     moment, way, outcome = cell
-    with pool_for(moment) as pool:
-        scene = Scene(pool, tmp_path, moment, way)
-        too_large = moment == "before receive" and way == "MemoryError"
+    too_large = moment == "before receive" and way == "MemoryError"
+    with pool_for(moment, thread=thread) as pool:
+        scene = Scene(pool, room, moment, way)
         if too_large:
             mirai(traps.starve, 0).result(timeout=PATIENCE)
-        scene.begin(scene.daemon, cargo=CARGO if too_large else 0)
+        scene.begin(scene.daemon, cargo=CARGO if too_large else 0, retries=retries)
         if way not in traps.INSIDE or moment == "before receive":
             strike(scene.daemon, way)
         scene.go()
@@ -307,7 +314,40 @@ def test_a_daemon_is_struck(cell: Cell, tmp_path: Path) -> None:
             scene.submit_behind()
         check_answers(scene, outcome)
         check_pool_is_whole(scene, outcome)
-    check_runs(scene, outcome)
+    check_runs(scene, outcome, attempts=1 + retries)
+
+
+@pytest.mark.parametrize("cell", cells(DAEMON))
+def test_a_daemon_is_struck(cell: Cell, tmp_path: Path) -> None:
+    strike_daemon(cell, tmp_path)
+
+
+IN_A_THREAD = cells(DAEMON, pytest.mark.thorough, pytest.mark.slow, without="sending")
+"""Where it cannot be stopped alone, so that its daemons cannot be held while they send."""
+
+
+@pytest.mark.parametrize("cell", IN_A_THREAD)
+def test_a_daemon_is_struck_whose_dispatcher_is_a_thread(cell: Cell, tmp_path: Path) -> None:
+    strike_daemon(cell, tmp_path, thread=True)
+
+
+@pytest.mark.parametrize(
+    "cell", [each for each in cells(DAEMON) if each.values[0].outcome == "crashed"]
+)
+def test_a_task_that_may_run_again_does(cell: Cell, tmp_path: Path) -> None:
+    strike_daemon(cell._replace(outcome="retried"), tmp_path, retries=1)
+
+
+@pytest.mark.thorough
+def test_a_task_that_no_daemon_can_receive_fails() -> None:
+    """It kills one after the other, and none can begin it."""
+    with daemons(1, init=partial(traps.starve, traps.HEADROOM // 2)):
+        task = mirai(traps.work, "", "large", bait=traps.Freight(3 * CARGO))
+        behind = mirai(abs, -1)
+        error = task.exception(timeout=PATIENCE)
+        assert isinstance(error, DaemonCrashed)
+        assert "5 daemons died when they were given the task" in str(error)
+        assert behind.result(timeout=PATIENCE) == 1
 
 
 # ── the dispatcher ───────────────────────────────────────────────────────────────────────
@@ -395,3 +435,90 @@ def strike_while_it_exits(way: str, mark: str) -> None:
     thread.join()
     assert all(task.cancelled() for task in tasks)
     wait_until(lambda: not processes_marked(mark))
+
+
+# ── the host ─────────────────────────────────────────────────────────────────────────────
+
+PROGRAM = """
+import atexit, os, signal, sys, time
+sys.path.insert(0, {here!r})
+import traps
+from mirai import daemons, mirai, status
+room, moment, way, thread = {arguments!r}
+pool = daemons(1, "tcp://127.0.0.1:0" if moment == "sending" else None, dispatcher=not thread)
+daemon = mirai(os.getpid).result()
+if moment == "before receive":
+    os.kill(daemon, signal.SIGSTOP)
+bait = traps.Bait(room, "") if moment == "unpickling" else None
+task = mirai(traps.work, room, "struck", "running" if moment == "exiting" else moment, "", bait)
+if moment == "idle":
+    task.result()
+if moment == "before receive":
+    while status().executing != 1:
+        time.sleep(0.001)
+else:
+    while not traps.notes(room, "here"):
+        time.sleep(0.001)
+def be_struck():
+    print(daemon, pool._process and pool._process.pid, pool.url, flush=True)
+    traps.wait_for(room, "strike")
+    traps.INSIDE.get(way, str)()
+if moment == "exiting":
+    atexit.register(be_struck)  # before the pool is torn down
+else:
+    be_struck()
+    task.result()
+    print(mirai(abs, -1).result())
+    daemons(0)
+"""
+
+STATUS = {
+    "SIGKILL": -signal.SIGKILL,
+    "SIGTERM": -signal.SIGTERM,
+    "segfault": -signal.SIGSEGV,
+    "os._exit": 7,
+    "SIGSTOP": 0,
+}
+"""How a program ends that is struck so; else by an error that nobody catches."""
+
+
+def strike_host(cell: Cell, room: Path, script: Script, mark: str, *, thread: bool = False) -> None:
+    """Bring a host's daemon to the moment, strike the host, and see what is left."""
+    moment, way, outcome = cell
+    arguments = str(room), moment, way, thread
+    host = script(PROGRAM.format(here=str(Path(__file__).parent), arguments=arguments))
+    assert host.stdout is not None
+    daemon, dispatcher, url = host.stdout.readline().split()
+    stopped = int(daemon) if moment == "before receive" else 0
+    if moment == "sending":
+        stopped = int(dispatcher)
+        stop(stopped)
+        (room / "stopped").touch()
+        wait_until(lambda: is_stuck_in(url))
+    if way not in traps.INSIDE:
+        strike(host.pid, way)
+    (room / "strike").touch()
+    if outcome == "stays":
+        (room / "go").touch()
+    if outcome == "stays" or moment == "sending":
+        go_on(stopped)
+    out, err = host.communicate(timeout=PATIENCE)
+    wait_until(lambda: not processes_marked(mark))
+    failed = int(moment != "exiting")  # what fails at the exit is told, and no more
+    assert host.returncode == STATUS.get(way, failed)
+    assert out == ("1\n" if outcome == "stays" else "")
+    assert err.count("Traceback") == (way not in STATUS)
+
+
+@pytest.mark.parametrize("cell", cells(HOST))
+def test_the_host_is_struck(cell: Cell, tmp_path: Path, script: Script, mark: str) -> None:
+    strike_host(cell, tmp_path, script, mark)
+
+
+@pytest.mark.parametrize(
+    "cell", cells(HOST, pytest.mark.thorough, pytest.mark.slow, without="sending")
+)
+def test_the_host_is_struck_that_is_the_dispatcher_too(
+    cell: Cell, tmp_path: Path, script: Script, mark: str
+) -> None:
+    strike_host(cell, tmp_path, script, mark, thread=True)

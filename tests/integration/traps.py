@@ -22,8 +22,8 @@ PIECE = 200_000
 """Bytes of what is too small for shared memory, and large enough for a frame of its own."""
 PIECES = 160
 """So many are more than the system holds of what was sent and not received."""
-HEADROOM = 64 << 20
-"""Bytes that a process may still get under the limit that ``starve`` sets."""
+HEADROOM = 256 << 20
+"""Bytes that a process may still get under the limit of ``starve``: a few of malloc's arenas."""
 HUGE = 1 << 30
 """Bytes that it may not get."""
 
