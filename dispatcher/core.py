@@ -90,6 +90,8 @@ LONGEST = 4 * HORIZON
 """A call that took longer counts as this long, or one outlier would spoil the mean."""
 PATIENCE = 0.006
 """Seconds of silence after which a daemon's unstarted tasks are recalled."""
+MAX_LOSSES = 5
+"""How many daemons may die of what they were given, as it seems, until that fails."""
 MAX_ESTIMATES = 10_000
 """Names of functions whose mean duration is kept for one client."""
 MAX_STANDING = 1_000
@@ -359,10 +361,11 @@ class Dispatcher:
         daemon.hand.clear()
         for index, job in enumerate(hand):
             job.daemon = 0
+            job.losses += not begun  # it may be too large to be received: soon it is given alone
             self._stubborn.pop(job.key, None)
             if job.cancelled:
                 self._release(job.function)
-            elif index >= begun and not job.pinned:
+            elif index >= begun and job.losses < MAX_LOSSES and not job.pinned:
                 self._queue.put_back(job)
             elif job.may_retry() and not job.pinned:
                 self._retry(job)
@@ -713,7 +716,7 @@ class Dispatcher:
     def _give(self, daemon: Daemon, job: Job) -> None:
         function = job.function
         seconds = function.estimate.seconds
-        job.cost = HORIZON if seconds is None else seconds + OVERHEAD
+        job.cost = HORIZON if seconds is None or job.losses > 1 else seconds + OVERHEAD
         job.daemon = daemon.peer
         daemon.hand[job.key] = job
         daemon.load += job.cost
@@ -897,6 +900,9 @@ def _lost(crash: Crash) -> Outcome:
 
 
 def _crashed(job: Job, crash: Crash) -> Outcome:
+    if job.losses >= MAX_LOSSES:
+        reason = f"{job.losses} daemons died when they were given the task, the last"
+        crash = structs.replace(crash, reason=reason)
     return Outcome(job.id, Kind.CRASHED, crash=structs.replace(crash, attempt=job.attempt))
 
 

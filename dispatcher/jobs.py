@@ -52,6 +52,7 @@ class Job:
         "depth",
         "function",
         "id",
+        "losses",
         "pinned",
         "task",
         "waiting",
@@ -66,6 +67,7 @@ class Job:
         self.daemon = 0  # the peer that has it in hand, or 0
         self.cost = 0.0  # seconds it was expected to take when it was given away
         self.attempt = 1  # which run of it this is
+        self.losses = 0  # daemons that died with it in hand, and had begun nothing of what they had
         self.cancelled = False  # its client has its answer already
         self.depth = 0  # how many jobs there are around it, each of which may wait for the next
         self.pinned = False  # for this daemon and no other

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import copy_context
 from sys import modules
 from types import CoroutineType
@@ -96,6 +97,7 @@ class Evaluator:
             if isinstance(error, self._let_through):
                 raise
             again = any(isinstance(error, kinds) for kinds in retry_on)
+            _make_room(error)
             told = pack(_tell(error, self._reducer))
             return Outcome(task.id, Kind.ERROR, *told, seconds, again=again)
         return Outcome(task.id, Kind.VALUE, payload, blobs, time.perf_counter() - begun)
@@ -144,6 +146,25 @@ class Evaluator:
         except (KeyboardInterrupt, SystemExit):  # these leave a loop in the middle of things
             self.close()
             raise
+
+
+def _make_room(error: BaseException) -> None:
+    """Where memory has run out, drop what the task still holds: it takes some to tell of it."""
+    chain: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and not any(following is each for each in chain):
+        chain.append(following)
+        following = following.__cause__ or following.__context__
+    if any(isinstance(each, MemoryError) for each in chain):
+        for each in chain:
+            _clear_frames(each.__traceback__)
+
+
+def _clear_frames(trace: TracebackType | None) -> None:
+    while trace is not None:
+        with suppress(RuntimeError):  # it is one of ours, and still runs
+            trace.tb_frame.clear()
+        trace = trace.tb_next
 
 
 def _tell(error: BaseException, reducer: Reducer | None) -> tuple[str, str, str, bytes | None]:

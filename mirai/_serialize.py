@@ -239,7 +239,17 @@ def _explain(value: object, error: Exception, reducer: Reducer | None) -> str:
     except Exception:  # objects that cannot be pickled may not like to be looked at either
         path, culprit = "", value
     where = f" at {path}" if path else ""
-    return f"cannot pickle {type(culprit).__module__}.{type(culprit).__qualname__}{where}: {error}"
+    kind = type(culprit)
+    return f"cannot pickle {kind.__module__}.{kind.__qualname__}{where}: {_text(error)}"
+
+
+def _text(error: Exception) -> str:
+    """Return what an error says, or its type where that is nothing."""
+    name = type(error).__name__
+    try:
+        return str(error) or name
+    except Exception:
+        return name
 
 
 def _locate(value: object, path: str, depth: int, reducer: Reducer | None) -> tuple[str, object]:

@@ -10,6 +10,7 @@ import pytest
 from dispatcher.core import (
     HORIZON,
     LONGEST,
+    MAX_LOSSES,
     OVERHEAD,
     PATIENCE,
     Dispatcher,
@@ -618,6 +619,43 @@ def test_late_words_of_a_lost_daemon_change_nothing() -> None:
     assert pool.hand(D2) == [1]
     assert answers(pool.step((D1, done(1)))) == {}
     assert pool.hand(D2) == [1]
+
+
+def test_a_task_that_no_daemon_survives_is_given_alone_and_fails_in_the_end() -> None:
+    """It may be too large for them: then they die before they can begin it, one after the other."""
+    pool = Pool([D1])
+    pool.learn(TINY)
+    pool.submit(2, 3, 4)
+    for peer in (D1, D2):
+        assert pool.hand(peer) == [2, 3, 4]
+        pool.step((peer, Lost(CRASH, 0)))
+        pool.join(peer + 1, Role.DAEMON)
+    assert pool.hand(D3) == [2]
+    pool.done(D3, 2)  # it was not that one
+    assert pool.hand(D3) == [3]
+    for peer in range(D3 + 1, D3 + MAX_LOSSES - 2):
+        assert answers(pool.step((peer - 1, Lost(CRASH, 0)))) == {}
+        pool.join(peer, Role.DAEMON)
+        assert pool.hand(peer) == [3]
+    commands = pool.step((peer, Lost(CRASH, 0)))
+    (results,) = sent(commands, CLIENT, Results)
+    (outcome,) = results.outcomes
+    assert (outcome.id, outcome.kind) == (3, Kind.CRASHED)
+    assert outcome.crash is not None
+    assert f"{MAX_LOSSES} daemons died when they were given the task" in outcome.crash.reason
+    assert given(pool.join(99, Role.DAEMON), 99) == [4]
+    assert answers(pool.done(99, 4)) == {4: Kind.VALUE}
+
+
+def test_daemons_that_die_of_a_task_are_not_counted_against_those_behind_it() -> None:
+    pool = Pool()
+    pool.submit(*range(1, MAX_LOSSES + 2))
+    pool.core._clients[CLIENT].estimates["f"].learn(TINY)
+    for peer in range(D1, D1 + MAX_LOSSES):
+        pool.join(peer, Role.DAEMON)
+        head, *behind = pool.hand(peer)
+        assert behind
+        assert answers(pool.step((peer, Lost(CRASH, head)))) == {head: Kind.CRASHED}
 
 
 def test_losing_twice_or_whom_nobody_knew_is_nothing() -> None:

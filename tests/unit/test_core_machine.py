@@ -26,7 +26,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from dispatcher.core import NOT_FOR_DAEMONS, PATIENCE, Dispatcher
+from dispatcher.core import MAX_LOSSES, NOT_FOR_DAEMONS, PATIENCE, Dispatcher
 from dispatcher.events import (
     Barren,
     CutOff,
@@ -112,6 +112,7 @@ class Call:
     daemon: int = 0  # that has it in hand; 0: it waits
     attempts: int = 1
     begun: int = 0  # how often a daemon has begun it, in truth
+    losses: int = 0  # daemons that died with it in hand, and had begun nothing
     keys: list[int] = field(default_factory=list)  # one for each attempt
 
 
@@ -549,9 +550,10 @@ class Machine(RuleBasedStateMachine):
             begun = keys.index(started) + 1
         for index, call in enumerate(node.hand):
             call.daemon = 0
+            call.losses += not begun
             if not call.wanted:
                 continue
-            if index >= begun and not call.pinned:
+            if index >= begun and call.losses < MAX_LOSSES and not call.pinned:
                 continue  # it waits again, where it was
             self.retry_or_answer(call, Kind.CRASHED)
         self.tell(node.peer, Lost(CRASH, started), hold)
