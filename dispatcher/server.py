@@ -43,6 +43,7 @@ from dispatcher.events import (
     Lost,
     Retire,
     Role,
+    Stillborn,
 )
 from dispatcher.events import Send as SendCommand
 from dispatcher.hatch import Hatch
@@ -520,6 +521,8 @@ class Server:
         """Tell the core which daemon is lost, and what it had begun."""
         self._gate.revoke(process.key)
         self._gate.revoke(process.inner_key)
+        if not process.joined:
+            self._events.append((0, Stillborn(crash)))
         for peer in [peer for peer in self._peers.values() if peer.owner.process is process]:
             self._lose(peer, Lost(crash, process.started()))
 
