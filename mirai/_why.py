@@ -54,7 +54,7 @@ def reasons(report: PoolReport, memory: Memory | None = None) -> Reasons:
     idle = any(each.state == "idle" for each in staying)
     if memory is not None and memory.waiting and (found or idle):
         found[Cause.MEMORY] = (
-            f"the memory budget of {memory.capacity / 1e6:,.1f} MB is used up by tasks that are not"
+            f"the memory budget of {memory.capacity:,} bytes is used up by tasks that are not"
             f" answered, and {memory.waiting} more wait to be submitted"
         )
     return found

@@ -121,8 +121,8 @@ def test_the_reasons_are_said(known: PoolReport, said: dict[Cause, str]) -> None
 
 
 USED_UP = (
-    "the memory budget of 5.0 MB is used up by tasks that are not answered, and 2 more wait to be"
-    " submitted"
+    "the memory budget of 5,000,000 bytes is used up by tasks that are not answered, and 2 more"
+    " wait to be submitted"
 )
 
 
