@@ -867,6 +867,8 @@ class Machine(RuleBasedStateMachine):
             assert node.leaving and not node.hand
 
     def ping(self, node: Node) -> None:
+        if node.dead:
+            return  # it was cut off, and nobody has heard of its end yet
         assert node.pinged == NEVER, "it owes an answer already"
         assert node.hand and node.hand[0].keys[-1] == node.head, "it has begun something else"
         assert self.now - node.began >= LOOK - TINY, "it has only just begun"
