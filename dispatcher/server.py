@@ -521,7 +521,7 @@ class Server:
         """Tell the core which daemon is lost, and what it had begun."""
         self._gate.revoke(process.key)
         self._gate.revoke(process.inner_key)
-        if not process.joined:
+        if not (process.joined or process.unwanted):
             self._events.append((0, Stillborn(crash)))
         for peer in [peer for peer in self._peers.values() if peer.owner.process is process]:
             self._lose(peer, Lost(crash, process.started()))

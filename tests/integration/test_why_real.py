@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Command, wait_until
+from conftest import Command, processes_marked, wait_until, zombies
 
 from mirai import _pool, _why, connect, daemons, everywhere, mirai, status
 
@@ -60,6 +60,22 @@ def test_the_last_words_of_a_daemon_that_could_not_join(
     wait_until(lambda: told(caplog, "no daemon has joined yet"))
     assert not task.done()
     assert pool.profile in caplog.records[0].getMessage()
+
+
+def test_a_daemon_that_is_not_wanted_any_more_has_not_failed(tmp_path: Path, mark: str) -> None:
+    def init() -> None:
+        (tmp_path / str(os.getpid())).touch()
+        time.sleep(600)
+
+    with daemons(2, init=init, dispatcher=False) as pool:
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+        pool.scale(0)
+        wait_until(lambda: not (processes_marked(mark) or zombies()))
+        task = mirai(abs, -1)
+        assert pool.status().why == (
+            "no daemon has joined yet, and none is kept here: daemons have to join from elsewhere",
+        )
+        task.cancel()
 
 
 def test_tags_that_nobody_carries_and_a_budget_that_is_used_up(caplog: Log) -> None:
