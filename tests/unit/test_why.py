@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from typing import Any
 
@@ -167,6 +168,19 @@ def test_a_status_does_not_pass_on_what_does_something_to_a_terminal() -> None:
     wicked = report(wanted=(("\x1b[2J",),), failure=Crash("", 1, tail="\x1b]0;\x07\r"))
     assert "\x1b" not in (shown := str(Status.of("default", URL, wicked)))
     assert "\r" not in shown
+
+
+def test_the_live_view_shows_it() -> None:
+    rich = pytest.importorskip("rich.console")
+    from mirai._top import Look, picture
+
+    known = report("stalled", awaiting=1, wanted=(("[red]",),))
+    look = Look(Status.of("default", URL, known), 1.0)
+    console = rich.Console(width=200, file=io.StringIO())
+    console.print(picture(look, look))
+    shown = console.file.getvalue()
+    assert 'waiting: no daemon carries the tag "[red]", which tasks want' in shown
+    assert "waiting: the only daemon is stalled" in shown
 
 
 def test_a_status_without_an_answer() -> None:
