@@ -10,7 +10,7 @@ from dispatcher.messages import Crash, PoolReport
 from mirai._budget import Memory
 from mirai._errors import signal_name
 
-LOOK = 2.5
+LOOK = 4.0
 """Seconds between looks at what unanswered tasks wait for; at the second one it is told."""
 
 
