@@ -17,6 +17,10 @@ started is recalled, and the shell is told to have another daemon in its stead. 
 goes first, and the outermost tasks are held back while more daemons lend than work, so that few
 wait at a time.  Where nobody works and no more daemons can be had, the tasks of tasks fail that
 only daemons that lend could do: else all would wait for ever.
+
+*Stalling.*  A daemon that has been on one task for long is asked whether it still hears, and is
+*stalled* while it owes the answer: a call in C may hold its interpreter's lock.  That is shown in
+reports, and changes nothing else: the task may still end.
 """
 
 from __future__ import annotations
@@ -44,6 +48,7 @@ from dispatcher.events import (
     Retire,
     Role,
     Send,
+    Stillborn,
 )
 from dispatcher.jobs import Estimate, FunctionEntry, Job, Timeouts
 from dispatcher.messages import (
@@ -61,6 +66,8 @@ from dispatcher.messages import (
     Leave,
     Message,
     Outcome,
+    Ping,
+    Pong,
     PoolReport,
     Printed,
     ProtocolError,
@@ -92,6 +99,10 @@ PATIENCE = 0.006
 """Seconds of silence after which a daemon's unstarted tasks are recalled."""
 MAX_LOSSES = 5
 """How many daemons may die of what they were given, as it seems, until that fails."""
+LOOK = 2.0
+"""Seconds between looks at the daemons that work; those on the same task ever since are pinged."""
+STALL = 2.0
+"""Seconds without an answer after which a daemon that was pinged counts as stalled."""
 MAX_ESTIMATES = 10_000
 """Names of functions whose mean duration is kept for one client."""
 MAX_STANDING = 1_000
@@ -136,6 +147,8 @@ class Dispatcher:
         self._standing: list[Standing] = []  # of all clients, oldest first
         self._timeouts = Timeouts()
         self._asked: list[tuple[int, Ask]] = []  # reports that wait for daemons
+        self._look_at: float | None = None  # when to look at those that work; None: nobody does
+        self._failure: Crash | None = None  # of the last local daemon, if it could not join
         self._barren: Crash | None = None
         self._draining = False
         self._cumulative = 0
@@ -163,6 +176,7 @@ class Dispatcher:
         self._distribute(now)
         while self._lend():
             self._distribute(now)
+        self._look(now)
         self._halt_if_drained()
         return self._flush()
 
@@ -172,6 +186,8 @@ class Dispatcher:
         deadlines += [since + self._grace for _, since in _first(self._stubborn)]
         if (timeout := self._timeouts.first()) is not None:
             deadlines.append(timeout)
+        if self._look_at is not None:
+            deadlines.append(self._look_at)
         return min(deadlines, default=None)
 
     def report(self, now: float) -> PoolReport:
@@ -190,7 +206,7 @@ class Dispatcher:
                     id=peer,
                     host=daemon.hello.host,
                     pid=daemon.hello.pid,
-                    state=_state(daemon),
+                    state=_state(daemon, now),
                     tasks=len(daemon.hand),
                     done=daemon.done,
                     since=now - daemon.since,
@@ -200,7 +216,22 @@ class Dispatcher:
                 )
                 for peer, daemon in self._daemons.items()
             ),
+            wanted=self._wanted(),
+            kept=self._kept,
+            failure=self._failure,
         )
+
+    def _wanted(self) -> tuple[tuple[str, ...], ...]:
+        """Return the tags of what waits for a daemon that is not there, each set once."""
+        staying = [daemon.tags for daemon in self._daemons.values() if not daemon.leaving]
+        wanted = {
+            tags
+            for tags in self._queue.wanted()
+            if not any(carried.issuperset(tags) for carried in staying)
+        }
+        if any(standing.ids for standing in self._standing):
+            wanted.add(())
+        return tuple(sorted(wanted))
 
     def is_member(self, peer: int) -> bool:
         """Whether this peer has joined and is not lost."""
@@ -225,6 +256,9 @@ class Dispatcher:
             lends = bool(daemon.hand) and self._has_nested(daemon)
             assert lends == daemon.lending == (peer in self._lending), "who lends is not known"
             assert not lends or peer not in self._open, "a daemon that lends would be given work"
+            assert daemon.pinged is None or daemon.hand, "an idle daemon is asked how it works"
+        works = len(self._idle) < len(self._daemons)
+        assert works == (self._look_at is not None), "nobody looks after those that work"
         self._check_queue()
 
     def _check_queue(self) -> None:
@@ -245,6 +279,8 @@ class Dispatcher:
                 self._join(peer, role, hello, now)
             case Lost():
                 self._lose(peer, event, now)
+            case Stillborn(crash):
+                self._failure = crash
             case Barren(crash):
                 self._barren = crash
             case Submit():
@@ -263,6 +299,8 @@ class Dispatcher:
                 self._take_back(self._daemon(peer), ids, now)
             case Printed():
                 self._pass_on(self._daemon(peer), event)
+            case Pong():
+                self._daemon(peer)  # it is heard, and that is all
             case Leave():
                 self._let_go(self._daemon(peer), now)
             case Illegal(reason):
@@ -284,10 +322,13 @@ class Dispatcher:
             raise ProtocolError("only a client that has said hello may do this") from None
 
     def _daemon(self, peer: int) -> Daemon:
+        """Return the daemon that has just said something, and so is not stalled."""
         try:
-            return self._daemons[peer]
+            daemon = self._daemons[peer]
         except KeyError:
             raise ProtocolError("only a daemon that has said hello may do this") from None
+        daemon.pinged = None
+        return daemon
 
     def _join(self, peer: int, role: Role, hello: Hello, now: float) -> None:
         if self.is_member(peer):
@@ -302,7 +343,7 @@ class Dispatcher:
             daemon = Daemon(peer, hello, now, tags=frozenset(hello.tags))
             self._daemons[peer] = self._idle[peer] = daemon
             self._cumulative += 1
-            self._barren = None
+            self._barren = self._failure = None
             for standing in self._standing:
                 self._pin(standing, daemon, now)
             self._answer_asked(now)
@@ -761,6 +802,19 @@ class Dispatcher:
             if next(iter(self._daemons[job.daemon].hand)) == key:
                 self._commands.append(Kill(job.daemon, key))
 
+    def _look(self, now: float) -> None:
+        """Now and then, while anybody works, ask those that have been on one task for long."""
+        if len(self._idle) == len(self._daemons):
+            self._look_at = None
+        elif self._look_at is None:
+            self._look_at = now + LOOK
+        elif now >= self._look_at:
+            self._look_at = now + LOOK
+            for daemon in self._daemons.values():
+                if daemon.hand and daemon.pinged is None and now - daemon.began >= LOOK:
+                    daemon.pinged = now
+                    self._post(daemon.peer).first.append(Ping())
+
     # ── lending ──────────────────────────────────────────────────────────────────────────
 
     def _has_nested(self, daemon: Daemon) -> bool:
@@ -877,9 +931,11 @@ class Dispatcher:
         return messages
 
 
-def _state(daemon: Daemon) -> str:
+def _state(daemon: Daemon, now: float) -> str:
     if daemon.leaving:
         return "leaving"
+    if daemon.pinged is not None and now - daemon.pinged >= STALL:
+        return "stalled"
     return "busy" if daemon.hand else "idle"
 
 

@@ -39,6 +39,13 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
+class Stillborn:
+    """A local daemon has ended before it could join, in this way."""
+
+    crash: Crash
+
+
+@dataclass(frozen=True, slots=True)
 class Barren:
     """No daemon is there or will be started, for this reason; until one joins nevertheless."""
 
@@ -65,7 +72,7 @@ class Illegal:
     reason: str
 
 
-Event = Message | Joined | Lost | Barren | Retire | Drain | Illegal
+Event = Message | Joined | Lost | Stillborn | Barren | Retire | Drain | Illegal
 
 # ── what the core tells the shell ────────────────────────────────────────────────────────
 

@@ -6,8 +6,8 @@ opaque here and everywhere else in ``dispatcher``.
 
     client ──▶ dispatcher    Hello  Submit  Everywhere  Cancel  Ask  Scale
     client ◀── dispatcher    Welcome  Refused  Results  Report  Printed  Stop
-    daemon ──▶ dispatcher    Hello  Done  Returned  Printed  Leave
-    daemon ◀── dispatcher    Welcome  Refused  Run  Recall  Interrupt  Stop
+    daemon ──▶ dispatcher    Hello  Done  Returned  Printed  Pong  Leave
+    daemon ◀── dispatcher    Welcome  Refused  Run  Recall  Interrupt  Ping  Stop
 """
 
 from __future__ import annotations
@@ -152,7 +152,11 @@ class DaemonReport(_Part, frozen=True):
     host: str
     pid: int
     state: str
-    """``"idle"``, ``"busy"`` or ``"leaving"``."""
+    """``"idle"``, ``"busy"``, ``"stalled"`` or ``"leaving"``.
+
+    One that is stalled is in a task, and does not answer: a call in C holds its interpreter's
+    lock, say, or its process was stopped.  Its task may still end.
+    """
     tasks: int
     """How many tasks it has in hand."""
     done: int
@@ -176,6 +180,13 @@ class PoolReport(_Part, frozen=True):
     completed: int
     rejected: int
     daemons: tuple[DaemonReport, ...] = ()
+    wanted: tuple[tuple[str, ...], ...] = ()
+    """The tags of tasks that wait for a daemon which is not there, each set once; an empty one
+    for tasks without tags, and for calls for every daemon."""
+    kept: int = 0
+    """How many local daemons there are to be."""
+    failure: Crash | None = None
+    """How the last local daemon has ended that could not join; None once one has."""
 
 
 # ── messages ─────────────────────────────────────────────────────────────────────────────
@@ -277,6 +288,10 @@ class Interrupt(_Message, frozen=True):
     ids: tuple[int, ...]
 
 
+class Ping(_Message, frozen=True):
+    """Say Pong, also in the middle of a task."""
+
+
 class Stop(_Message, frozen=True):
     """Leave now, to a daemon; to a client: the dispatcher leaves."""
 
@@ -303,6 +318,10 @@ class Printed(_Message, frozen=True):
     text: str
 
 
+class Pong(_Message, frozen=True):
+    """The answer to Ping."""
+
+
 class Leave(_Message, frozen=True):
     """Give me nothing more, take back what I have not started, and stop me when I am done."""
 
@@ -311,9 +330,9 @@ class Leave(_Message, frozen=True):
 
 
 FromClient = Hello | Submit | Everywhere | Cancel | Ask | Scale
-FromDaemon = Hello | Done | Returned | Printed | Leave
+FromDaemon = Hello | Done | Returned | Printed | Pong | Leave
 ToClient = Welcome | Refused | Results | Report | Printed | Stop
-ToDaemon = Welcome | Refused | Run | Recall | Interrupt | Stop
+ToDaemon = Welcome | Refused | Run | Recall | Interrupt | Ping | Stop
 Message = (
     Hello
     | Welcome
@@ -328,9 +347,11 @@ Message = (
     | Run
     | Recall
     | Interrupt
+    | Ping
     | Stop
     | Done
     | Returned
     | Printed
+    | Pong
     | Leave
 )

@@ -212,6 +212,7 @@ class Nursery:
         for kind, excess in (self._have() - self._target()).items():
             alike = [process for process in self._processes if process.kind == kind]
             for process in [process for process in alike if not process.joined][:excess]:
+                process.unwanted = True
                 process.kill()
                 excess -= 1
             if excess:

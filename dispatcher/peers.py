@@ -49,6 +49,7 @@ class Daemon:
     overdue: bool = False  # has been silent for too long, and has not answered a task since
     knows: set[FunctionEntry] = field(default_factory=set)
     forget: list[int] = field(default_factory=list)  # to tell it with its next tasks
+    pinged: float | None = None  # since when it owes an answer to a Ping
     done: int = 0
     clients: set[int] = field(default_factory=set)  # those in its process
     tags: frozenset[str] = NO_TAGS

@@ -111,6 +111,7 @@ class Process:
         self.kind = 0  # what it was given, besides what all are given: see ``Plan.kind``
         self.joined = False  # it has said Hello once
         self.connected = False  # its connection has not ended yet
+        self.unwanted = False  # it was ended because fewer are to be kept
         self.left_idle = False  # it has said that it leaves because it had nothing to do
         self.key = ""  # its public key
         self.inner_key = ""  # the public key of the client that its tasks may be

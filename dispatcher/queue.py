@@ -203,6 +203,11 @@ class Queue:
         self._outer_turn = not self._outer_turn
         return depths if self._outer_turn else [0, *depths[:-1]]
 
+    def wanted(self) -> set[tuple[str, ...]]:
+        """Return the tags of the jobs that wait, each set once; looks at no job but the oldest."""
+        lines = (line for level in self._levels.values() for line in level.lines.values())
+        return {lane.tags for line in lines for lane in line.order if lane.head() is not None}
+
     def has_nested(self) -> bool:
         """Whether a job waits that another job may be waiting for."""
         return bool(self._depths) and self._depths[0] > 0

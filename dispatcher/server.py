@@ -44,6 +44,7 @@ from dispatcher.events import (
     Lost,
     Retire,
     Role,
+    Stillborn,
 )
 from dispatcher.events import Send as SendCommand
 from dispatcher.hatch import Hatch
@@ -531,6 +532,8 @@ class Server:
         inner = self._gate.owner(process.inner_key)
         self._gate.revoke(process.key)
         self._gate.revoke(process.inner_key)
+        if not (process.joined or process.unwanted):
+            self._events.append((0, Stillborn(crash)))
         for peer in list(self._peers.values()):
             if peer.owner.process is process:
                 self._lose(peer, Lost(crash, process.started()))

@@ -18,12 +18,13 @@ class Memory:
     """A memory budget at one moment, in bytes.
 
     ``used`` is what the payloads of tasks amount to that are not answered yet, and ``peak`` the
-    most that it has been.
+    most that it has been; ``waiting`` is how many callers wait for room.
     """
 
     used: int
     peak: int
     capacity: int
+    waiting: int = 0
 
 
 class Load:
@@ -93,7 +94,7 @@ class Budget:
 
     def memory(self) -> Memory:
         """Return what is to be told of it."""
-        return Memory(self.used, self.peak, self.capacity)
+        return Memory(self.used, self.peak, self.capacity, len(self._bells))
 
     def ring(self) -> None:
         """Wake the one who has waited longest.  One that has gone away meanwhile is passed over."""

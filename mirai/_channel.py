@@ -7,11 +7,13 @@ settles whatever was not answered.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import Any, Protocol
@@ -46,8 +48,14 @@ from mirai._outbox import Call, Outbox, Parcel
 from mirai._pending import Pending
 from mirai._printer import Printer, tag
 from mirai._serialize import Reducer
+from mirai._why import Watch
 
 MESSAGES_A_TURN = 64
+
+WATCH = 0
+"""The number under which the channel itself asks; those of callers' requests are larger."""
+
+_log = logging.getLogger("mirai")
 
 Explain = Callable[[], MiraiError | None]
 
@@ -143,6 +151,7 @@ class Channel:
         self._asked: dict[int, Mirai[Any]] = {}
         self._drains: list[Mirai[None]] = []
         self._printer = Printer()
+        self._watch = Watch()
         self._welcome = False
         self._nap = 0  # which sleep the thread is in, or is about to fall into; 0: it is awake
         self._rung = 0  # for which of them the bell was rung
@@ -181,7 +190,7 @@ class Channel:
         if self._budget.is_full():
             self._check_open()
             return None
-        with closing(self.feed(fn, [call], options)) as feed:
+        with contextlib.closing(self.feed(fn, [call], options)) as feed:
             mirais = feed.send()
         return mirais[0] if mirais else None
 
@@ -192,6 +201,10 @@ class Channel:
     def memory(self) -> Memory | None:
         """Return what the memory budget looks like, if there is one."""
         return None if self._budget is None else self._budget.memory()
+
+    def pending(self) -> int:
+        """Return how many tasks were sent and are not answered."""
+        return len(self._pending)
 
     def everywhere(
         self, fn: Callable[..., Any], call: Call, answers: int, options: TaskOptions
@@ -273,7 +286,7 @@ class Channel:
         """Send whatever the feed brings, or nothing."""
         mirais: list[Mirai[Any]] = []
         try:
-            with closing(feed):
+            with contextlib.closing(feed):
                 mirais += feed.send()
                 while feed.has_more():
                     self._check_may_block()
@@ -338,13 +351,28 @@ class Channel:
         naps = count(1)
         while self._end is None:
             self._nap = next(naps)
-            self._link.wait(0 if self._has_mail() else None)
+            patience = self._watch.patience(bool(self._pending), time.monotonic())
+            self._link.wait(0 if self._has_mail() else patience)
             self._nap = 0
             ended = self._link.ended  # before we read: what has arrived by now is all there is
             self._take_in(None if ended else MESSAGES_A_TURN)
             if ended:
                 self._finish(self._why_ended())
             self._flush()
+            if self._watch.is_due(time.monotonic()):
+                self._look()
+
+    def _look(self) -> None:
+        """Ask what our tasks wait for."""
+        shall_ask, news = self._watch.look(self._link.url, time.monotonic())
+        self._warn(news)
+        if shall_ask:
+            self._link.send(Ask(WATCH))
+
+    def _warn(self, news: Iterable[str]) -> None:
+        for reason in news:
+            with contextlib.suppress(Exception):  # of the user's handlers
+                _log.warning("tasks of profile %r wait: %s", self._profile, reason)
 
     def _take_in(self, limit: int | None) -> None:
         """Take what has arrived; a frame of its own, so that nothing of it is kept meanwhile."""
@@ -389,6 +417,8 @@ class Channel:
             case Printed(id, text):
                 if (mirai := self._pending.get(id)) is not None:
                     self._printer.add(tag(mirai.name, id), text)
+            case Report(number, pool) if number == WATCH:
+                self._warn(self._watch.answered(pool, self.memory()))
             case Report(number, pool):
                 if (request := self._asked.pop(number, None)) is not None:
                     request.settle(Value(pool))

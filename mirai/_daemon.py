@@ -35,6 +35,8 @@ from dispatcher.messages import (
     Leave,
     Message,
     Outcome,
+    Ping,
+    Pong,
     Printed,
     Recall,
     Refused,
@@ -344,6 +346,8 @@ class Daemon:
                 self._outbox.extend(Outcome(id, Kind.CANCELLED) for id in dropped)
                 if (current := self._hand.current) in ids:
                     self._interrupt(current)
+            case Ping():
+                self._link.send(Pong())
             case Welcome():
                 self._welcome = True
                 if self._watermark is not None:

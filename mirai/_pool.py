@@ -28,6 +28,9 @@ from mirai._sync import SyncChannel
 if TYPE_CHECKING:
     from mirai._connection import Connection, Stamp
 
+ANSWER = 5.0
+"""Seconds after which ``status`` does without the dispatcher's answer."""
+
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -217,9 +220,18 @@ class Daemons:
     # ── daemons ──────────────────────────────────────────────────────────────────────────
 
     def status(self) -> Status:
-        """Return what the pool looks like now.  Raises DispatcherLost if it is gone."""
+        """Return what the pool looks like now.  Raises DispatcherLost if it is gone.
+
+        Where the dispatcher does not answer within some seconds, the Status says that, counts
+        what is not answered as ``awaiting``, and knows nothing else.
+        """
         channel = self._open()
-        report = channel.ask().result()
+        try:
+            report = channel.ask().result(ANSWER)
+        except TimeoutError:
+            return Status.unanswered(
+                self.profile, self.url, ANSWER, channel.pending(), channel.memory()
+            )
         return Status.of(self.profile, self.url, report, channel.memory())
 
     def scale(self, n: int) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 from dispatcher.messages import DaemonReport, PoolReport
 from mirai._budget import Memory
+from mirai._why import reasons, unreachable
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,16 @@ class Status:
     ``connections`` is how many daemons are there now, and ``cumulative`` how many have ever been.
     ``awaiting``, ``executing`` and ``completed`` count tasks; ``rejected`` counts illegal
     messages.  ``memory`` is what the memory budget looks like, None where there is none.
+
+    The ``state`` of one of the ``daemons`` is ``"idle"``, ``"busy"``, ``"leaving"``, or
+    ``"stalled"``: it has been on its task for some seconds and does not answer, since a call in C
+    keeps the interpreter's lock, say.  That task may still end, and can be cancelled.
+
+    ``why`` says what tasks wait for, other than their turn, each cause in a sentence; it is empty
+    where none does.  The causes: no daemon has joined yet (with the exit and the last output of
+    one that could not), or none is left; no daemon carries the tags that tasks want; all daemons
+    are stalled; the memory budget is used up; the dispatcher does not answer.  What has been so
+    for some seconds is also logged once, as a warning of the logger ``"mirai"``.
     """
 
     profile: str
@@ -27,12 +38,32 @@ class Status:
     rejected: int
     daemons: tuple[DaemonReport, ...]
     memory: Memory | None = None
+    why: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, profile: str, url: str, report: PoolReport, memory: Memory | None = None) -> Status:
         """Make one of the dispatcher's report."""
-        fields = {name: getattr(report, name) for name in report.__struct_fields__}
-        return cls(profile=profile, url=url, memory=memory, **fields)
+        return cls(
+            profile=profile,
+            url=url,
+            connections=report.connections,
+            cumulative=report.cumulative,
+            awaiting=report.awaiting,
+            executing=report.executing,
+            completed=report.completed,
+            rejected=report.rejected,
+            daemons=report.daemons,
+            memory=memory,
+            why=tuple(reasons(report, memory).values()),
+        )
+
+    @classmethod
+    def unanswered(
+        cls, profile: str, url: str, seconds: float, pending: int, memory: Memory | None
+    ) -> Status:
+        """Make one of what is known without the dispatcher, which has not answered for so long."""
+        why = tuple(unreachable(url, seconds).values())
+        return cls(profile, url, 0, 0, pending, 0, 0, 0, (), memory, why)
 
     def __str__(self) -> str:
         lines = [
@@ -41,8 +72,9 @@ class Status:
             f" {self.completed} completed",
         ]
         if self.memory is not None:
-            used, peak, capacity = map(_megabytes, astuple(self.memory))
-            lines.append(f"memory: {used} of {capacity} used, {peak} at most")
+            sizes = (self.memory.used, self.memory.capacity, self.memory.peak)
+            lines.append("memory: {} of {} used, {} at most".format(*map(_megabytes, sizes)))
+        lines += waiting(self)
         if self.daemons:
             lines.append(
                 f"{'id':>4}  {'host':<16} {'pid':>8}  {'state':<7} {'done':>9} {'since':>8}  runs"
@@ -57,6 +89,15 @@ class Status:
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
+
+
+def waiting(status: Status) -> list[str]:
+    """Return lines that say what tasks wait for."""
+    lines = []
+    for reason in status.why:
+        first, *others = reason.split("\n")
+        lines += [f"waiting: {first}", *(f"    {other}" for other in others)]
+    return [printable(line) for line in lines]
 
 
 def running(daemon: DaemonReport) -> str:

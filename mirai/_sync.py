@@ -91,6 +91,10 @@ class SyncChannel:
         """Return what the memory budget looks like, if there is one."""
         return None if self._budget is None else self._budget.memory()
 
+    def pending(self) -> int:
+        """Return how many tasks are not answered."""
+        return len(self._pending)
+
     def _send(self, parcel: Parcel) -> list[Mirai[Any]]:
         with self._lock:
             self._check_open()

@@ -17,9 +17,9 @@ from rich.text import Text
 
 from dispatcher.messages import DaemonReport
 from mirai._pool import Daemons
-from mirai._status import Status, printable, running
+from mirai._status import Status, printable, running, waiting
 
-COLOURS = {"idle": "dim", "busy": "green", "leaving": "yellow"}
+COLOURS = {"idle": "dim", "busy": "green", "stalled": "red", "leaving": "yellow"}
 PAPER = 200
 """How many columns there are where there is no terminal."""
 
@@ -74,6 +74,7 @@ def picture(before: Look, now: Look) -> Group:
         f"  {printable(status.url)}  {status.connections} daemons\n",
         f"{status.awaiting:,} awaiting   {status.executing:,} executing  "
         f" {status.completed:,} completed   {rate:,.1f} tasks/s\n",
+        *((f"{line}\n", "yellow") for line in waiting(status)),
     )
     return Group(head, table)
 

@@ -54,6 +54,8 @@ from dispatcher.messages import (
     Leave,
     Message,
     Outcome,
+    Ping,
+    Pong,
     Recall,
     Refused,
     Results,
@@ -281,6 +283,8 @@ class Daemon:
                     self._outcome = Outcome(self._outcome.id, Kind.CANCELLED)
                     for mirai in self.awaited:
                         mirai.cancel()
+            case Ping():
+                self.link.up.send(Pong())
             case Stop() | Refused():
                 self.die()
 

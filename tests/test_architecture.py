@@ -127,6 +127,7 @@ RULES: list[tuple[Rule, str, tuple[str, ...]]] = [
     (does_io, "dispatcher/queue.py", ()),
     (does_io, "dispatcher/jobs.py", ()),
     (does_io, "dispatcher/messages.py", ()),
+    (does_io, "mirai/_why.py", ()),
     (unpickles, "dispatcher/*", ()),
     (has_sockets, "mirai/_evaluate.py", ()),
     (has_sockets, "mirai/_pending.py", ()),

@@ -40,6 +40,8 @@ from dispatcher.messages import (
     Interrupt,
     Kind,
     Outcome,
+    Ping,
+    Pong,
     Recall,
     Refused,
     Results,
@@ -119,6 +121,9 @@ class Stage:
         key = started[begun] if begun in started else self.keys(begun)[0]
         return [(int(peer), Lost(Crash("it was killed", -9), key))]
 
+    def say_so(self, peer: str) -> list[tuple[int, Event]]:
+        return [(int(peer), Pong())]
+
     def leave(self, peer: str) -> list[tuple[int, Event]]:
         return [(int(peer), Lost(Crash("its connection was lost")))]
 
@@ -164,6 +169,8 @@ class Stage:
                 return f"hand back {self.names(keys)}"
             case Interrupt(keys):
                 return f"stop {self.names(keys)}"
+            case Ping():
+                return "say that you are there"
             case Results(outcomes):
                 return ", ".join(self.ended(outcome) for outcome in outcomes)
         raise ValueError(f"no words for {message}")
@@ -189,6 +196,7 @@ ACTS: list[tuple[str, Act]] = [
     ),
     (r"daemon (\d+) hands back ([\w? ]*)", Stage.hand_back),
     (r"daemon (\d+) dies and had begun ([\w ]+)", Stage.die),
+    (r"daemon (\d+) says that it is there", Stage.say_so),
     (r"client (\d+) leaves", Stage.leave),
     (r"no daemon can be started any more", Stage.despair),
     (r"([\d.]+) (ms|s) (?:pass|passes)", Stage.pass_time),

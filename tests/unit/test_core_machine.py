@@ -26,7 +26,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from dispatcher.core import MAX_LOSSES, NOT_FOR_DAEMONS, PATIENCE, Dispatcher
+from dispatcher.core import LOOK, MAX_LOSSES, NOT_FOR_DAEMONS, PATIENCE, STALL, Dispatcher
 from dispatcher.events import (
     Barren,
     CutOff,
@@ -42,6 +42,7 @@ from dispatcher.events import (
     Retire,
     Role,
     Send,
+    Stillborn,
 )
 from dispatcher.messages import (
     VERSION,
@@ -57,6 +58,8 @@ from dispatcher.messages import (
     Leave,
     Message,
     Outcome,
+    Ping,
+    Pong,
     Printed,
     Recall,
     Refused,
@@ -78,6 +81,9 @@ TINY = 1e-6
 CRASH = Crash("the daemon died", -9)
 NOBODY = 10**6
 """No peer has this number, and no task this key."""
+
+NEVER = float("inf")
+FROM_DAEMONS = (Done, Returned, Printed, Pong, Leave)
 
 PICK = st.integers(0, 11)
 TAGS = st.sampled_from([(), (), (), ("a",), ("b",), ("a", "b")])
@@ -154,6 +160,10 @@ class Node:
     asked: set[int] = field(default_factory=set)  # for which of its tasks it has been asked
     struck: set[int] = field(default_factory=set)  # which it has been told to drop or stop
     functions: dict[int, bytes] = field(default_factory=dict)
+    head: int = 0  # the key of the first in its hand; 0: none
+    began: float = 0.0  # since when that is so
+    heard: float = 0.0  # when it has last said anything
+    pinged: float = NEVER  # since when it owes an answer to a Ping
     # In truth:
     inbox: deque[Message] = field(default_factory=deque)
     known: dict[int, bytes] = field(default_factory=dict)
@@ -187,6 +197,7 @@ class Machine(RuleBasedStateMachine):
         self.rude: set[int] = set()  # who is to be cut off in the next turn
         self.kept = self.spare = self.lent = 0
         self.barren = self.draining = False
+        self.failure: Crash | None = None
         self.kills: list[Kill] = []
         self.sound = False  # whether the last turn was as it should be
 
@@ -233,7 +244,7 @@ class Machine(RuleBasedStateMachine):
     def daemon_joins(self, tags: tuple[str, ...], watermark: bool, hold: bool) -> None:
         node = Node(self.number(), tags, watermark, self.now)
         self.nodes[node.peer] = node
-        self.barren = False
+        self.barren, self.failure = False, None
         for standing in self.standing:
             self.pin(standing, node)
         for ask in [ask for ask in self.asks if ask[1].at_least <= len(self.nodes)]:
@@ -596,6 +607,8 @@ class Machine(RuleBasedStateMachine):
                 gone = self.withdraw(node, ids)
                 node.results += [Outcome(key, Kind.CANCELLED) for key in gone]
                 node.interrupted |= node.current in ids
+            case Ping():
+                node.words.append(Pong())
             case Stop():
                 assert not node.waiting and not node.current and not node.results
                 node.dead = True
@@ -650,8 +663,7 @@ class Machine(RuleBasedStateMachine):
         word = node.words.popleft()
         if isinstance(word, Leave):
             node.leaving = True
-        else:
-            assert isinstance(word, Returned)
+        elif isinstance(word, Returned):
             node.recalled = False
             node.asked.difference_update(word.ids)
             for call in [self.calls[key] for key in word.ids]:
@@ -664,7 +676,7 @@ class Machine(RuleBasedStateMachine):
 
     # ── what befalls all ─────────────────────────────────────────────────────────────────
 
-    @rule(seconds=st.sampled_from([TINY, PATIENCE / 2, PATIENCE, 0.1, GRACE]))
+    @rule(seconds=st.sampled_from([TINY, PATIENCE / 2, PATIENCE, 0.1, GRACE, LOOK]))
     def time_passes(self, seconds: float) -> None:
         self.flush()
         self.now += seconds
@@ -687,6 +699,11 @@ class Machine(RuleBasedStateMachine):
     def no_daemon_can_be_had(self) -> None:
         self.barren = True
         self.tell(0, Barren(CRASH), False)
+
+    @rule(hold=HOLD)
+    def daemon_cannot_join(self, hold: bool) -> None:
+        self.failure = Crash("the daemon died", self.number())
+        self.tell(0, Stillborn(self.failure), hold)
 
     @precondition(lambda self: self.numbers > 60 and not self.draining)
     @rule()
@@ -749,6 +766,8 @@ class Machine(RuleBasedStateMachine):
 
     def tell(self, peer: int, event: Event, hold: bool) -> None:
         self.events.append((peer, event))
+        if peer in self.nodes and isinstance(event, FROM_DAEMONS):
+            self.nodes[peer].heard, self.nodes[peer].pinged = self.now, NEVER
         if not hold:
             self.flush()
 
@@ -772,6 +791,9 @@ class Machine(RuleBasedStateMachine):
                     failed += [call for o in outcomes if (call := self.answer(peer, o))]
                 case Send(peer, Run() as run):
                     given += self.give(self.nodes[peer], run)
+                case Send(peer, Ping() as message):
+                    self.ping(self.nodes[peer])
+                    self.send(self.nodes[peer], message)
                 case Send(peer, Recall() | Interrupt() | Stop() as message):
                     self.send(self.nodes[peer], message)
                 case Send(peer, Report(number, _)):
@@ -845,6 +867,14 @@ class Machine(RuleBasedStateMachine):
             node.struck.update(message.ids)
         if isinstance(message, Stop):
             assert node.leaving and not node.hand
+
+    def ping(self, node: Node) -> None:
+        if node.dead:
+            return  # it was cut off, and nobody has heard of its end yet
+        assert node.pinged == NEVER, "it owes an answer already"
+        assert node.hand and node.hand[0].keys[-1] == node.head, "it has begun something else"
+        assert self.now - node.began >= LOOK - TINY, "it has only just begun"
+        node.pinged = self.now
 
     def kill(self, kill: Kill) -> None:
         call, node = self.calls[kill.key], self.nodes[kill.peer]
@@ -922,9 +952,40 @@ class Machine(RuleBasedStateMachine):
                 assert not call.depth or not fits, "they wait for each other"
         assert self.lent <= len(lenders), "too many stand in"
         assert not waiting or self.lent == len(lenders), "too few stand in"
+        for node in self.living():
+            self.check_attention(node)
         unanswered = self.unanswered() or any(standing.ids for standing in self.standing)
         assert self.halted == (self.draining and not unanswered)
         self.check_report(len(waiting))
+
+    def check_attention(self, node: Node) -> None:
+        """Whoever has been quiet on one task for long owes an answer."""
+        head = node.hand[0].keys[-1] if node.hand else 0
+        if head != node.head:
+            node.head, node.began = head, self.now
+        if not head:
+            assert node.pinged == NEVER
+        elif self.now - max(node.began, node.heard) >= 2 * LOOK + TINY:
+            assert node.pinged < NEVER, "nobody has asked it how it is"
+
+    def state(self, node: Node) -> str:
+        if node.leaving:
+            return "leaving"
+        if self.now - node.pinged >= STALL:
+            return "stalled"
+        return "busy" if node.hand else "idle"
+
+    def check_wanted(self, wanted: tuple[tuple[str, ...], ...]) -> None:
+        """What waits for a daemon that is not there, and nothing else, is said to do so."""
+        carried = [set(node.tags) for node in self.staying()]
+        missed = {
+            call.tags
+            for call in self.waiting()
+            if not any(tags.issuperset(call.tags) for tags in carried)
+        }
+        if any(standing.ids for standing in self.standing):
+            missed.add(())
+        assert wanted == tuple(sorted(missed))
 
     def check_report(self, waiting: int) -> None:
         report = self.core.report(self.now)
@@ -932,8 +993,11 @@ class Machine(RuleBasedStateMachine):
         assert report.executing == len(busy)
         assert report.awaiting == waiting + sum(len(node.hand) - 1 for node in busy)
         assert self.core.has_waiting() == bool(waiting or any(each.ids for each in self.standing))
+        self.check_wanted(report.wanted)
+        assert (report.kept, report.failure) == (self.kept, self.failure)
         for each in report.daemons:
             node = self.nodes[each.id]
+            assert node.dead or each.state == self.state(node)
             assert each.tasks == len(node.hand) and bool(each.task) == bool(node.hand)
             assert each.tags == node.tags
             assert 0.0 <= each.seconds <= self.now - node.joined + TINY

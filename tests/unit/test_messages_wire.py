@@ -28,6 +28,8 @@ from dispatcher.messages import (
     Leave,
     Message,
     Outcome,
+    Ping,
+    Pong,
     PoolReport,
     Printed,
     ProtocolError,
@@ -112,7 +114,17 @@ DAEMONS = st.builds(
     SECONDS,
 )
 POOLS = st.builds(
-    PoolReport, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS, several(DAEMONS)
+    PoolReport,
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    several(DAEMONS),
+    several(TAGS),
+    NUMBERS,
+    st.none() | CRASHES,
 )
 IDS = several(NUMBERS)
 SLOTS = st.builds(Slot, st.dictionaries(st.text(), st.text(), max_size=2), TAGS)
@@ -131,10 +143,12 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     Run: st.builds(Run, several(TASKS), several(FUNCTIONS), IDS),
     Recall: st.builds(Recall, IDS),
     Interrupt: st.builds(Interrupt, IDS),
+    Ping: st.builds(Ping),
     Stop: st.builds(Stop, st.booleans()),
     Done: st.builds(Done, several(OUTCOMES)),
     Returned: st.builds(Returned, IDS),
     Printed: st.builds(Printed, NUMBERS, st.text()),
+    Pong: st.builds(Pong),
     Leave: st.builds(Leave, st.booleans()),
 }
 ANY_MESSAGE = st.one_of(*STRATEGIES.values())
