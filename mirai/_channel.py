@@ -7,6 +7,7 @@ settles whatever was not answered.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import count, islice
+from time import time
 from typing import Any, Protocol
 
 from dispatcher.messages import (
@@ -22,14 +24,17 @@ from dispatcher.messages import (
     Hello,
     Message,
     Printed,
+    Recount,
     Refused,
     Report,
     Results,
     Scale,
     Stop,
+    Told,
     Welcome,
 )
 from dispatcher.messages import ProtocolError as WireError
+from dispatcher.words import said
 from mirai._budget import Budget, Memory
 from mirai._errors import (
     AuthenticationError,
@@ -46,8 +51,13 @@ from mirai._outbox import Call, Outbox, Parcel
 from mirai._pending import Pending
 from mirai._printer import Printer, tag
 from mirai._serialize import Reducer
+from mirai._story import Event, events
+
+logger = logging.getLogger("mirai")
 
 MESSAGES_A_TURN = 64
+PATIENCE = 2.0
+"""How long a story may wait for the dispatcher, in seconds."""
 
 Explain = Callable[[], MiraiError | None]
 
@@ -56,7 +66,7 @@ Explain = Callable[[], MiraiError | None]
 class _Requests:
     """What callers want to know or to have, besides tasks."""
 
-    asks: list[tuple[Mirai[Any], int]] = field(default_factory=list)
+    asks: list[tuple[Mirai[Any], Ask | Recount]] = field(default_factory=list)
     drains: list[Mirai[None]] = field(default_factory=list)
     scale: Scale | None = None
     cancel_since: int | None = None  # an id: cancel all that are younger
@@ -133,9 +143,12 @@ class Channel:
         self._budget = None if memory is None else Budget(memory)
         self._pid = os.getpid() if pid is None else pid
         self._profile = profile
+        self._logs = logger.isEnabledFor(logging.DEBUG)
         self._explain = explain
         self._lock = threading.RLock()  # guards what follows, up to the blank line
-        self._outbox = Outbox(profile, seed=seed, reducer=reducer, share=link.shares)
+        self._outbox = Outbox(
+            profile, seed=seed, reducer=reducer, share=link.shares, recount=self.recount
+        )
         self._requests = _Requests()
         self._end: tuple[MiraiError, bool] | None = None  # why it ended; as a cancellation?
 
@@ -205,7 +218,16 @@ class Channel:
 
     def ask(self, at_least: int = 0) -> Mirai[Any]:
         """Ask for the dispatcher's PoolReport, as soon as so many daemons are there."""
-        return self._request("status", lambda requests, it: requests.asks.append((it, at_least)))
+        return self._ask("status", lambda number: Ask(number, at_least))
+
+    def recount(self, mirai: Mirai[Any]) -> tuple[Event, ...]:
+        """Return what the dispatcher tells of a task that is not answered.
+
+        Raises TimeoutError if it does not in time, and like every request.
+        """
+        told = self._ask("story", lambda number: Recount(number, mirai.id)).result(PATIENCE)
+        assert isinstance(told, tuple)
+        return told
 
     def scale(self, scale: Scale) -> None:
         """Tell the dispatcher how many local daemons to keep."""
@@ -250,6 +272,9 @@ class Channel:
         for mirai in self._outbox.take().mirais():
             self._pending.add(mirai)
         self._pending.forsake(error)
+
+    def _ask(self, name: str, question: Callable[[int], Ask | Recount]) -> Mirai[Any]:
+        return self._request(name, lambda requests, it: requests.asks.append((it, question(it.id))))
 
     def _request(self, name: str, put: Callable[[_Requests, Mirai[Any]], None]) -> Mirai[Any]:
         if self.is_current_thread():
@@ -314,6 +339,7 @@ class Channel:
     def _finish(self, error: MiraiError, *, cancelled: bool = False) -> None:
         with self._lock:
             if self._end is None:
+                logger.info("the pool %r is left: %s", self._profile, error)
                 self._end = (error, cancelled)
                 self._wake()
 
@@ -362,6 +388,7 @@ class Channel:
             self._asked |= {ask.id: ask for ask, _ in requests.asks}  # before anything can fail
             self._drains += requests.drains
             for message in gathered.messages(self._pending):
+                self._log("to", message)
                 self._link.send(message)
             self._send_requests(requests)
         self._answer_drains()
@@ -369,8 +396,8 @@ class Channel:
     def _send_requests(self, requests: _Requests) -> None:
         if requests.scale is not None:
             self._link.send(requests.scale)
-        for ask, at_least in requests.asks:
-            self._link.send(Ask(ask.id, at_least))
+        for _, question in requests.asks:
+            self._link.send(question)
         if requests.cancel_since is not None:
             for mirai in self._pending.since(requests.cancel_since):
                 mirai.cancel()
@@ -381,7 +408,12 @@ class Channel:
             for request in drains:
                 request.settle(Value(None))
 
+    def _log(self, way: str, message: Message) -> None:
+        if self._logs:
+            logger.debug("%s the dispatcher of %r: %s", way, self._profile, said(message))
+
     def _take(self, message: Message) -> None:
+        self._log("from", message)
         match message:
             case Results(outcomes):
                 self._pending.settle(outcomes)
@@ -389,14 +421,20 @@ class Channel:
                 if (mirai := self._pending.get(id)) is not None:
                     self._printer.add(tag(mirai.name, id), text)
             case Report(number, pool):
-                if (request := self._asked.pop(number, None)) is not None:
-                    request.settle(Value(pool))
+                self._answer(number, pool)
+            case Told(number, story):
+                self._answer(number, events(story, time()))
             case Welcome():
                 self._welcome = True
             case Stop():
                 self._finish(DispatcherLost("the dispatcher has shut down"))
             case Refused(reason):
                 self._finish(ProtocolError(f"the dispatcher refused us: {reason}"))
+
+    def _answer(self, number: int, value: object) -> None:
+        """Settle what was asked."""
+        if (request := self._asked.pop(number, None)) is not None:
+            request.settle(Value(value))
 
     def _why_ended(self) -> MiraiError:
         error = self._explain()

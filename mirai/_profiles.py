@@ -16,6 +16,7 @@ from mirai import _future
 from mirai._errors import DispatcherLost, MiraiError
 from mirai._limits import Limits, seconds
 from mirai._link import Link
+from mirai._log import set_up
 from mirai._pool import Daemons
 from mirai._pool_options import (
     GRACE,
@@ -347,6 +348,8 @@ def _start(profile: str, options: PoolOptions) -> Daemons:
 
 
 def _bring_to_life(pool: Daemons, begin: Callable[[], None]) -> None:
+    if not _on_daemon:  # which logs as its dispatcher does
+        set_up()
     _living.add(pool)  # first, so that whatever has been started is ended at exit
     try:
         begin()

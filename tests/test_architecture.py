@@ -32,13 +32,16 @@ DOOR = {
     "core",
     "events",
     "hatch",
+    "log",
     "messages",
     "processes",
     "security",
     "server",
     "shared",
     "sockets",
+    "story",
     "wire",
+    "words",
 }
 """What the client may use of the dispatcher."""
 PICKLERS = {"pickle", "cloudpickle", "marshal", "shelve", "dill"}
@@ -126,6 +129,8 @@ RULES: list[tuple[Rule, str, tuple[str, ...]]] = [
     (does_io, "dispatcher/queue.py", ()),
     (does_io, "dispatcher/jobs.py", ()),
     (does_io, "dispatcher/messages.py", ()),
+    (does_io, "dispatcher/story.py", ()),
+    (does_io, "dispatcher/words.py", ()),
     (unpickles, "dispatcher/*", ()),
     (has_sockets, "mirai/_evaluate.py", ()),
     (has_sockets, "mirai/_pending.py", ()),

@@ -140,7 +140,7 @@ def answers(commands: list[Command], client: int = CLIENT) -> dict[int, Kind]:
 @pytest.mark.parametrize("role", Role)
 def test_who_joins_is_welcome(role: Role) -> None:
     pool = Pool(clients=())
-    assert pool.join(7, role) == [Send(7, Welcome())]
+    assert pool.join(7, role) == [Send(7, Welcome(7))]
     assert pool.core.is_member(7)
     assert not pool.core.is_member(8)
 
@@ -158,7 +158,7 @@ def test_a_daemon_that_joins_late_gets_what_waits() -> None:
     pool = Pool()
     assert pool.submit(1) == []
     commands = pool.join(D1, Role.DAEMON)
-    assert commands == [Send(D1, Welcome()), Send(D1, Run((task(1),), (F,)))]
+    assert commands == [Send(D1, Welcome(D1)), Send(D1, Run((task(1),), (F,)))]
 
 
 # ── the main road ────────────────────────────────────────────────────────────────────────
@@ -819,7 +819,7 @@ ILLEGAL: list[tuple[int, Event]] = [
     (99, done(1)),
     (99, Returned(())),
     # what a dispatcher says itself
-    (CLIENT, Welcome()),
+    (CLIENT, Welcome(CLIENT)),
     (CLIENT, Refused("no")),
     (CLIENT, Results(())),
     (CLIENT, Report(1, PoolReport(0, 0, 0, 0, 0, 0))),
