@@ -81,7 +81,7 @@ from dispatcher.messages import (
 )
 from dispatcher.peers import Client, Daemon, Mail, Standing
 from dispatcher.queue import Queue
-from dispatcher.story import cause, ended, is_worth_telling, note, seconds, steps, whereabouts
+from dispatcher.story import SLOW, cause, ended, note, seconds, steps, whereabouts
 from dispatcher.wire import BATCH_TASKS, batches, work
 
 _T = TypeVar("_T")
@@ -565,8 +565,9 @@ class Dispatcher:
                 note(job, daemon, now, f"failed there, after {took}, and may run again")
                 self._retry(job)
             else:
-                told = is_worth_telling(job, outcome)
-                story = ended(job, daemon, outcome, now) if told else ()
+                story = ()
+                if outcome.seconds >= SLOW or job.story or outcome.kind is Kind.ERROR:
+                    story = ended(job, daemon, outcome, now)
                 self._settle(job, _renumbered(outcome, job.id, story))
         if head not in daemon.hand:
             daemon.overdue = False
@@ -929,14 +930,16 @@ def _current(daemon: Daemon) -> str:
 
 
 def _renumbered(outcome: Outcome, id: int, story: tuple[Step, ...]) -> Outcome:
-    return Outcome(
+    return Outcome(  # by position, which is faster
         id,
         outcome.kind,
         outcome.payload,
         outcome.blobs,
         outcome.seconds,
-        log=outcome.log,
-        story=story,
+        None,
+        False,
+        outcome.log,
+        story,
     )
 
 

@@ -24,11 +24,6 @@ Note = tuple[float, str]
 """When, by the core's clock, and what."""
 
 
-def is_worth_telling(job: Job, outcome: Outcome) -> bool:
-    """Whether a task that a daemon has answered tells its story.  Asked of every task."""
-    return bool(job.story) or outcome.seconds >= SLOW or outcome.kind is Kind.ERROR
-
-
 def note(job: Job, daemon: Daemon, now: float, what: str) -> None:
     """Keep in mind why a job leaves a daemon's hand without an answer."""
     job.story = (*job.story, _sent(job, daemon), (now, what))[-KEPT:]

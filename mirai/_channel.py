@@ -339,7 +339,7 @@ class Channel:
     def _finish(self, error: MiraiError, *, cancelled: bool = False) -> None:
         with self._lock:
             if self._end is None:
-                logger.info("the pool %r is left: %s", self._profile, error)
+                logger.info("the channel of %r ends: %s", self._profile, error)
                 self._end = (error, cancelled)
                 self._wake()
 

@@ -135,13 +135,14 @@ class Mirai(Future[T], Generic[T]):
 
     # ── settling ─────────────────────────────────────────────────────────────────────────
 
-    def settle(self, answer: Answer, *, cancelled: bool = False) -> bool:
+    def settle(self, answer: Answer, now: float = 0.0, *, cancelled: bool = False) -> bool:
         """Resolve it, once: return False, and change nothing, if it is resolved already.
 
-        For mirai's own use; called in any thread.  Callbacks run in this thread.
+        For mirai's own use; called in any thread.  Callbacks run in this thread.  ``now`` is for
+        whoever settles many at once and knows the time.
         """
         state = CANCELLED_AND_NOTIFIED if cancelled else FINISHED
-        now = time()
+        now = now or time()
         with _lock:
             condition = self._lazy
             if condition is None:

@@ -55,6 +55,7 @@ class Pending:
 
     def settle(self, outcomes: Iterable[Outcome]) -> None:
         """Settle the mirais of these outcomes.  Unknown ids are late answers, and dropped."""
+        now = time()
         for outcome in outcomes:
             mirai = self._mirais.pop(outcome.id, None)
             if mirai is None:
@@ -62,9 +63,9 @@ class Pending:
             if outcome.log:
                 mirai._log = outcome.log
             if outcome.story:
-                mirai._told = events(outcome.story, time())
+                mirai._told = events(outcome.story, now)
             if outcome.kind is Kind.VALUE or outcome.kind is Kind.ERROR:
-                mirai.settle(Pickled(outcome))
+                mirai.settle(Pickled(outcome), now)
             elif outcome.kind is Kind.CANCELLED:
                 mirai.settle(
                     Failure(TaskCancelled(f"task {mirai.id} ({mirai.name}) was cancelled")),

@@ -44,6 +44,7 @@ from dispatcher.messages import (
     Results,
     Returned,
     Run,
+    Step,
     Stop,
     Submit,
     Task,
@@ -58,6 +59,7 @@ F = Function(1, "f", b"def f")
 G = Function(2, "g", b"def g")
 CRASH = Crash("the daemon died", exit=-9, host="here", pid=4)
 TINY = 1e-6
+SENT = f"sent to daemon {D1} (process {D1} on host{D1})"
 
 
 class Pool:
@@ -172,7 +174,9 @@ def test_a_task_goes_to_a_daemon_and_its_outcome_to_its_client() -> None:
     assert commands == [Send(D1, Run((Task(1, 1, b"args", blobs, 3),), (F,)))]
     outcome = Outcome(1, Kind.ERROR, b"why", blobs, 0.5)
     commands = pool.step((D1, Done((outcome,))))
-    assert commands == [Send(CLIENT, Results((Outcome(7, Kind.ERROR, b"why", blobs, 0.5),)))]
+    story = (Step(0.0, SENT), Step(0.0, "failed there, after 0.000 s"))
+    answer = Outcome(7, Kind.ERROR, b"why", blobs, 0.5, story=story)
+    assert commands == [Send(CLIENT, Results((answer,)))]
     assert pool.report().completed == 1
 
 
@@ -575,7 +579,9 @@ def test_a_crash_is_told_in_full() -> None:
     pool = Pool([D1])
     pool.submit(7)
     commands = pool.step((D1, Lost(CRASH, 1)))
-    assert commands == [Send(CLIENT, Results((Outcome(7, Kind.CRASHED, crash=CRASH),)))]
+    story = (Step(0.0, SENT), Step(0.0, "that daemon was lost: the daemon died of SIGKILL"))
+    outcome = Outcome(7, Kind.CRASHED, crash=CRASH, story=story)
+    assert commands == [Send(CLIENT, Results((outcome,)))]
 
 
 def test_what_was_done_before_the_loss_is_not_lost_with_it() -> None:
