@@ -565,7 +565,7 @@ class Dispatcher:
                 note(job, daemon, now, f"failed there, after {took}, and may run again")
                 self._retry(job)
             else:
-                story = ()
+                story: tuple[Step, ...] = ()
                 if outcome.seconds >= SLOW or job.story or outcome.kind is Kind.ERROR:
                     story = ended(job, daemon, outcome, now)
                 self._settle(job, _renumbered(outcome, job.id, story))

@@ -30,6 +30,10 @@ FAREWELL = 1.0
 """How long the end of a process waits for its last lines, in seconds."""
 
 
+# Held for moments.  Re-entrant, since a signal handler may log too.
+_guard = threading.RLock()
+
+
 class Lines(logging.Handler):
     """Writes each record as one line that says when, and which process it is from."""
 
@@ -38,8 +42,7 @@ class Lines(logging.Handler):
         super().__init__()
         self.who = who
         self._fd = fd
-        # No lock beside the handler's own, which logging renews in a forked child, and holds
-        # while it flushes: the thread that writes takes none.
+        # Guarded by _guard, and not by the handler's own lock, which is held while it flushes:
         self._lines: deque[bytes] = deque()
         self._dropped = 0
         self._thread: threading.Thread | None = None  # while there is something to write
@@ -57,10 +60,18 @@ class Lines(logging.Handler):
         except Exception:
             self.handleError(record)
             return
+        with _guard:
+            self._add(line[:LINE] + b"\n")
+
+    def _add(self, line: bytes) -> None:
         if len(self._lines) >= ROOM:
             self._dropped += 1
             return
-        self._lines.append(line[:LINE] + b"\n")
+        if self._dropped:
+            missing = f"[{self.who} {os.getpid()}: {self._dropped:,} lines are not shown]\n"
+            self._lines.append(missing.encode())
+            self._dropped = 0
+        self._lines.append(line)
         if self._thread is None or not self._thread.is_alive():  # it is not in a forked child
             self._thread = threading.Thread(target=self._write, name="mirai-log", daemon=True)
             with contextlib.suppress(RuntimeError):  # the interpreter is about to end
@@ -73,15 +84,16 @@ class Lines(logging.Handler):
             thread.join(FAREWELL)
 
     def _write(self) -> None:
-        while self._lines:
-            with contextlib.suppress(IndexError):  # another such thread was faster
-                while True:
-                    self._put(self._lines.popleft())
-            if self._dropped:
-                dropped, self._dropped = self._dropped, 0
-                self._put(f"[{self.who} {os.getpid()}: {dropped:,} more lines]\n".encode())
-            self._thread = None  # first: a line that comes from now on starts another one,
-            # and one that came just before keeps this one going
+        while (line := self._next()) is not None:
+            self._put(line)
+
+    def _next(self) -> bytes | None:
+        """Return the next line; None, and the thread ends, where there is none."""
+        with _guard:
+            if self._lines:
+                return self._lines.popleft()
+            self._thread = None
+            return None
 
     def _put(self, line: bytes) -> None:
         with contextlib.suppress(OSError):  # it is closed: nobody wants to know
@@ -133,5 +145,13 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else "?" for each in text)
 
 
+def _renew_guard() -> None:
+    """In a forked child: whoever held it is not here."""
+    global _guard
+    _guard = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_guard)
 for _name in ("dispatcher", "mirai"):
     logging.getLogger(_name).addHandler(logging.NullHandler())
