@@ -46,6 +46,7 @@ class Lines(logging.Handler):
         self._lines: deque[bytes] = deque()
         self._dropped = 0
         self._thread: threading.Thread | None = None  # while there is something to write
+        self._pid = os.getpid()
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record.  What peers have sent cannot look like another line."""
@@ -64,6 +65,9 @@ class Lines(logging.Handler):
             self._add(line[:LINE] + b"\n")
 
     def _add(self, line: bytes) -> None:
+        if self._pid != os.getpid():  # a forked child: what is left is its parent's to write
+            self._pid, self._dropped, self._thread = os.getpid(), 0, None
+            self._lines.clear()
         if len(self._lines) >= ROOM:
             self._dropped += 1
             return
@@ -72,10 +76,12 @@ class Lines(logging.Handler):
             self._lines.append(missing.encode())
             self._dropped = 0
         self._lines.append(line)
-        if self._thread is None or not self._thread.is_alive():  # it is not in a forked child
+        if self._thread is None:
             self._thread = threading.Thread(target=self._write, name="mirai-log", daemon=True)
-            with contextlib.suppress(RuntimeError):  # the interpreter is about to end
+            try:
                 self._thread.start()
+            except RuntimeError:  # the interpreter is about to end, or the system has no more
+                self._thread = None
 
     def flush(self) -> None:
         """Wait until all is written, but not for ever."""

@@ -481,8 +481,7 @@ def main() -> None:
 
 
 def _log_to(fd: int, level: str) -> None:
-    """Log to this descriptor, at this level; whatever tasks set up for themselves."""
-    logger.propagate = False
+    """Log to this descriptor, or not at all, whatever tasks set up for themselves."""
     logger.disabled = fd < 0
     if fd >= 0:
         os.set_inheritable(fd, False)

@@ -94,21 +94,25 @@ def test_a_wrong_word(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (out, err.count("MIRAI_LOG must be one of debug, info")) == ("1\n", 1)
 
 
-def test_logging_of_a_task_is_its_own(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("word", ["", "debug"])
+def test_logging_of_a_task_is_its_own(
+    script: Script, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
     """Whatever a task sets up gets none of the lines of its daemon."""
-    monkeypatch.setenv("MIRAI_LOG", "debug")
+    monkeypatch.setenv("MIRAI_LOG", word)
     program = script(
         "import logging\n"
         "from mirai import daemons, mirai\n"
         "def task():\n"
         "    logging.basicConfig(level=logging.DEBUG, force=True)\n"
         "    logging.info('of the task')\n"
-        "with daemons(1):\n"
+        "    return mirai(abs, -1).result()\n"
+        "with daemons(2):\n"
         "    for _ in range(3): m = mirai(task); m.result(); print(repr(m.log))\n"
     )
     out, log = program.communicate(timeout=60)
     assert out == "'INFO:root:of the task\\n'\n" * 3
-    assert "of the task" not in log and lines(log)
+    assert "of the task" not in log and bool(lines(log)) == bool(word)
 
 
 def test_a_pool_that_stands_on_its_own(

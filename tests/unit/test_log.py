@@ -219,21 +219,28 @@ def test_the_last_line_before_the_end_is_written() -> None:
     ]
 
 
-def test_a_forked_child_logs_too() -> None:
+def test_a_forked_child_logs_what_is_its_own() -> None:
+    """Also where the thread that writes for its parent was in the middle of that."""
     program = (
         "import logging, os\n"
         "from dispatcher.log import show\n"
         "show('mirai', 'host', 'info')\n"
         "logger = logging.getLogger('mirai')\n"
-        "logger.info('parent')\n"
-        "logging.shutdown()\n"
-        "if os.fork() == 0:\n"
-        "    logger.info('child')\n"
-        "    raise SystemExit\n"
-        "os.wait()\n"
+        "for n in range(2_000): logger.info('parent %d %s', n, 'x' * 200)\n"
+        "child = os.fork()\n"
+        "logger.info('parent 2000' if child else 'child')\n"
+        "if child:\n"
+        "    print('forked', flush=True)\n"
+        "    os.wait()\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
-    assert [line.split("INFO: ")[1] for line in done.stderr.splitlines()] == ["parent", "child"]
+    argv = [sys.executable, "-W", "ignore", "-c", program]
+    out = subprocess.PIPE
+    with subprocess.Popen(argv, stdout=out, stderr=out, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "forked\n"  # while nobody reads its log
+        _, log = process.communicate(timeout=30)
+    texts = [line.split("INFO: ")[1].split(" x")[0] for line in log.splitlines()]
+    assert sorted(texts) == sorted(["child", *(f"parent {n}" for n in range(2_001))])
 
 
 @pytest.mark.parametrize("name", ["mirai", "dispatcher"])
