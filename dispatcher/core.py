@@ -382,12 +382,14 @@ class Dispatcher:
             if job.cancelled:
                 self._release(job.function)
                 continue
-            note(job, daemon, now, how if index < begun else f"{how}; it had not begun there")
             if index >= begun and not job.pinned:
+                note(job, daemon, now, f"{how}; it had not begun there")
                 self._queue.put_back(job)
             elif job.may_retry() and not job.pinned:
+                note(job, daemon, now, f"{how}; attempt {job.attempt + 1} follows")
                 self._retry(job)
             else:
+                note(job, daemon, now, how)
                 self._settle(job, _crashed(job, lost.crash, steps(job, now)))
 
     def _submit(self, client: Client, submit: Submit, now: float) -> None:
@@ -562,7 +564,12 @@ class Dispatcher:
                 self._release(job.function)
             elif outcome.again and job.may_retry():
                 took = seconds(job, outcome, now)
-                note(job, daemon, now, f"failed there, after {took}, and may run again")
+                note(
+                    job,
+                    daemon,
+                    now,
+                    f"failed there, after {took}; attempt {job.attempt + 1} follows",
+                )
                 self._retry(job)
             else:
                 story: tuple[Step, ...] = ()

@@ -137,6 +137,9 @@ def daemons(
     ``serial`` is a SerialConfig, or several: how instances of some classes are pickled in this
     pool.
 
+    Where the environment has ``MIRAI_LOG=debug`` (or ``info``, ``warning``, ``error``), this
+    process and those of the pool log to standard error, which nobody has to read.
+
     Raises ValueError or TypeError for what is not a pool, SerializationError if ``init`` cannot be
     pickled, OSError if the ``output`` cannot be opened, and MiraiError if the dispatcher
     cannot start (its address is in use, say), or if a task wants a pool of its own and does not

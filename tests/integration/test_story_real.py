@@ -70,7 +70,7 @@ def test_the_life_of_tasks(tmp_path: Path) -> None:
         again = mirai.options(retries=1)(die_once, tmp_path / "died")
         pid = again.result(timeout=30)
         steps = plot(again)
-        died = "that daemon was lost: the daemon died of SIGKILL"
+        died = "that daemon was lost: the daemon died of SIGKILL; attempt 2 follows"
         assert (steps[2], steps[-1]) == (died, "returned")
         assert f"(process {pid} on" in steps[3]
         for each in (running, late, failed, again):

@@ -151,9 +151,9 @@ def test_another_attempt() -> None:
     assert outcome.kind is Kind.CRASHED
     assert words(outcome.story) == [
         SENT,
-        "failed there, after 1.000 s, and may run again",
+        "failed there, after 1.000 s; attempt 2 follows",
         SENT,
-        DIED,
+        f"{DIED}; attempt 3 follows",
         SENT_ON,
         "that daemon was lost: its connection was lost",
     ]
