@@ -72,19 +72,23 @@ from dispatcher.messages import (
     Printed,
     ProtocolError,
     Recall,
+    Recount,
     Refused,
     Report,
     Results,
     Returned,
     Run,
     Scale,
+    Step,
     Stop,
     Submit,
     Task,
+    Told,
     Welcome,
 )
 from dispatcher.peers import Client, Daemon, Mail, Standing
 from dispatcher.queue import Queue
+from dispatcher.story import SLOW, cause, ended, note, seconds, steps, whereabouts
 from dispatcher.wire import BATCH_TASKS, batches, work
 
 _T = TypeVar("_T")
@@ -154,6 +158,8 @@ class Dispatcher:
         self._cumulative = 0
         self._completed = 0
         self._rejected = 0
+        self.dropped = 0
+        """How many answers of daemons came late, twice or unasked."""
         self._mail: dict[int, Mail] = {}
         self._commands: list[Command] = []
 
@@ -237,6 +243,15 @@ class Dispatcher:
         """Whether this peer has joined and is not lost."""
         return peer in self._clients or peer in self._daemons
 
+    def origin(self, peer: int, key: int) -> tuple[int, int]:
+        """Return whose task it is that a daemon has in hand: a client, and its number for it.
+
+        It is number 0 where nobody waits for the answer, and of client 0 if it is not there.
+        """
+        daemon = self._daemons.get(peer)
+        job = None if daemon is None else daemon.hand.get(key)
+        return (0, 0) if job is None else (job.client, job.id)
+
     def check(self) -> None:
         """Raise AssertionError if the state contradicts itself.  For tests."""
         jobs = [job for client in self._clients.values() for job in client.jobs.values()]
@@ -293,6 +308,9 @@ class Dispatcher:
                 self._client(peer)
                 self._asked.append((peer, event))
                 self._answer_asked(now)
+            case Recount(number, id):
+                told = Told(number, self._recount(self._client(peer), id, now))
+                self._post(peer).first.append(told)
             case Done(outcomes):
                 self._finish(self._daemon(peer), outcomes, now)
             case Returned(ids):
@@ -335,7 +353,7 @@ class Dispatcher:
             raise ProtocolError("a second hello")
         if hello.version != VERSION:
             raise ProtocolError(f"protocol version {hello.version}, wanted {VERSION}")
-        self._post(peer).first.append(Welcome())
+        self._post(peer).first.append(Welcome(peer))
         if role is Role.CLIENT:
             client = self._clients[peer] = Client(peer)
             self._find_its_daemon(client, hello)
@@ -370,7 +388,7 @@ class Dispatcher:
             self._drop_client(client, now)
         daemon = self._daemons.pop(peer, None)
         if daemon is not None:
-            self._drop_daemon(daemon, lost)
+            self._drop_daemon(daemon, lost, now)
         self._mail.pop(peer, None)
 
     def _drop_client(self, client: Client, now: float) -> None:
@@ -386,7 +404,7 @@ class Dispatcher:
         for entry in client.functions.values():
             self._forget(entry)
 
-    def _drop_daemon(self, daemon: Daemon, lost: Lost) -> None:
+    def _drop_daemon(self, daemon: Daemon, lost: Lost, now: float) -> None:
         """Fail what may have started, and queue the rest again."""
         for group in (self._idle, self._open, self._silent, self._lending):
             group.pop(daemon.peer, None)
@@ -400,18 +418,23 @@ class Dispatcher:
             keys = list(daemon.hand)
             begun = keys.index(lost.started) + 1 if lost.started in daemon.hand else 0
         daemon.hand.clear()
+        how = f"that daemon was lost: {cause(lost.crash)}"
         for index, job in enumerate(hand):
             job.daemon = 0
             job.losses += not begun  # it may be too large to be received: soon it is given alone
             self._stubborn.pop(job.key, None)
             if job.cancelled:
                 self._release(job.function)
-            elif index >= begun and job.losses < MAX_LOSSES and not job.pinned:
+                continue
+            if index >= begun and job.losses < MAX_LOSSES and not job.pinned:
+                note(job, daemon, now, f"{how}; it had not begun there")
                 self._queue.put_back(job)
             elif job.may_retry() and not job.pinned:
+                note(job, daemon, now, f"{how}; attempt {job.attempt + 1} follows")
                 self._retry(job)
             else:
-                self._settle(job, _crashed(job, lost.crash))
+                note(job, daemon, now, how)
+                self._settle(job, _crashed(job, lost.crash, steps(job, now)))
 
     def _submit(self, client: Client, submit: Submit, now: float) -> None:
         self._check(client, submit)
@@ -509,7 +532,7 @@ class Dispatcher:
             job.cancelled = True  # nobody is there to be told
         if not daemon.hand:
             daemon.began = now
-        self._give(daemon, job)
+        self._give(daemon, job, now)
         self._place(daemon, now)
 
     def _answer_missing(self, standing: Standing, coming: int, answer: Outcome) -> None:
@@ -574,6 +597,7 @@ class Dispatcher:
         for outcome in outcomes:
             job = daemon.take(outcome.id)
             if job is None:
+                self.dropped += 1
                 continue
             daemon.done += 1
             if outcome.kind is not Kind.CANCELLED:
@@ -583,9 +607,19 @@ class Dispatcher:
             if job.cancelled:
                 self._release(job.function)
             elif outcome.again and job.may_retry():
+                took = seconds(job, outcome, now)
+                note(
+                    job,
+                    daemon,
+                    now,
+                    f"failed there, after {took}; attempt {job.attempt + 1} follows",
+                )
                 self._retry(job)
             else:
-                self._settle(job, _renumbered(outcome, job.id))
+                story: tuple[Step, ...] = ()
+                if outcome.seconds >= SLOW or job.story or outcome.kind is Kind.ERROR:
+                    story = ended(job, daemon, outcome, now)
+                self._settle(job, _renumbered(outcome, job.id, story))
         if head not in daemon.hand:
             daemon.overdue = False
             daemon.began = now
@@ -612,6 +646,7 @@ class Dispatcher:
             elif job.pinned:
                 self._settle(job, Outcome(job.id, Kind.CANCELLED))
             else:
+                note(job, daemon, now, "taken back: it had not begun there")
                 self._queue.put_back(job)
         if daemon.clients:
             self._doubtful.add(daemon.peer)
@@ -674,9 +709,23 @@ class Dispatcher:
     def _give_up(self, now: float) -> None:
         """Answer the jobs whose time is up, and stop them."""
         for job in self._timeouts.due(now):
-            self._post(job.client).outcomes.append(Outcome(job.id, Kind.TIMEOUT))
+            outcome = Outcome(job.id, Kind.TIMEOUT, story=self._story_of(job, now))
+            self._post(job.client).outcomes.append(outcome)
             self._completed += 1
             self._abandon(job, now)
+
+    def _story_of(self, job: Job, now: float) -> tuple[Step, ...]:
+        """Return the story of a job that is not answered."""
+        daemon = self._daemons.get(job.daemon)
+        return whereabouts(job, daemon, len(self._queue) - 1, now)
+
+    def _recount(self, client: Client, id: int, now: float) -> tuple[Step, ...]:
+        """Return the story of a client's task, as far as it is one and not answered."""
+        if (job := client.jobs.get(id)) is not None:
+            return self._story_of(job, now)
+        if any(id in standing.ids for standing in client.standing):
+            return (Step(0.0, "waits for a daemon that is still to join"),)
+        return ()
 
     def _release(self, entry: FunctionEntry) -> None:
         entry.uses -= 1
@@ -745,7 +794,7 @@ class Dispatcher:
                 if job is None:
                     unfit.append(daemon)
                     break
-                self._give(daemon, job)
+                self._give(daemon, job, now)
                 share -= 1
             self._place(daemon, now)
             if unfit and unfit[-1] is daemon:
@@ -754,11 +803,12 @@ class Dispatcher:
         for daemon in unfit:
             self._place(daemon, now)
 
-    def _give(self, daemon: Daemon, job: Job) -> None:
+    def _give(self, daemon: Daemon, job: Job, now: float) -> None:
         function = job.function
         seconds = function.estimate.seconds
         job.cost = HORIZON if seconds is None or job.losses > 1 else seconds + OVERHEAD
         job.daemon = daemon.peer
+        job.given = now
         daemon.hand[job.key] = job
         daemon.load += job.cost
         if daemon.clients:
@@ -945,9 +995,17 @@ def _current(daemon: Daemon) -> str:
     return "" if job is None else job.function.definition.name
 
 
-def _renumbered(outcome: Outcome, id: int) -> Outcome:
-    return Outcome(
-        id, outcome.kind, outcome.payload, outcome.blobs, outcome.seconds, log=outcome.log
+def _renumbered(outcome: Outcome, id: int, story: tuple[Step, ...]) -> Outcome:
+    return Outcome(  # by position, which is faster
+        id,
+        outcome.kind,
+        outcome.payload,
+        outcome.blobs,
+        outcome.seconds,
+        None,
+        False,
+        outcome.log,
+        story,
     )
 
 
@@ -955,11 +1013,12 @@ def _lost(crash: Crash) -> Outcome:
     return Outcome(0, Kind.CRASHED, crash=crash)
 
 
-def _crashed(job: Job, crash: Crash) -> Outcome:
+def _crashed(job: Job, crash: Crash, story: tuple[Step, ...] = ()) -> Outcome:
     if job.losses >= MAX_LOSSES:
         reason = f"{job.losses} daemons died when they were given the task, the last"
         crash = structs.replace(crash, reason=reason)
-    return Outcome(job.id, Kind.CRASHED, crash=structs.replace(crash, attempt=job.attempt))
+    crash = structs.replace(crash, attempt=job.attempt)
+    return Outcome(job.id, Kind.CRASHED, crash=crash, story=story)
 
 
 def _first(entries: dict[int, _T]) -> list[_T]:

@@ -51,9 +51,11 @@ class Job:
         "daemon",
         "depth",
         "function",
+        "given",
         "id",
         "losses",
         "pinned",
+        "story",
         "task",
         "waiting",
     )
@@ -65,12 +67,14 @@ class Job:
         self.task = task  # as sent to a daemon; its id is the job's key
         self.waiting = False  # in the queue
         self.daemon = 0  # the peer that has it in hand, or 0
+        self.given = 0.0  # when that one was given it
         self.cost = 0.0  # seconds it was expected to take when it was given away
         self.attempt = 1  # which run of it this is
         self.losses = 0  # daemons that died with it in hand, and had begun nothing of what they had
         self.cancelled = False  # its client has its answer already
         self.depth = 0  # how many jobs there are around it, each of which may wait for the next
         self.pinned = False  # for this daemon and no other
+        self.story: tuple[tuple[float, str], ...] = ()  # what is unusual in it: when, and what
 
     @property
     def key(self) -> int:

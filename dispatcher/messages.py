@@ -4,8 +4,8 @@ Every message that carries work carries a list of it: a batch costs one wake-up,
 call and one encryption, whatever its length.  A task's payload and an outcome's payload are
 opaque here and everywhere else in ``dispatcher``.
 
-    client ──▶ dispatcher    Hello  Submit  Everywhere  Cancel  Ask  Scale
-    client ◀── dispatcher    Welcome  Refused  Results  Report  Printed  Stop
+    client ──▶ dispatcher    Hello  Submit  Everywhere  Cancel  Ask  Recount  Scale
+    client ◀── dispatcher    Welcome  Refused  Results  Report  Told  Printed  Stop
     daemon ──▶ dispatcher    Hello  Done  Returned  Printed  Pong  Leave
     daemon ◀── dispatcher    Welcome  Refused  Run  Recall  Interrupt  Ping  Stop
 """
@@ -119,6 +119,14 @@ class Crash(_Part, frozen=True):
     """The last lines that the daemon printed."""
 
 
+class Step(_Part, frozen=True):
+    """One step of a task's story, in words."""
+
+    ago: float
+    """How many seconds before it was told."""
+    what: str
+
+
 class Outcome(_Part, frozen=True):
     """How the task ``id`` ended.
 
@@ -136,6 +144,8 @@ class Outcome(_Part, frozen=True):
     """Whether this error is one after which the task's sender wants it to run again."""
     log: str = ""
     """The last lines that the task printed."""
+    story: tuple[Step, ...] = ()
+    """What the dispatcher tells of the task; nothing where all was as usual, and short."""
 
 
 class Slot(_Part, frozen=True):
@@ -205,6 +215,9 @@ class Hello(_Message, frozen=True):
 class Welcome(_Message, frozen=True):
     """The dispatcher knows the peer now."""
 
+    number: int = 0
+    """What it calls the peer, in reports and stories."""
+
 
 class Refused(_Message, frozen=True):
     """The dispatcher will not listen to this peer any more."""
@@ -255,6 +268,13 @@ class Scale(_Message, frozen=True):
     may say anything else than None."""
 
 
+class Recount(_Message, frozen=True):
+    """What has happened to this task so far?  The Told bears the same number."""
+
+    number: int
+    id: int
+
+
 class Results(_Message, frozen=True):
     """How tasks of this client ended."""
 
@@ -266,6 +286,13 @@ class Report(_Message, frozen=True):
 
     number: int
     pool: PoolReport
+
+
+class Told(_Message, frozen=True):
+    """The answer to Recount.  Of a task that is answered already, nothing is told."""
+
+    number: int
+    story: tuple[Step, ...]
 
 
 class Run(_Message, frozen=True):
@@ -329,9 +356,9 @@ class Leave(_Message, frozen=True):
     """Whether it leaves because there was nothing to do."""
 
 
-FromClient = Hello | Submit | Everywhere | Cancel | Ask | Scale
+FromClient = Hello | Submit | Everywhere | Cancel | Ask | Recount | Scale
 FromDaemon = Hello | Done | Returned | Printed | Pong | Leave
-ToClient = Welcome | Refused | Results | Report | Printed | Stop
+ToClient = Welcome | Refused | Results | Report | Told | Printed | Stop
 ToDaemon = Welcome | Refused | Run | Recall | Interrupt | Ping | Stop
 Message = (
     Hello
@@ -341,9 +368,11 @@ Message = (
     | Everywhere
     | Cancel
     | Ask
+    | Recount
     | Scale
     | Results
     | Report
+    | Told
     | Run
     | Recall
     | Interrupt

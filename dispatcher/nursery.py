@@ -113,6 +113,7 @@ class Nursery:
         introduction |= {
             "watermark": process.child_fd,
             "hatch": process.child_hatch,
+            "log": (process.child_log, self._plan.log),
             "options": self._plan.options,
             "tags": self._plan.tags(process.kind),
         }

@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from dispatcher import descriptors
 from dispatcher.hatch import Hatch
+from dispatcher.log import descriptor
 from dispatcher.shared import AVAILABLE, sized
 
 TAIL_BYTES = 8_192
@@ -101,12 +102,13 @@ class Process:
         cwd: str | None = None,
         streams: tuple[int, int] | None = None,
         share: bool = False,
+        log: bool = False,
     ) -> None:
         """Start it and write ``lead``, which is no secret, to its standard input.
 
         ``env`` is added to our own environment.  ``streams`` are the descriptors to which it
         prints; without them, what it prints comes to us.  ``share``: give it a hatch, where
-        memory can be shared.
+        memory can be shared.  ``log``: give it our standard error besides, to log to.
         """
         self.kind = 0  # what it was given, besides what all are given: see ``Plan.kind``
         self.joined = False  # it has said Hello once
@@ -121,6 +123,7 @@ class Process:
         self._watermark: Watermark | None = None
         self.hatch: Hatch | None = None
         self.child_hatch = -1
+        self.child_log = descriptor() if log else -1
         captured = (subprocess.PIPE if POSIX else subprocess.DEVNULL), subprocess.STDOUT
         stdout, stderr = streams or captured
         try:
@@ -135,14 +138,14 @@ class Process:
                 stderr=stderr,
                 env={**os.environ, **env} if env else None,
                 cwd=cwd,
-                pass_fds=[fd for fd in (self.child_fd, self.child_hatch) if fd >= 0],
+                pass_fds=[fd for fd in self._for_the_child() if fd >= 0],
                 start_new_session=POSIX,
             )
         except BaseException:
             self._release()
             raise
         finally:
-            for fd in (self.child_fd, self.child_hatch):
+            for fd in self._for_the_child():
                 if fd >= 0:
                     os.close(fd)
         self.pid = self._popen.pid
@@ -161,6 +164,9 @@ class Process:
                 self.close()
                 raise
         self._write(lead)
+
+    def _for_the_child(self) -> tuple[int, ...]:
+        return self.child_fd, self.child_hatch, self.child_log
 
     def configure(self, line: bytes, *, lifeline: bool = False) -> None:
         """Give it its keys and options, and close its standard input.
@@ -323,6 +329,8 @@ class Plan:
     """The file to which what they print is appended."""
     streams: tuple[int, int] | None = None
     """The descriptors to which they print, if it does not come to the dispatcher."""
+    log: str = ""
+    """The level at which they and the dispatcher log; empty: not at all."""
 
     def kind(self, number: int) -> int:
         """Return the kind of daemon that has this number: the first number with the same slot."""
@@ -336,7 +344,15 @@ class Plan:
         """Start one of this kind.  Raises OSError."""
         env = self.slots[kind][0] if self.slots else {}
         lead = os.fsencode(self.lead)
-        process = Process(self.argv, lead, env=env, cwd=self.cwd, streams=self.streams, share=True)
+        process = Process(
+            self.argv,
+            lead,
+            env=env,
+            cwd=self.cwd,
+            streams=self.streams,
+            share=True,
+            log=bool(self.log),
+        )
         process.kind = kind
         return process
 

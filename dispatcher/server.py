@@ -11,6 +11,7 @@ same process, whose messages need no socket.  That thread then does everything b
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import selectors
 import shutil
@@ -48,6 +49,8 @@ from dispatcher.events import (
 )
 from dispatcher.events import Send as SendCommand
 from dispatcher.hatch import Hatch
+from dispatcher.journal import Journal
+from dispatcher.log import show
 from dispatcher.messages import (
     Buffer,
     Crash,
@@ -74,6 +77,8 @@ from dispatcher.security import (
 )
 from dispatcher.sockets import monitor_events, rest_of_message, waiting_messages
 from dispatcher.wire import Reader, encode
+
+logger = logging.getLogger("dispatcher")
 
 MESSAGES_A_TURN = 256
 LAST_WORDS = {False: 200, True: 10_000}
@@ -159,6 +164,7 @@ class Server:
         """
         self._config = config
         self._core = Dispatcher(grace=config.grace, kept=config.plan.count, spare=SPARE)
+        self._journal = Journal(self._core)
         self._gate: Gate[_Owner] = Gate()
         self._hatch = Hatch(config.hatch) if config.hatch >= 0 else None
         self._gate.admit(
@@ -181,6 +187,7 @@ class Server:
         except BaseException:
             self._context.destroy(linger=0)
             raise
+        logger.info("it listens at %s", self.url)
         self._connections = _Connections()
         self._peers: dict[bytes, _Peer] = {}
         self._numbers: dict[int, _Peer] = {}
@@ -302,7 +309,10 @@ class Server:
         if self._receive():
             self._declare_lost(time.monotonic())
         events, self._events = self._events, []
-        for command in self._core.handle(events, time.monotonic()):
+        commands = self._core.handle(events, time.monotonic())
+        if self._journal.is_on:
+            self._journal.write(events, commands)
+        for command in commands:
             self._obey(command)
         if self._core.has_waiting():
             self._nursery.work_waits()
@@ -553,6 +563,7 @@ class Server:
 
     def close(self) -> None:
         """End the daemons, and leave nothing behind."""
+        logger.info("it ends, and tells %d peers to leave", len(self._peers))
         for peer in self._peers.values():
             self._tell(peer, Stop())
         self._nursery.end()
@@ -585,6 +596,8 @@ def serve(
     """
     config = msgspec.convert(settings, Config)
     descriptors.raise_limit()
+    logger.disabled = not config.plan.log  # whatever it is told, nobody would see it
+    show("dispatcher", "dispatcher", config.plan.log)
     try:
         if error is not None:
             raise error

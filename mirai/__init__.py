@@ -35,6 +35,7 @@ from mirai._profiles import (
 )
 from mirai._serial import SerialConfig
 from mirai._status import Status
+from mirai._story import Story
 from mirai._streams import task_generator
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "SerialConfig",
     "SerializationError",
     "Status",
+    "Story",
     "TaskCancelled",
     "TaskTimeout",
     "connect",

@@ -12,6 +12,7 @@ from importlib import import_module
 
 from dispatcher import __version__
 from mirai import MiraiError
+from mirai._log import set_up
 
 COMMANDS = {
     "dispatcher": ("mirai._dispatcher_command", "run a dispatcher that many can join"),
@@ -30,6 +31,7 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that ``argv`` (by default, this process's) names; return the status."""
     chosen = _parser().parse_args(argv)
+    set_up()
     module, _ = COMMANDS[chosen.command]
     try:
         status: int = import_module(module).main(chosen.arguments)

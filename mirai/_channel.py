@@ -24,14 +24,17 @@ from dispatcher.messages import (
     Hello,
     Message,
     Printed,
+    Recount,
     Refused,
     Report,
     Results,
     Scale,
     Stop,
+    Told,
     Welcome,
 )
 from dispatcher.messages import ProtocolError as WireError
+from dispatcher.words import said
 from mirai._budget import Budget, Memory
 from mirai._errors import (
     AuthenticationError,
@@ -48,14 +51,17 @@ from mirai._outbox import Call, Outbox, Parcel
 from mirai._pending import Pending
 from mirai._printer import Printer, tag
 from mirai._serialize import Reducer
+from mirai._story import Event, events
 from mirai._why import Watch
 
+logger = logging.getLogger("mirai")
+
 MESSAGES_A_TURN = 64
+PATIENCE = 2.0
+"""How long a story may wait for the dispatcher, in seconds."""
 
 WATCH = 0
 """The number under which the channel itself asks; those of callers' requests are larger."""
-
-_log = logging.getLogger("mirai")
 
 Explain = Callable[[], MiraiError | None]
 
@@ -64,7 +70,7 @@ Explain = Callable[[], MiraiError | None]
 class _Requests:
     """What callers want to know or to have, besides tasks."""
 
-    asks: list[tuple[Mirai[Any], int]] = field(default_factory=list)
+    asks: list[tuple[Mirai[Any], Ask | Recount]] = field(default_factory=list)
     drains: list[Mirai[None]] = field(default_factory=list)
     scale: Scale | None = None
     cancel_since: int | None = None  # an id: cancel all that are younger
@@ -141,9 +147,12 @@ class Channel:
         self._budget = None if memory is None else Budget(memory)
         self._pid = os.getpid() if pid is None else pid
         self._profile = profile
+        self._logs = logger.isEnabledFor(logging.DEBUG)
         self._explain = explain
         self._lock = threading.RLock()  # guards what follows, up to the blank line
-        self._outbox = Outbox(profile, seed=seed, reducer=reducer, share=link.shares)
+        self._outbox = Outbox(
+            profile, seed=seed, reducer=reducer, share=link.shares, recount=self.recount
+        )
         self._requests = _Requests()
         self._end: tuple[MiraiError, bool] | None = None  # why it ended; as a cancellation?
 
@@ -222,7 +231,16 @@ class Channel:
 
     def ask(self, at_least: int = 0) -> Mirai[Any]:
         """Ask for the dispatcher's PoolReport, as soon as so many daemons are there."""
-        return self._request("status", lambda requests, it: requests.asks.append((it, at_least)))
+        return self._ask("status", lambda number: Ask(number, at_least))
+
+    def recount(self, mirai: Mirai[Any]) -> tuple[Event, ...]:
+        """Return what the dispatcher tells of a task that is not answered.
+
+        Raises TimeoutError if it does not in time, and like every request.
+        """
+        told = self._ask("story", lambda number: Recount(number, mirai.id)).result(PATIENCE)
+        assert isinstance(told, tuple)
+        return told
 
     def scale(self, scale: Scale) -> None:
         """Tell the dispatcher how many local daemons to keep."""
@@ -264,6 +282,9 @@ class Channel:
         self._lock = threading.RLock()
         self._budget = None
         self._end = (error, False)
+
+    def _ask(self, name: str, question: Callable[[int], Ask | Recount]) -> Mirai[Any]:
+        return self._request(name, lambda requests, it: requests.asks.append((it, question(it.id))))
 
     def _request(self, name: str, put: Callable[[_Requests, Mirai[Any]], None]) -> Mirai[Any]:
         if self.is_current_thread():
@@ -328,6 +349,7 @@ class Channel:
     def _finish(self, error: MiraiError, *, cancelled: bool = False) -> None:
         with self._lock:
             if self._end is None:
+                logger.info("the channel of %r ends: %s", self._profile, error)
                 self._end = (error, cancelled)
                 self._wake()
 
@@ -372,7 +394,7 @@ class Channel:
     def _warn(self, news: Iterable[str]) -> None:
         for reason in news:
             with contextlib.suppress(Exception):  # of the user's handlers
-                _log.warning("tasks of profile %r wait: %s", self._profile, reason)
+                logger.warning("tasks of profile %r wait: %s", self._profile, reason)
 
     def _take_in(self, limit: int | None) -> None:
         """Take what has arrived; a frame of its own, so that nothing of it is kept meanwhile."""
@@ -391,6 +413,7 @@ class Channel:
             self._asked |= {ask.id: ask for ask, _ in requests.asks}  # before anything can fail
             self._drains += requests.drains
             for message in gathered.messages(self._pending):
+                self._log("to", message)
                 self._link.send(message)
             self._send_requests(requests)
         self._answer_drains()
@@ -398,8 +421,8 @@ class Channel:
     def _send_requests(self, requests: _Requests) -> None:
         if requests.scale is not None:
             self._link.send(requests.scale)
-        for ask, at_least in requests.asks:
-            self._link.send(Ask(ask.id, at_least))
+        for _, question in requests.asks:
+            self._link.send(question)
         if requests.cancel_since is not None:
             for mirai in self._pending.since(requests.cancel_since):
                 mirai.cancel()
@@ -410,7 +433,12 @@ class Channel:
             for request in drains:
                 request.settle(Value(None))
 
+    def _log(self, way: str, message: Message) -> None:
+        if self._logs:
+            logger.debug("%s the dispatcher of %r: %s", way, self._profile, said(message))
+
     def _take(self, message: Message) -> None:
+        self._log("from", message)
         match message:
             case Results(outcomes):
                 self._pending.settle(outcomes)
@@ -420,14 +448,20 @@ class Channel:
             case Report(number, pool) if number == WATCH:
                 self._warn(self._watch.answered(pool, self.memory()))
             case Report(number, pool):
-                if (request := self._asked.pop(number, None)) is not None:
-                    request.settle(Value(pool))
+                self._answer(number, pool)
+            case Told(number, story):
+                self._answer(number, events(story, time.time()))
             case Welcome():
                 self._welcome = True
             case Stop():
                 self._finish(DispatcherLost("the dispatcher has shut down"))
             case Refused(reason):
                 self._finish(ProtocolError(f"the dispatcher refused us: {reason}"))
+
+    def _answer(self, number: int, value: object) -> None:
+        """Settle what was asked."""
+        if (request := self._asked.pop(number, None)) is not None:
+            request.settle(Value(value))
 
     def _why_ended(self) -> MiraiError:
         error = self._explain()

@@ -8,6 +8,7 @@ The main thread does nothing but evaluate, since it is the one that signals inte
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import signal
@@ -26,6 +27,7 @@ from msgspec import structs
 
 from dispatcher import wire
 from dispatcher.hatch import Hatch
+from dispatcher.log import rename, show
 from dispatcher.messages import (
     VERSION,
     Done,
@@ -49,6 +51,7 @@ from dispatcher.messages import (
 )
 from dispatcher.processes import JOINED, Watermark
 from dispatcher.security import KeyPair
+from dispatcher.words import said
 from mirai._cleanup import Cleanup, Garbage
 from mirai._ending import Ending
 from mirai._evaluate import Evaluator
@@ -58,6 +61,8 @@ from mirai._plan import read_init
 from mirai._printed import Printout, Spool, record
 from mirai._profiles import DEFAULT, Home, cancel_inner, flush_inner, inner_mark, mark_daemon
 from mirai._serial import Serial
+
+logger = logging.getLogger("mirai")
 
 SWITCH_INTERVAL = 0.0005
 """How long the main thread may keep the I/O thread from running, in seconds."""
@@ -186,6 +191,7 @@ class Daemon:
         self._struck = False  # one has stopped the task
         self._handler = self._on_interrupt
         self._pid = os.getpid()
+        self._logs = logger.isEnabledFor(logging.DEBUG)
         self._ending: Ending | None = None  # why it ends; None: of a failure
 
     # ── the main thread ──────────────────────────────────────────────────────────────────
@@ -200,8 +206,9 @@ class Daemon:
         thread = threading.Thread(target=self._serve, name="mirai-daemon", daemon=True)
         thread.start()
         self._evaluator.keep()  # these handlers too
+        evaluate = self._evaluate_aloud if self._logs else self._evaluate
         while (task := self._next()) is not None:
-            outcome = self._evaluate(task)
+            outcome = evaluate(task)
             if os.getpid() != self._pid:
                 os._exit(0)  # the task has forked, and this is the child: it is no daemon
             self._tasks += 1
@@ -248,6 +255,13 @@ class Daemon:
             flush_inner()  # it is printed in this task's name
         if self._printout.tails:
             outcome = structs.replace(outcome, log=self._printout.take(task.id))
+        return outcome
+
+    def _evaluate_aloud(self, task: Task) -> Outcome:
+        """Evaluate one task, and log that."""
+        logger.debug("task %d begins", task.id)
+        outcome = self._evaluate(task)
+        logger.debug("task %d: %s, %.6f s", task.id, outcome.kind.name.lower(), outcome.seconds)
         return outcome
 
     def _on_interrupt(self, _number: int, _frame: FrameType | None) -> None:
@@ -335,6 +349,8 @@ class Daemon:
             self._link.send(Leave(idle=self._limits.is_idle(now, self._idle_since)))
 
     def _obey(self, message: Message) -> bool:
+        if self._logs:
+            logger.debug("from the dispatcher: %s", said(message))
         match message:
             case Run(tasks, functions, forget):
                 self._evaluator.learn(functions, forget)
@@ -348,8 +364,10 @@ class Daemon:
                     self._interrupt(current)
             case Ping():
                 self._link.send(Pong())
-            case Welcome():
+            case Welcome(number):
                 self._welcome = True
+                rename("mirai", f"daemon {number}")
+                logger.info("it has joined")
                 if self._watermark is not None:
                     self._watermark.set(JOINED)
             case Stop(replace):
@@ -377,7 +395,10 @@ class Daemon:
         if self._spool is not None and (outcomes or self._spool.waits):
             self._send_printed(self._spool, outcomes)
         for batch in wire.batches(outcomes):
-            self._link.send(Done(batch))
+            done = Done(batch)
+            if self._logs:
+                logger.debug("to the dispatcher: %s", said(done))
+            self._link.send(done)
 
     def _send_printed(self, spool: Spool, outcomes: Sequence[Outcome]) -> None:
         """Send what tasks print: before their outcomes, and otherwise not too often."""
@@ -389,6 +410,8 @@ class Daemon:
 
     def _leave(self) -> None:
         """End the process: politely if the main thread can be stopped, at once if not."""
+        ending = "of a failure" if self._ending is None else self._ending.name.lower()
+        logger.info("it leaves: %s", ending)
         self._hand.stop()
         if current := self._hand.current:
             self._interrupt(current)
@@ -436,6 +459,7 @@ def main() -> None:
 
     faulthandler.enable(all_threads=False)
     sys.setswitchinterval(SWITCH_INTERVAL)
+    _log_to(*config.get("log", (-1, "")))
     watermark = None
     if config["watermark"] >= 0:
         watermark = Watermark(config["watermark"])
@@ -458,6 +482,14 @@ def main() -> None:
         hatch=Hatch(config["hatch"]) if config.get("hatch", -1) >= 0 else None,
     )
     daemon.run(read_init(options["init"]) if "init" in options else None)
+
+
+def _log_to(fd: int, level: str) -> None:
+    """Log to this descriptor, or not at all, whatever tasks set up for themselves."""
+    logger.disabled = fd < 0
+    if fd >= 0:
+        os.set_inheritable(fd, False)
+        show("mirai", "daemon", level, fd)
 
 
 def _home(config: dict[str, Any], serial: Serial) -> Home | None:

@@ -16,10 +16,13 @@ import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING
+from time import time
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
 
-from mirai._errors import DispatcherLost, TaskCancelled
+from dispatcher.story import SLOW
+from mirai._errors import DispatcherLost, MiraiError, TaskCancelled
 from mirai._landing import Landing
+from mirai._story import Event, Story
 
 if TYPE_CHECKING:
     import asyncio
@@ -99,6 +102,10 @@ class Mirai(Future[T], Generic[T]):
     _result: Any = None
     _exception: BaseException | None = None
     _cancel_hook: Callable[[Mirai[Any]], None] | None = None
+    _recount_hook: Callable[[Mirai[Any]], tuple[Event, ...]] | None = None
+    _submitted: float = 0.0  # when, in seconds since the epoch
+    _settled: float = 0.0
+    _told: tuple[Event, ...] = ()  # by the dispatcher, with the answer
     _log: str = ""
     _load: Load | None = None  # what it takes of a memory budget until it is settled
 
@@ -140,12 +147,14 @@ class Mirai(Future[T], Generic[T]):
 
     # ── settling ─────────────────────────────────────────────────────────────────────────
 
-    def settle(self, answer: Answer, *, cancelled: bool = False) -> bool:
+    def settle(self, answer: Answer, now: float = 0.0, *, cancelled: bool = False) -> bool:
         """Resolve it, once: return False, and change nothing, if it is resolved already.
 
-        For mirai's own use; called in any thread.  Callbacks run in this thread.
+        For mirai's own use; called in any thread.  Callbacks run in this thread.  ``now`` is for
+        whoever settles many at once and knows the time.
         """
         state = CANCELLED_AND_NOTIFIED if cancelled else FINISHED
+        now = now or time()
         with _lock:
             condition = self._lazy
             if condition is None:
@@ -153,6 +162,7 @@ class Mirai(Future[T], Generic[T]):
                     return False
                 if self._load is not None:
                     self._load.give_back()  # before anybody hears of the answer
+                self._settled = now
                 self._answer, self._state = answer, state
                 if self._load is None and not self._done_callbacks and not self._gates:
                     return True
@@ -162,6 +172,7 @@ class Mirai(Future[T], Generic[T]):
                     return False
                 if self._load is not None:
                     self._load.give_back()
+                self._settled = now
                 self._answer, self._state = answer, state
                 for waiter in self._waiters:
                     if cancelled:
@@ -244,6 +255,50 @@ class Mirai(Future[T], Generic[T]):
         ``output``.  With ``sync=True`` it is empty: the text has been printed here.
         """
         return self._log if self.done() else ""
+
+    def story(self) -> Story:
+        """Return what has happened to the task so far; ``print`` shows it as a few lines.
+
+        While the task has no answer, the dispatcher is asked where it is: it waits for a daemon,
+        with how many others, or it is on which daemon, and runs there for how long.  That takes
+        a round trip, like ``status()``, but 2 seconds at most, and is left out in a done-callback.
+
+        Afterwards there is what has been recorded: always when it was submitted here, when its
+        answer came, and of what kind that is.  Which daemon had it, from when and for how long, is
+        recorded of tasks that took 10 ms or longer or failed, and of those with which something
+        unusual has happened: a daemon was lost, or has handed it back, or it ran again.  With them
+        the last of these steps are told, from the first daemon to the last; what a cancelled
+        task had done until then is not recorded.  The notes of a TaskTimeout and of a
+        DaemonCrashed hold the story until then.
+        """
+        asked = self._ask_for_story() if self._state == PENDING else ()
+        if self._state == PENDING:
+            return self.story_with(asked)
+        return self.story_with((*self._told, Event(self._settled, self._end_in_words())))
+
+    def story_with(self, events: tuple[Event, ...]) -> Story:
+        """Return a story of what is known here, and then these.  For mirai's own use."""
+        begin = (Event(self._submitted, "submitted"),) if self._submitted else ()
+        return Story(self.id, self.name, begin + events)
+
+    def _ask_for_story(self) -> tuple[Event, ...]:
+        if self._recount_hook is None:
+            return ()
+        try:
+            return self._recount_hook(self)
+        except TimeoutError:
+            return (Event(time(), "the dispatcher does not say where it is"),)
+        except (MiraiError, RuntimeError):  # it is lost; or this is a done-callback
+            return ()
+
+    def _end_in_words(self) -> str:
+        if self.cancelled():
+            return "was cancelled"
+        if not self._failed():
+            short = self._recount_hook is not None and not self._told
+            return f"returned, after less than {SLOW:g} s on its daemon" if short else "returned"
+        error = self._answer.error if isinstance(self._answer, Failure) else self._exception
+        return "failed" if error is None else f"failed: {type(error).__name__}"
 
     def running(self) -> bool:
         """Return False: that is known to the dispatcher only."""

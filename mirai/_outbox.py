@@ -11,6 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, repeat
+from time import time
 from typing import Any
 
 from dispatcher import wire
@@ -21,6 +22,7 @@ from mirai._future import Mirai
 from mirai._options import TaskOptions
 from mirai._pending import Pending
 from mirai._serialize import FunctionPickles, Packed, Reducer, function_name, pack
+from mirai._story import Event
 from mirai._streams import Streams
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -117,13 +119,16 @@ class Outbox:
         seed: int | None = None,
         reducer: Reducer | None = None,
         share: bool = False,
+        recount: Callable[[Mirai[Any]], tuple[Event, ...]] | None = None,
     ) -> None:
         """With a ``seed``, each task has a stream of random numbers.
 
         ``reducer`` knows how to pickle some objects that are arguments or captured; ``share``:
-        the large ones may lie in shared memory.
+        the large ones may lie in shared memory.  ``recount`` tells where a task is that is
+        not answered; see ``Mirai.story``.
         """
         self._profile = profile
+        self._recount = recount
         self._streams = Streams(seed)
         self._reducer = reducer
         self._share = share
@@ -164,10 +169,13 @@ class Outbox:
         number = self._number(parcel)
         loads = parcel.loads or repeat(None)
         timeout = options.timeout or 0.0
+        now = time()
         entries = []
         for payload, load in zip(parcel.payloads, loads, strict=False):
             mirai: Mirai[Any] = Mirai(next(self._ids), name, self._profile)
             mirai._cancel_hook = hook
+            mirai._recount_hook = self._recount
+            mirai._submitted = now
             if load is not None:
                 mirai._load = load
             task = Task(
@@ -193,10 +201,13 @@ class Outbox:
         self._stand((number, next(self._ids) if blobs else payload))
         call = Task(next(self._ids), number, *parcel.payloads[0])
         name = parcel.label.partition(":")[0]
+        now = time()
         mirais: list[Mirai[Any]] = []
         for _ in range(answers):
             mirai: Mirai[Any] = Mirai(next(self._ids), name, self._profile)
             mirai._cancel_hook = hook
+            mirai._recount_hook = self._recount
+            mirai._submitted = now
             mirais.append(mirai)
         self._box.standing.append((mirais, call))
         return mirais

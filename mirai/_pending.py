@@ -7,6 +7,7 @@ cancelled, or because the connection is lost.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from time import time
 from typing import Any, NoReturn
 
 from dispatcher.messages import Crash, Kind, Outcome
@@ -22,6 +23,7 @@ from mirai._errors import (
 )
 from mirai._future import Failure, Mirai
 from mirai._serialize import unpack
+from mirai._story import events
 
 _DECLINED = "the dispatcher is shutting down, and takes no more tasks"
 
@@ -53,27 +55,30 @@ class Pending:
 
     def settle(self, outcomes: Iterable[Outcome]) -> None:
         """Settle the mirais of these outcomes.  Unknown ids are late answers, and dropped."""
+        now = time()
         for outcome in outcomes:
             mirai = self._mirais.pop(outcome.id, None)
             if mirai is None:
                 continue
             if outcome.log:
                 mirai._log = outcome.log
+            if outcome.story:
+                mirai._told = events(outcome.story, now)
             if outcome.kind is Kind.VALUE or outcome.kind is Kind.ERROR:
-                mirai.settle(Pickled(outcome))
+                mirai.settle(Pickled(outcome), now)
             elif outcome.kind is Kind.CANCELLED:
                 mirai.settle(
                     Failure(TaskCancelled(f"task {mirai.id} ({mirai.name}) was cancelled")),
                     cancelled=True,
                 )
             elif outcome.kind is Kind.TIMEOUT:
-                mirai.settle(
-                    Failure(TaskTimeout(f"task {mirai.id} ({mirai.name}) did not end in time"))
-                )
+                late = TaskTimeout(f"task {mirai.id} ({mirai.name}) did not end in time")
+                mirai.settle(_with_story(late, mirai))
             elif outcome.kind is Kind.DECLINED:
                 mirai.settle(Failure(DispatcherLost(f"{mirai!r}: {_DECLINED}")))
             else:
-                mirai.settle(Failure(_crashed(outcome.crash or Crash("the daemon died"))))
+                crash = _crashed(outcome.crash or Crash("the daemon died"))
+                mirai.settle(_with_story(crash, mirai))
 
     def lose(self, error: MiraiError, *, cancelled: bool = False) -> None:
         """Settle all of them with ``error``."""
@@ -117,6 +122,12 @@ def _raise(type_name: str, message: str, traceback: str, pickled: bytes | None) 
     if not isinstance(error, Exception):
         raise told
     raise error from told
+
+
+def _with_story(error: MiraiError, mirai: Mirai[Any]) -> Failure:
+    """Return the answer of a mirai that fails with this, which tells how it came to that."""
+    error.add_note(str(mirai.story_with(mirai._told)))
+    return Failure(error)
 
 
 def _crashed(crash: Crash) -> DaemonCrashed:

@@ -11,6 +11,7 @@ from typing import Any
 from dispatcher.messages import Blob, Slot
 from dispatcher.processes import open_output
 from mirai._errors import MiraiError
+from mirai._log import level
 from mirai._pool_options import PoolOptions, check_env, check_tags
 from mirai._process import boot_argv, search_path
 from mirai._serial import Serial
@@ -75,6 +76,7 @@ def plan_of(options: PoolOptions, slots: tuple[Slot, ...], profile: str) -> dict
         "cwd": options.cwd,
         "output": path,
         "streams": _own_streams() if options.output == "inherit" else None,
+        "log": level(),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -27,6 +28,8 @@ from mirai._sync import SyncChannel
 
 if TYPE_CHECKING:
     from mirai._connection import Connection, Stamp
+
+logger = logging.getLogger("mirai")
 
 ANSWER = 5.0
 """Seconds after which ``status`` does without the dispatcher's answer."""
@@ -111,6 +114,7 @@ class Daemons:
         The rest is as ``daemons()`` explains it.
         """
         self.url = link.url
+        logger.info("the pool %r is at %s", self.profile, self.url)
         self._channel = Channel(
             link,
             profile=self.profile,

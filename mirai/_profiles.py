@@ -16,6 +16,7 @@ from mirai import _future
 from mirai._errors import DispatcherLost, MiraiError
 from mirai._limits import Limits, seconds
 from mirai._link import Link
+from mirai._log import set_up
 from mirai._pool import Daemons
 from mirai._pool_options import (
     GRACE,
@@ -136,6 +137,9 @@ def daemons(
 
     ``serial`` is a SerialConfig, or several: how instances of some classes are pickled in this
     pool.
+
+    Where the environment has ``MIRAI_LOG=debug`` (or ``info``, ``warning``, ``error``), this
+    process and those of the pool log to standard error, which nobody has to read.
 
     Raises ValueError or TypeError for what is not a pool, SerializationError if ``init`` cannot be
     pickled, OSError if the ``output`` cannot be opened or this pyzmq has no CURVE, and MiraiError
@@ -351,6 +355,8 @@ def _start(profile: str, options: PoolOptions) -> Daemons:
 def _bring_to_life(pool: Daemons, begin: Callable[[], None]) -> None:
     if _exiting:
         raise MiraiError("this process is exiting: it is too late for daemons")
+    if not _on_daemon:  # which logs as its dispatcher does
+        set_up()
     _living.add(pool)  # first, so that whatever has been started is ended at exit
     try:
         begin()

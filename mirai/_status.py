@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dispatcher.log import printable
 from dispatcher.messages import DaemonReport, PoolReport
 from mirai._budget import Memory
 from mirai._why import reasons, unreachable
@@ -106,8 +107,3 @@ def running(daemon: DaemonReport) -> str:
         return ""
     name, _, _ = daemon.task.partition(":")  # without the line of its code
     return printable(f"{name} ({daemon.seconds:.1f} s)")
-
-
-def printable(text: str) -> str:
-    """Replace what would do something to a terminal: others choose their names."""
-    return "".join(each if each.isprintable() else "?" for each in text)

@@ -24,6 +24,7 @@ from mirai._comeback import Over, Place
 from mirai._connection import Connection
 from mirai._ending import Ending, ending_of
 from mirai._limits import NO_LIMITS, Limits
+from mirai._log import level
 from mirai._process import boot_argv, search_path
 
 _MEMBERS = (Ending.STOPPED, Ending.LEFT, Ending.LOST, Ending.REPLACED)
@@ -135,7 +136,7 @@ class Supervisor:
 
     def _start(self, seat: _Seat, now: float) -> None:
         try:
-            process = Process(self._argv, self._lead)
+            process = Process(self._argv, self._lead, log=bool(level()))
         except OSError as error:
             following = seat.place.next(None, 1, joined=False, now=now, chance=0.0)
             self._follow(seat, following, str(error))
@@ -156,6 +157,7 @@ class Supervisor:
             "public": pair.public,
             "secret": pair.secret,
             "watermark": process.child_fd,
+            "log": (process.child_log, level()),
             "options": {"limits": asdict(limits)},
             "tags": self._tags,
             "inner": None if inner is None else asdict(inner),

@@ -15,9 +15,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from dispatcher.log import printable
 from dispatcher.messages import DaemonReport
 from mirai._pool import Daemons
-from mirai._status import Status, printable, running, waiting
+from mirai._status import Status, running, waiting
 
 COLOURS = {"idle": "dim", "busy": "green", "stalled": "red", "leaving": "yellow"}
 PAPER = 200

@@ -57,13 +57,16 @@ from dispatcher.messages import (
     Ping,
     Pong,
     Recall,
+    Recount,
     Refused,
     Results,
     Returned,
     Run,
+    Step,
     Stop,
     ToClient,
     ToDaemon,
+    Told,
 )
 from dispatcher.messages import ProtocolError as WireError
 from mirai._daemon import Hand
@@ -171,6 +174,8 @@ class Client:
         self.pending = Pending()
         self.alive = True
         self.crash = Crash("its connection was lost")
+        self.told: list[tuple[Step, ...]] = []
+        """The stories of tasks that it has asked for."""
         self._number = number
         self._outbox = Outbox(f"client {number}", known_functions)
         self.link.up.send(Hello(VERSION, "memory", process))
@@ -193,6 +198,11 @@ class Client:
         parcel = self._outbox.parcel(fn, [(args, kwargs)], DEFAULTS)
         return self._outbox.add_standing(parcel, answers, self._cancel)
 
+    def recount(self, mirai: Mirai[Any]) -> None:
+        """Ask for the story of a task that it has submitted."""
+        if self.alive:
+            self.link.up.send(Recount(self._outbox.next_id(), mirai.id))
+
     def can_flush(self) -> bool:
         """Whether there is anything to send."""
         return self.alive and bool(self._outbox)
@@ -211,6 +221,8 @@ class Client:
         match self.link.down.receive():
             case Results(outcomes):
                 self.pending.settle(outcomes)
+            case Told(_, story):
+                self.told.append(story)
             case Refused(reason):
                 self.leave(ProtocolError(f"the dispatcher refused us: {reason}"))
 
@@ -467,6 +479,10 @@ class World:
     def cancel(self, mirai: Mirai[Any]) -> bool:
         """Cancel a mirai.  The dispatcher learns of it by its client's next ``flush``."""
         return mirai.cancel()
+
+    def recount(self, client: int, mirai: Mirai[Any]) -> None:
+        """Have a client ask for the story of its task, which becomes one of those it was told."""
+        self.clients[client].recount(mirai)
 
     def leave(self, client: int, arriving: int | None = None) -> None:
         """Have a client close its connection; ``arriving`` of its last messages arrive."""

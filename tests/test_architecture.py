@@ -33,13 +33,16 @@ DOOR = {
     "descriptors",
     "events",
     "hatch",
+    "log",
     "messages",
     "processes",
     "security",
     "server",
     "shared",
     "sockets",
+    "story",
     "wire",
+    "words",
 }
 """What the client may use of the dispatcher."""
 PICKLERS = {"pickle", "cloudpickle", "marshal", "shelve", "dill"}
@@ -128,6 +131,8 @@ RULES: list[tuple[Rule, str, tuple[str, ...]]] = [
     (does_io, "dispatcher/jobs.py", ()),
     (does_io, "dispatcher/messages.py", ()),
     (does_io, "mirai/_why.py", ()),
+    (does_io, "dispatcher/story.py", ()),
+    (does_io, "dispatcher/words.py", ()),
     (unpickles, "dispatcher/*", ()),
     (has_sockets, "mirai/_evaluate.py", ()),
     (has_sockets, "mirai/_pending.py", ()),

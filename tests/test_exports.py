@@ -33,6 +33,7 @@ EXPECTED = {
     "SerialConfig",
     "SerializationError",
     "Status",
+    "Story",
     "TaskCancelled",
     "TaskTimeout",
     "connect",

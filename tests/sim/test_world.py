@@ -129,7 +129,7 @@ def test_the_watch_sees_what_goes_in_and_what_comes_out() -> None:
         daemon = world.add_daemon()
         world.hear(daemon)
         assert seen == [(1, 1)]
-        assert world.daemons[daemon].link.down.in_flight() == [Welcome()]
+        assert world.daemons[daemon].link.down.in_flight() == [Welcome(daemon)]
 
 
 def test_the_payload_of_a_cancelled_task_is_not_kept() -> None:

@@ -47,6 +47,7 @@ from dispatcher.messages import (
     Results,
     Returned,
     Run,
+    Step,
     Stop,
     Submit,
     Task,
@@ -61,6 +62,7 @@ F = Function(1, "f", b"def f")
 G = Function(2, "g", b"def g")
 CRASH = Crash("the daemon died", exit=-9, host="here", pid=4)
 TINY = 1e-6
+SENT = f"sent to daemon {D1} (process {D1} on host{D1})"
 
 
 class Pool:
@@ -152,7 +154,7 @@ def answers(commands: list[Command], client: int = CLIENT) -> dict[int, Kind]:
 @pytest.mark.parametrize("role", Role)
 def test_who_joins_is_welcome(role: Role) -> None:
     pool = Pool(clients=())
-    assert pool.join(7, role) == [Send(7, Welcome())]
+    assert pool.join(7, role) == [Send(7, Welcome(7))]
     assert pool.core.is_member(7)
     assert not pool.core.is_member(8)
 
@@ -170,7 +172,7 @@ def test_a_daemon_that_joins_late_gets_what_waits() -> None:
     pool = Pool()
     assert pool.submit(1) == []
     commands = pool.join(D1, Role.DAEMON)
-    assert commands == [Send(D1, Welcome()), Send(D1, Run((task(1),), (F,)))]
+    assert commands == [Send(D1, Welcome(D1)), Send(D1, Run((task(1),), (F,)))]
 
 
 # ── the main road ────────────────────────────────────────────────────────────────────────
@@ -184,7 +186,9 @@ def test_a_task_goes_to_a_daemon_and_its_outcome_to_its_client() -> None:
     assert commands == [Send(D1, Run((Task(1, 1, b"args", blobs, 3),), (F,)))]
     outcome = Outcome(1, Kind.ERROR, b"why", blobs, 0.5)
     commands = pool.step((D1, Done((outcome,))))
-    assert commands == [Send(CLIENT, Results((Outcome(7, Kind.ERROR, b"why", blobs, 0.5),)))]
+    story = (Step(0.0, SENT), Step(0.0, "failed there, after 0.000 s"))
+    answer = Outcome(7, Kind.ERROR, b"why", blobs, 0.5, story=story)
+    assert commands == [Send(CLIENT, Results((answer,)))]
     assert pool.report().completed == 1
 
 
@@ -587,7 +591,9 @@ def test_a_crash_is_told_in_full() -> None:
     pool = Pool([D1])
     pool.submit(7)
     commands = pool.step((D1, Lost(CRASH, 1)))
-    assert commands == [Send(CLIENT, Results((Outcome(7, Kind.CRASHED, crash=CRASH),)))]
+    story = (Step(0.0, SENT), Step(0.0, "that daemon was lost: the daemon died of SIGKILL"))
+    outcome = Outcome(7, Kind.CRASHED, crash=CRASH, story=story)
+    assert commands == [Send(CLIENT, Results((outcome,)))]
 
 
 def test_what_was_done_before_the_loss_is_not_lost_with_it() -> None:
@@ -868,7 +874,7 @@ ILLEGAL: list[tuple[int, Event]] = [
     (99, done(1)),
     (99, Returned(())),
     # what a dispatcher says itself
-    (CLIENT, Welcome()),
+    (CLIENT, Welcome(CLIENT)),
     (CLIENT, Refused("no")),
     (CLIENT, Results(())),
     (CLIENT, Report(1, PoolReport(0, 0, 0, 0, 0, 0))),

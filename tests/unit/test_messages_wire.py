@@ -34,6 +34,7 @@ from dispatcher.messages import (
     Printed,
     ProtocolError,
     Recall,
+    Recount,
     Refused,
     Report,
     Results,
@@ -41,11 +42,13 @@ from dispatcher.messages import (
     Run,
     Scale,
     Slot,
+    Step,
     Stop,
     Submit,
     Task,
     ToClient,
     ToDaemon,
+    Told,
     Welcome,
 )
 
@@ -89,6 +92,7 @@ CRASHES = st.builds(
     NUMBERS,
     st.text(),
 )
+STORIES = several(st.builds(Step, SECONDS, st.text()))
 OUTCOMES = st.builds(
     Outcome,
     NUMBERS,
@@ -99,6 +103,7 @@ OUTCOMES = st.builds(
     st.none() | CRASHES,
     st.booleans(),
     st.text(),
+    STORIES,
 )
 DAEMONS = st.builds(
     DaemonReport,
@@ -131,12 +136,14 @@ SLOTS = st.builds(Slot, st.dictionaries(st.text(), st.text(), max_size=2), TAGS)
 
 STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     Hello: st.builds(Hello, NUMBERS, st.text(), NUMBERS, TAGS),
-    Welcome: st.builds(Welcome),
+    Welcome: st.builds(Welcome, NUMBERS),
     Refused: st.builds(Refused, st.text()),
     Submit: st.builds(Submit, several(TASKS), several(FUNCTIONS), IDS),
     Everywhere: st.builds(Everywhere, IDS, TASKS),
     Cancel: st.builds(Cancel, IDS),
     Ask: st.builds(Ask, NUMBERS, NUMBERS),
+    Recount: st.builds(Recount, NUMBERS, NUMBERS),
+    Told: st.builds(Told, NUMBERS, STORIES),
     Scale: st.builds(Scale, st.integers(0, 10_000), several(SLOTS)),
     Results: st.builds(Results, several(OUTCOMES)),
     Report: st.builds(Report, NUMBERS, POOLS),
