@@ -1,7 +1,7 @@
 """What the benchmarks share: rows of measurements, printed as one table and written as JSON.
 
 A row's ratio is its median over that of the first row that measures the same thing, so that it
-says how many times as long it took as ours did, in the same run on the same machine.
+says how many times as long (or as much) as ours it took, in the same run on the same machine.
 """
 
 from __future__ import annotations
@@ -22,23 +22,31 @@ ENOUGH = 100
 
 @dataclass(frozen=True)
 class Row:
-    """How long one contestant took for one thing, in seconds, each time."""
+    """What one contestant took for one thing, each time: less is better."""
 
     what: str
     who: str
-    seconds: list[float]
+    values: list[float]
+    unit: str = "s"
+    """``s`` (seconds), ``B`` (bytes), or the name of what is counted."""
 
     @property
     def median(self) -> float:
         """The middle one."""
-        return statistics.median(self.seconds)
+        return statistics.median(self.values)
 
     @property
     def p99(self) -> float | None:
         """The 99th percentile, if there are enough to tell."""
-        if len(self.seconds) < ENOUGH:
+        if len(self.values) < ENOUGH:
             return None
-        return statistics.quantiles(self.seconds, n=100, method="inclusive")[98]
+        return statistics.quantiles(self.values, n=100, method="inclusive")[98]
+
+    def text(self, value: float) -> str:
+        """Return a value as people read it."""
+        if self.unit == "s":
+            return duration(value)
+        return size(value) if self.unit == "B" else f"{value:,.2f} {self.unit}"
 
 
 def parser(description: str | None, repeats: int) -> argparse.ArgumentParser:
@@ -54,24 +62,37 @@ def parser(description: str | None, repeats: int) -> argparse.ArgumentParser:
 def duration(seconds: float) -> str:
     """Return a time as people read it."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
+        if abs(seconds) >= size:
             return f"{seconds / size:.2f} {unit}"
     return f"{seconds * 1e6:.0f} µs"
 
 
+def size(count: float) -> str:
+    """Return a number of bytes as people read it."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(count) >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count:.0f} B"
+
+
 def ratios(rows: Iterable[Row]) -> list[float]:
-    """Return each row's ratio."""
+    """Return each row's ratio; NaN where ours took nothing."""
     ours: dict[str, float] = {}
-    return [row.median / ours.setdefault(row.what, row.median) for row in rows]
+    found = []
+    for row in rows:
+        first = ours.setdefault(row.what, row.median)
+        found.append(row.median / first if first else float("nan"))
+    return found
 
 
 def table(rows: list[Row]) -> str:
     """Return the rows as text."""
-    lines = [("", "", "median", "p99", "ratio", "runs")]
+    lines = [("", "", "median", "min", "max", "p99", "ratio", "runs")]
     for row, ratio in zip(rows, ratios(rows), strict=True):
-        p99 = "" if row.p99 is None else duration(row.p99)
-        runs = str(len(row.seconds))
-        lines.append((row.what, row.who, duration(row.median), p99, f"{ratio:.2f}", runs))
+        p99 = "" if row.p99 is None else row.text(row.p99)
+        ends = row.text(min(row.values)), row.text(max(row.values))
+        runs = str(len(row.values))
+        lines.append((row.what, row.who, row.text(row.median), *ends, p99, f"{ratio:.2f}", runs))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
@@ -93,10 +114,11 @@ def as_json(title: str, rows: list[Row]) -> dict[str, Any]:
             {
                 "what": row.what,
                 "who": row.who,
+                "unit": row.unit,
                 "median": row.median,
                 "p99": row.p99,
                 "ratio": ratio,
-                "seconds": row.seconds,
+                "values": row.values,
             }
             for row, ratio in zip(rows, ratios(rows), strict=True)
         ],
@@ -107,6 +129,6 @@ def show(title: str, rows: list[Row], file: Path | None) -> None:
     """Print the table; write the JSON if a file is given."""
     print(f"{title} · Python {platform.python_version()}, {os.cpu_count()} CPUs\n")
     print(table(rows))
-    print("\nratio: how many times as long as the first of its kind took")
+    print("\nratio: how many times as much as the first of its kind took")
     if file is not None:
         file.write_text(json.dumps(as_json(title, rows), indent=1) + "\n", encoding="utf-8")

@@ -7,15 +7,10 @@ interpreters, as mirai's always are.
 
 from __future__ import annotations
 
-import multiprocessing
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from typing import Any
 
+from _peers import CONTESTANTS, Pool, chosen
 from _table import Row, parser, show
-
-from mirai import Daemons, daemons, mirai
 
 WORKERS = 2
 CLOCK = time.perf_counter
@@ -25,61 +20,37 @@ def noop() -> None:
     """Do nothing."""
 
 
-def spawning() -> ProcessPoolExecutor:
-    """Return the pool whose processes are fresh interpreters."""
-    return ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context("spawn"))
-
-
-def start_mirai() -> Daemons:
-    """Start ours, and wait for its first result."""
-    pool = daemons(WORKERS)
-    mirai(noop).result()
-    return pool
-
-
-def start(make: Callable[[], ProcessPoolExecutor]) -> ProcessPoolExecutor:
-    """Start a peer, and wait for its first result."""
-    pool = make()
-    pool.submit(noop).result()
-    return pool
-
-
-POOLS: dict[str, Callable[[], Any]] = {
-    "mirai": start_mirai,
-    "ProcessPoolExecutor": lambda: start(lambda: ProcessPoolExecutor(WORKERS)),
-    "ProcessPoolExecutor, spawn": lambda: start(spawning),
-}
-
-
-def time_of(action: Callable[[], Any]) -> tuple[float, Any]:
-    """Return the seconds that an action took, and what it returned."""
-    begun = CLOCK()
-    result = action()
-    return CLOCK() - begun, result
-
-
-def round_trips(pool: Any, count: int) -> list[float]:
+def round_trips(pool: Pool, count: int) -> list[float]:
     """Return the seconds that each of so many tasks took, one after the other."""
-    if isinstance(pool, Daemons):
-        return [time_of(lambda: mirai(noop).result())[0] for _ in range(count)]
-    return [time_of(lambda: pool.submit(noop).result())[0] for _ in range(count)]
+    seconds = []
+    for _ in range(count):
+        begun = CLOCK()
+        pool.call(noop)
+        seconds.append(CLOCK() - begun)
+    return seconds
 
 
 def main() -> None:
     """Measure, and print the table."""
     arguments = parser(__doc__, repeats=5)
-    arguments.add_argument("--tasks", type=int, default=1_000, help="default: 1,000")
+    arguments.add_argument("--tasks", type=int, default=2_000, help="default: 2,000")
+    arguments.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
     options = arguments.parse_args()
-    trips: dict[str, list[float]] = {name: [] for name in POOLS}
-    starts: dict[str, list[float]] = {name: [] for name in POOLS}
-    ends: dict[str, list[float]] = {name: [] for name in POOLS}
-    for turn in range(options.repeats):
-        for name, begin in POOLS.items():
-            seconds, pool = time_of(begin)
-            starts[name].append(seconds)
-            if turn == 0:
-                trips[name] += round_trips(pool, options.tasks)
-            ends[name].append(time_of(pool.shutdown)[0])
+    pools = chosen(options.only)
+    trips: dict[str, list[float]] = {name: [] for name in pools}
+    starts: dict[str, list[float]] = {name: [] for name in pools}
+    ends: dict[str, list[float]] = {name: [] for name in pools}
+    share = max(1, options.tasks // options.repeats)
+    for _ in range(options.repeats):
+        for name, start in pools.items():
+            begun = CLOCK()
+            with start(WORKERS) as pool:
+                pool.call(noop)
+                starts[name].append(CLOCK() - begun)
+                round_trips(pool, min(50, share))
+                trips[name] += round_trips(pool, share)
+                begun = CLOCK()
+            ends[name].append(CLOCK() - begun)
     things = {"round trip": trips, "start to first result": starts, "end": ends}
     rows = [Row(what, who, runs) for what, all in things.items() for who, runs in all.items()]
     show("One task at a time on 2 processes", rows, options.json)

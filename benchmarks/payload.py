@@ -1,25 +1,23 @@
-"""NumPy arrays there and back: what bytes cost.
+"""NumPy arrays there and back: what bytes cost; and one array as argument of many tasks.
 
 The array is sent to a worker process, which returns it, and it is looked at in every page: where
-it lies in memory that is shared, only that shows that it is there.
+it lies in memory that is shared, only that shows that it is there.  "As argument" is the time of
+100 tasks that are given the same array and return a number.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
-from multiprocessing.pool import Pool
 from typing import Any
 
+from _peers import CONTESTANTS, Pool, chosen
 from _table import Row, parser, show
-
-from mirai import daemons, mirai
 
 MEGABYTE = 1_000_000
 PAGE = 4_096
+TASKS = 100
 
 
 def same(array: Any) -> Any:
@@ -27,19 +25,37 @@ def same(array: Any) -> Any:
     return array
 
 
-def round_trips(there_and_back: Callable[[Any], Any], size: int, count: int) -> list[float]:
-    """Return the seconds that each of so many arrays took; the first, unmeasured, warms up."""
+def look(array: Any, index: int) -> int:
+    """Return one of its elements."""
+    return int(array[index])
+
+
+def make(size: int) -> Any:
+    """Return an array of so many bytes."""
     import numpy as np
 
-    array = np.random.default_rng(0).integers(0, 255, size, dtype=np.uint8)
+    return np.random.default_rng(0).integers(0, 255, size, dtype=np.uint8)
+
+
+def round_trips(pool: Pool, array: Any, count: int) -> list[float]:
+    """Return the seconds that the array took so many times; the first, unmeasured, warms up."""
     seconds = []
     for _ in range(count + 1):
         begun = time.perf_counter()
-        back = there_and_back(array)
+        back = pool.call(same, array)
         looked = back[::PAGE].sum()
         seconds.append(time.perf_counter() - begun)
-        assert back.nbytes == size and looked == array[::PAGE].sum()
+        assert back.nbytes == array.nbytes and looked == array[::PAGE].sum()
     return seconds[1:]
+
+
+def as_argument(pool: Pool, array: Any) -> float:
+    """Return the seconds that many tasks with the same array take."""
+    begun = time.perf_counter()
+    values = pool.collect([pool.submit(look, array, index) for index in range(TASKS)])
+    seconds = time.perf_counter() - begun
+    assert values == array[:TASKS].tolist()
+    return seconds
 
 
 def main() -> None:
@@ -48,22 +64,25 @@ def main() -> None:
     arguments.add_argument(
         "--megabytes", type=int, nargs="+", default=[1, 10, 100], help="default: 1 10 100"
     )
+    arguments.add_argument("--only", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
     options = arguments.parse_args()
     if find_spec("numpy") is None:
         sys.exit("this needs numpy, which is not installed")
-    rows = []
-    with daemons(1), ProcessPoolExecutor(1) as executor, Pool(1) as pool:
-        contestants: dict[str, Callable[[Any], Any]] = {
-            "mirai": lambda array: mirai(same, array).result(),
-            "ProcessPoolExecutor": lambda array: executor.submit(same, array).result(),
-            "Pool": lambda array: pool.apply(same, (array,)),
-        }
-        for megabytes in options.megabytes:
-            what, size = f"{megabytes} MB", megabytes * MEGABYTE
-            count = options.repeats * max(1, 20 // megabytes)
-            for who, there_and_back in contestants.items():
-                rows.append(Row(what, who, round_trips(there_and_back, size, count)))
-    show("An array there and back, 1 process", rows, options.json)
+    taken: dict[tuple[int, str, str], list[float]] = {}
+    for who, start in chosen(options.only).items():
+        with start(1) as pool:
+            for order, megabytes in enumerate(options.megabytes):
+                array = make(megabytes * MEGABYTE)
+                count = options.repeats * max(1, 20 // megabytes)
+                there_and_back = order, f"{megabytes} MB there and back", who
+                taken[there_and_back] = round_trips(pool, array, count)
+            shared = len(options.megabytes), f"{megabytes} MB as argument of {TASKS}", who
+            taken[shared] = [as_argument(pool, array) for _ in range(min(2, options.repeats))]
+    rows = [
+        Row(what, who, seconds)
+        for (_, what, who), seconds in sorted(taken.items(), key=lambda entry: entry[0][0])
+    ]
+    show("Arrays, 1 process", rows, options.json)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def measure(name: str, folder: Path, *arguments: str) -> Any:
     """Run a benchmark; return what it writes as JSON."""
     file = folder / "out.json"
     done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / name), "--json", str(file), *arguments],
+        [sys.executable, str(BENCHMARKS / f"{name}.py"), "--json", str(file), *arguments],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
         capture_output=True,
@@ -41,29 +41,38 @@ def measure(name: str, folder: Path, *arguments: str) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
+def shape(out: Any) -> list[tuple[str, str, int]]:
+    """Return what was measured of whom, and how often."""
+    return [(row["what"], row["who"], len(row["values"])) for row in out["rows"]]
+
+
+BOTH = ("--only", "mirai", PEER)
+
+
 def test_noop(tmp_path: Path) -> None:
-    out = measure("noop.py", tmp_path, "--tasks", "20", "--repeats", "2", "--only", "mirai", PEER)
-    rows = [(row["what"], row["who"], len(row["seconds"])) for row in out["rows"]]
-    assert rows == [("20 tasks", "mirai", 2), ("20 tasks", PEER, 2)]
+    some = "--in-flight", "5", "20"
+    out = measure("noop", tmp_path, "--tasks", "20", "--repeats", "2", *some, *BOTH)
+    wanted = [f"20 tasks, {depth} at a time" for depth in (5, 20)]
+    assert shape(out) == [(what, who, 2) for what in wanted for who in ("mirai", PEER)]
 
 
 def test_latency(tmp_path: Path) -> None:
-    out = measure("latency.py", tmp_path, "--tasks", "100", "--repeats", "1")
-    ours = {row["what"]: len(row["seconds"]) for row in out["rows"] if row["who"] == "mirai"}
-    assert ours == {"round trip": 100, "start to first result": 1, "end": 1}
+    out = measure("latency", tmp_path, "--tasks", "100", "--repeats", "1", *BOTH)
+    things = [("round trip", 100), ("start to first result", 1), ("end", 1)]
+    assert shape(out) == [(what, who, n) for what, n in things for who in ("mirai", PEER)]
     assert all((row["p99"] is not None) == (row["what"] == "round trip") for row in out["rows"])
 
 
 def test_payload(tmp_path: Path) -> None:
     pytest.importorskip("numpy")
-    out = measure("payload.py", tmp_path, "--megabytes", "1", "--repeats", "1")
-    assert [row["what"] for row in out["rows"]] == ["1 MB"] * 3
-    assert [row["who"] for row in out["rows"]] == ["mirai", PEER, "Pool"]
+    out = measure("payload", tmp_path, "--megabytes", "1", "--repeats", "1", *BOTH)
+    things = [("1 MB there and back", 20), ("1 MB as argument of 100", 1)]
+    assert shape(out) == [(what, who, n) for what, n in things for who in ("mirai", PEER)]
 
 
 def test_awaiting(tmp_path: Path) -> None:
-    out = measure("awaiting.py", tmp_path, "--tasks", "50", "--repeats", "1")
-    rows = [(row["what"], len(row["seconds"])) for row in out["rows"] if row["who"] == "mirai"]
+    out = measure("awaiting", tmp_path, "--tasks", "50", "--repeats", "1")
+    rows = [(row["what"], len(row["values"])) for row in out["rows"] if row["who"] == "mirai"]
     loops = [loop for loop in ("asyncio", "uvloop", "trio") if find_spec(loop)]
     things = ("send", "arrive", "longest turn", "its work")
     assert rows == [(f"{loop}: {what}", 1) for loop in loops for what in things]
@@ -71,10 +80,72 @@ def test_awaiting(tmp_path: Path) -> None:
 
 
 def test_mapping(tmp_path: Path) -> None:
-    out = measure("mapping.py", tmp_path, "--elements", "200", "--repeats", "2")
-    ours = [(row["what"], len(row["seconds"])) for row in out["rows"] if row["who"] == "mirai_map"]
-    assert ours == [("send", 2), ("all", 2)]
-    assert len(out["rows"]) == 7
+    out = measure("mapping", tmp_path, "--elements", "200", "--repeats", "2", *BOTH)
+    who = ["mirai", "mirai, 1,000 in flight", PEER]
+    assert shape(out) == [("200 elements", each, 2) for each in who]
+
+
+def test_stopping(tmp_path: Path) -> None:
+    out = measure("stopping", tmp_path, "--repeats", "1", "--waiting", "50", "--storm", "5")
+    what = ["cancel to next", "kill to error", "cancel of 50 waiting", "storm, each"]
+    assert shape(out) == [(each, "mirai", 1) for each in what]
+
+
+def test_scale(tmp_path: Path) -> None:
+    out = measure("scale", tmp_path, "--repeats", "1", "--tasks", "1000")
+    assert [row["what"] for row in out["rows"]] == ["tasks"] * 2 + ["daemons"] * 2 + ["clients"] * 2
+    assert all(row["median"] > 0 for row in out["rows"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_memory(tmp_path: Path) -> None:
+    out = measure("memory", tmp_path, "--repeats", "1", "--tasks", "1000")
+    who = ["host", "dispatcher"]
+    wanted = [(what, each, 1) for what in ("a waiting task", "left of it") for each in who]
+    assert shape(out) == wanted
+    assert {row["unit"] for row in out["rows"]} == {"B"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_idle(tmp_path: Path) -> None:
+    out = measure("idle", tmp_path, "--repeats", "1", "--seconds", "0.1", "--only", "mirai")
+    assert shape(out) == [("wake-ups", "mirai", 1), ("CPU time a second", "mirai", 1)]
+
+
+@pytest.mark.thorough
+def test_balance(tmp_path: Path) -> None:
+    out = measure("balance", tmp_path, "--repeats", "1", *BOTH)
+    things = ("exponential", "one long one")
+    assert shape(out) == [(what, who, 1) for what in things for who in ("mirai", PEER)]
+    assert all(row["median"] >= 0.99 for row in out["rows"] if row["unit"] == "× perfect")
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(300)
+def test_all_of_them(tmp_path: Path) -> None:
+    """They run together, and are drawn if that can be done here."""
+    names = ["flight", "latency"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--quick", "--out", str(tmp_path / "out"), *names],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stderr
+    pictures = {"throughput.png", "latency.png"} if find_spec("matplotlib") else set()
+    made = {file.name for file in (tmp_path / "out").iterdir()}
+    assert made == {f"{name}.json" for name in names} | pictures
+
+
+def test_a_wrong_name(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--out", str(tmp_path), "speed"],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 2
+    assert "no such benchmark: speed" in done.stderr
 
 
 def test_table(helper: Any) -> None:
@@ -82,14 +153,20 @@ def test_table(helper: Any) -> None:
         helper.Row("a", "ours", [1.0, 3.0, 2.0]),
         helper.Row("a", "theirs", [0.5]),
         helper.Row("b", "ours", [0.001] * 98 + [0.003] * 2),
+        helper.Row("c", "ours", [2_500.0], "B"),
+        helper.Row("d", "ours", [3.0], "/s"),
     ]
-    assert helper.ratios(rows) == [1.0, 0.25, 1.0]
-    assert [line.split() for line in helper.table(rows).splitlines()] == [
-        ["median", "p99", "ratio", "runs"],
-        ["a", "ours", "2.00", "s", "1.00", "3"],
-        ["a", "theirs", "500.00", "ms", "0.25", "1"],
-        ["b", "ours", "1.00", "ms", "3.00", "ms", "1.00", "100"],
-    ]
+    assert helper.ratios(rows) == [1.0, 0.25, 1.0, 1.0, 1.0]
+    wanted = """
+        median min max p99 ratio runs
+        a ours 2.00 s 1.00 s 3.00 s 1.00 3
+        a theirs 500.00 ms 500.00 ms 500.00 ms 0.25 1
+        b ours 1.00 ms 1.00 ms 3.00 ms 3.00 ms 1.00 100
+        c ours 2.50 kB 2.50 kB 2.50 kB 1.00 1
+        d ours 3.00 /s 3.00 /s 3.00 /s 1.00 1
+    """
+    lines = helper.table(rows).splitlines()
+    assert [line.split() for line in lines] == [line.split() for line in wanted.split("\n")[1:-1]]
 
 
 def test_durations(helper: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -11,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -61,8 +64,33 @@ def _orphaned_sockets() -> list[str]:
     return [name for name in names if not Path("/proc", name.split("-")[1]).exists()]
 
 
+def _shared_memory() -> set[str]:
+    """Return the names of shared memory: ours has none, and so it stays."""
+    here = Path("/dev/shm")
+    return (
+        {path.name for path in here.iterdir() if "mirai" in path.name} if here.exists() else set()
+    )
+
+
 def _descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+def stacks(mark: str) -> str:
+    """Return what every thread of the processes with this mark is doing just now."""
+    lines = []
+    for process in processes_marked(mark):
+        lines.append(process)
+        spy = shutil.which("py-spy", path=os.path.dirname(sys.executable))
+        if spy is not None:
+            command = [spy, "dump", "--pid", process.split()[0]]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+            except subprocess.TimeoutExpired:
+                lines.append("it cannot be looked into")
+            else:
+                lines.append(done.stdout or done.stderr)
+    return "\n".join(lines)
 
 
 @pytest.fixture
@@ -74,12 +102,32 @@ def mark(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture(autouse=True)
+def watchdog(mark: str, request: pytest.FixtureRequest) -> Iterator[None]:
+    """When the test's time is up, note where all its processes are, before they are ended."""
+    fail = signal.getsignal(signal.SIGALRM)  # of pytest-timeout
+
+    def bark(number: int, frame: FrameType | None) -> None:
+        request.node.add_report_section("call", "processes", stacks(mark))
+        assert callable(fail)
+        fail(number, frame)
+
+    if callable(fail):
+        signal.signal(signal.SIGALRM, bark)
+    yield
+    if signal.getsignal(signal.SIGALRM) is bark:
+        signal.signal(signal.SIGALRM, fail)
+
+
+@pytest.fixture(autouse=True)
 def nothing_left(mark: str) -> Iterator[None]:
-    """Fail the test that leaves a process, thread, socket, descriptor or directory behind."""
+    """Fail the test that leaves anything behind.
+
+    That is: a process, thread, socket, descriptor, shared memory, or a directory.
+    """
     from mirai import daemons
 
     threads, descriptors = set(threading.enumerate()), _descriptors()
-    temporary = set(os.listdir(tempfile.gettempdir()))
+    temporary, shared = set(os.listdir(tempfile.gettempdir())), _shared_memory()
     yield
     daemons(0)
     wait_until(lambda: not processes_marked(mark), 10)
@@ -89,6 +137,7 @@ def nothing_left(mark: str) -> Iterator[None]:
     assert _descriptors() <= descriptors + 1  # the random device, opened once by libsodium
     left = set(os.listdir(tempfile.gettempdir())) - temporary
     assert not {name for name in left if "mirai" in name}
+    assert not _shared_memory() - shared
 
 
 @pytest.fixture(params=[1, 0], ids=["process", "thread"])

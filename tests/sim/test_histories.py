@@ -2,15 +2,16 @@
 
 Messages are as late as can be, overtake those of other connections, come twice, or are lost with
 their connection; daemons die, are cut off, and leave; clients leave, and break the rules; tasks
-submit tasks and wait for them; and the pool may be drained.
+submit tasks and wait for them, run out of time, and are tried again; and the pool may be drained.
 
 A failing history prints its seed and its story: every step that it made.  It is replayed by
 
     HISTORY=17 pytest tests/sim/test_histories.py -k replay
 
-and a million of them are run by name, in half a day:
+Some are in every run of the tests, 10,000 in CI, and a million by name, in half a day of one core:
 
-    pytest tests/sim/test_histories.py -m slow
+    pytest -n 2 tests/sim/test_histories.py -m thorough
+    pytest -n 2 tests/sim/test_histories.py -m slow
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 from typing import Any
@@ -57,14 +58,15 @@ from mirai import (
     RemoteError,
     SerializationError,
     TaskCancelled,
+    TaskTimeout,
 )
 from mirai._options import TaskOptions
 from mirai.testing import Move, World
 
-SEEDS = 500
-"""How many histories are run by default, in tests of BATCH each."""
-MANY = 1_000_000
+FEW, MORE, MANY = 500, 10_000, 1_000_000
+"""How many histories are run by default, in CI, and by name."""
 BATCH = 25
+"""How many of them a test runs by default."""
 STEPS = 160
 NOBODYS = Outcome(10**9, Kind.VALUE, b"?")  # no task has this key
 GRACE = 0.5
@@ -121,6 +123,13 @@ def give_lock(token: int) -> Any:
     return threading.Lock()
 
 
+def fail_first(token: int) -> int:
+    give(token)
+    if calls[token] == 1:
+        raise LookupError(token)
+    return -token
+
+
 async def give_later(token: int) -> int:
     return give(token)
 
@@ -140,6 +149,7 @@ class Sort:
     value: Expected | None = None
     error: type[BaseException] | None = None
     args: tuple[Any, ...] = ()
+    retry_on: tuple[type[BaseException], ...] = ()
 
 
 PLAIN = Sort(give, lambda token: -token)
@@ -148,6 +158,8 @@ SORTS = [
     Sort(give_much, much),
     Sort(take_much, lambda token: -token, args=(bytes(100_000),)),
     Sort(fail, error=LookupError),
+    Sort(fail, error=LookupError, retry_on=(LookupError,)),
+    Sort(fail_first, lambda token: -token, retry_on=(LookupError,)),
     Sort(leave, error=RemoteError),
     Sort(strike, error=RemoteError),
     Sort(give_lock, error=SerializationError),
@@ -186,7 +198,7 @@ def check_load(core: Dispatcher) -> None:
 
 
 def check_order(core: Dispatcher, commands: Sequence[Command]) -> None:
-    """Whoever is given work gets the oldest of the deepest that he may have of its client."""
+    """Whoever is given work gets the oldest of the most urgent that he may have of its client."""
     tasks = [
         (core._daemons[command.peer], task)
         for command in commands
@@ -195,19 +207,21 @@ def check_order(core: Dispatcher, commands: Sequence[Command]) -> None:
     ]
     if not tasks:
         return
-    oldest: dict[tuple[int, int, tuple[str, ...]], int] = {}
+    oldest: dict[tuple[int, int, int, tuple[str, ...]], int] = {}
     for number, client in core._clients.items():
         for job in client.jobs.values():
             if job.waiting:
-                sort = (number, job.depth, job.task.tags)
+                sort = (number, job.depth, job.task.priority, job.task.tags)
                 oldest[sort] = min(job.key, oldest.get(sort, job.key))
     for daemon, task in tasks:
         job = daemon.hand[task.id]
         assert job.pinned or daemon.tags.issuperset(task.tags), "a tag that it does not carry"
-        for (client, depth, tags), older in oldest.items():
+        for (client, depth, priority, tags), older in oldest.items():
             fits = client == job.client and daemon.tags.issuperset(tags)
-            late = depth > job.depth or (depth == job.depth and older < job.key)
-            assert job.pinned or not (fits and late), "a younger task went first"
+            deeper = depth > job.depth > 0  # the outermost take turns with the deepest
+            earlier = (-priority, older) < (-task.priority, job.key) and depth == job.depth
+            late = fits and (deeper or earlier)
+            assert job.pinned or not late, "one went first that should not have"
 
 
 def check_drained(world: World) -> None:
@@ -241,9 +255,16 @@ class Sent:
     sort: Sort
     client: int
     mirai: Mirai[Any]
+    options: TaskOptions = field(default_factory=TaskOptions)
+    since: float = 0.0
+    """When it was submitted."""
     settled: int = 0
     cancelled: bool = False
     nested: bool = False
+
+    def may_run(self) -> int:
+        """Return how often it may be called."""
+        return 1 + self.options.retries
 
 
 class Place(World):
@@ -273,6 +294,7 @@ class History:
             watch=self.watch,
         )
         self.sent: list[Sent] = []
+        self.by_token: dict[int, Sent] = {}
         self.standing: list[tuple[int, int]] = []  # calls for every daemon: token and client
         self.answered: Counter[tuple[int, int]] = Counter()  # by client and task id
         self.refused: set[int] = set()  # clients that broke the protocol
@@ -312,7 +334,8 @@ class History:
     def check(self) -> None:
         """What holds at any time."""
         assert max(visits.values(), default=0) <= 1, "a daemon was called twice"
-        assert max(calls.values(), default=0) <= 1, "a task ran twice"
+        for token, count in calls.items():
+            assert count == 1 or count <= self.by_token[token].may_run(), "a task ran twice"
         assert max(self.answered.values(), default=0) <= 1, "a task was answered twice"
         for sent in self.sent:
             assert sent.settled == sent.mirai.done()
@@ -389,11 +412,23 @@ class History:
 
     def send(self, client: int) -> Sent:
         sort = PLAIN if self.random.random() < 0.8 else self.random.choice(SORTS)
-        tags = self.random.choice(TAGS) if self.random.random() < 0.2 else ()
-        token = len(self.sent) + 1
-        options = TaskOptions(tags=tags)
+        token = len(self.by_token) + 1
+        options = self.draw_options(sort)
         mirai = self.world.submit_with(options, client, sort.fn, token, *sort.args)
-        return self.keep(Sent(token, sort, client, mirai))
+        sent = Sent(token, sort, client, mirai, options, self.world.clock.now)
+        self.by_token[token] = sent
+        return self.keep(sent)
+
+    def draw_options(self, sort: Sort) -> TaskOptions:
+        draw = self.random.random
+        retries = self.random.randint(1, 3) if sort.retry_on or draw() < 0.15 else 0
+        return TaskOptions(
+            tags=self.random.choice(TAGS) if draw() < 0.2 else (),
+            priority=self.random.randint(-1, 1) if draw() < 0.2 else 0,
+            timeout=self.random.choice([PATIENCE, GRACE, 10.0]) if draw() < 0.1 else None,
+            retries=retries,
+            retry_on=sort.retry_on,
+        )
 
     def keep(self, sent: Sent) -> Sent:
         sent.mirai.add_done_callback(partial(self.count, sent))
@@ -570,20 +605,33 @@ class History:
         called = 1 if everywhere else calls[sent.token]
         if isinstance(error, TaskCancelled) or sent.mirai.cancelled():
             assert sent.cancelled or everywhere or sent.nested
+        elif isinstance(error, TaskTimeout):
+            assert sent.options.timeout is not None
+            assert self.world.clock.now >= sent.since + sent.options.timeout
         elif isinstance(error, DaemonCrashed):
             alone = sent.nested and "wait for tasks that their own" in str(error)
             self.seen["stuck"] += alone
             assert called or self.died_blind or self.lost_return or alone, "it had not started"
+            assert alone or everywhere or error.attempt == sent.may_run()
         elif isinstance(error, (ProtocolError, DispatcherLost)):
             assert sent.client in self.refused or self.drained or sent.nested
         else:
-            assert called == 1
-            assert (sent.sort.error is None) == (error is None)
-            if error is None:
-                assert sent.sort.value is not None
-                assert sent.mirai.result() == sent.sort.value(sent.token)
-            else:
-                assert isinstance(error, sent.sort.error or ())
+            assert 1 <= called <= sent.may_run()
+            self.seen["tried again"] += called > 1
+            self.check_value(sent, error)
+
+    def check_value(self, sent: Sent, error: BaseException | None) -> None:
+        """Check what has come of a task that came to its end."""
+        unseen = self.died_blind or self.lost_return  # runs may be counted that never began
+        if error is None:
+            assert sent.sort.value is not None
+            assert sent.mirai.result() == sent.sort.value(sent.token)
+        elif sent.sort.retry_on:
+            assert isinstance(error, sent.sort.retry_on)
+            assert unseen or (sent.sort.error and calls[sent.token] == sent.may_run())
+        else:
+            assert sent.sort.error is not None
+            assert isinstance(error, sent.sort.error)
 
     def fold(self) -> None:
         """When the clients have gone, nothing of theirs is left."""
@@ -609,17 +657,28 @@ def live(seed: int) -> History:
     return history
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, BATCH))
-def test_histories(first: int) -> None:
-    for seed in range(first, first + BATCH):
+def live_all(seeds: range) -> None:
+    for seed in seeds:
         live(seed)
+
+
+@pytest.mark.parametrize("first", range(0, FEW, BATCH))
+def test_histories(first: int) -> None:
+    live_all(range(first, first + BATCH))
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("first", range(FEW, MORE, FEW))
+def test_more_histories(first: int) -> None:
+    live_all(range(first, first + FEW))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(24 * 3_600)
-def test_many_histories() -> None:
-    for seed in range(SEEDS, MANY):
-        live(seed)
+@pytest.mark.parametrize("first", range(MORE, MANY, MORE))
+def test_many_histories(first: int) -> None:
+    live_all(range(first, first + MORE))
 
 
 @pytest.mark.skipif("HISTORY" not in os.environ, reason="by name: HISTORY=<seed> pytest -k replay")
@@ -639,9 +698,11 @@ def test_histories_meet_everything() -> None:
     for seed in range(60):
         seen += live(seed).seen
     wanted = [Submit, Cancel, Done, Recall, Returned, Lost, Kill, CutOff]
-    errors = [DaemonCrashed, TaskCancelled, LookupError, RemoteError, SerializationError]
+    errors = [DaemonCrashed, TaskCancelled, TaskTimeout, LookupError]
+    errors += [RemoteError, SerializationError]
     names = [kind.__name__ for kind in (*wanted, *errors)]
     news = ["Everywhere", "Drain", "Halt", "Lend", "DECLINED", "nested NoneType", "stuck"]
+    news += ["tried again"]
     kinds = [Kind.VALUE.name, Kind.ERROR.name, Kind.CRASHED.name]
     for name in (*names, *kinds, "Interrupt", "NoneType", "Lost after a start", *news):
         assert seen[name], f"no {name} in any history"

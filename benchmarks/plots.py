@@ -1,0 +1,98 @@
+"""Plots of what the benchmarks wrote: ``python benchmarks/plots.py FOLDER`` makes PNGs there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+Rows = list[dict[str, Any]]
+
+
+def load(folder: Path, name: str) -> Rows:
+    """Return the rows of a benchmark, none if it was not run."""
+    file = folder / f"{name}.json"
+    rows: Rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
+    return rows
+
+
+def by_contestant(rows: Rows, word: str) -> dict[str, list[tuple[int, float]]]:
+    """Return for each contestant the medians of the rows "<number> <word>", by number."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for row in rows:
+        number, _, rest = row["what"].partition(" ")
+        if rest == word:
+            point = int(number.replace(",", "")), row["median"]
+            found.setdefault(row["who"], []).append(point)
+    return found
+
+
+def draw_lines(axes: Any, lines: dict[str, list[tuple[int, float]]]) -> None:
+    """Draw one line for each contestant."""
+    for who, points in lines.items():
+        xs, ys = zip(*sorted(points), strict=True)
+        axes.plot(xs, ys, marker="o", label=who, linewidth=2.5 if who == "mirai" else 1.2)
+    axes.set_xscale("log", base=10 if max(max(p)[0] for p in lines.values()) > 64 else 2)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+
+
+def throughput(folder: Path, pyplot: Any) -> Path | None:
+    """Draw tasks a second against tasks in flight, and the time lost against the workers."""
+    rows = load(folder, "flight")
+    if not rows:
+        return None
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.2))
+    lines = by_contestant(rows, "in flight")
+    draw_lines(left, {who: [(x, 1 / y) for x, y in line] for who, line in lines.items()})
+    left.set(xlabel="tasks in flight", ylabel="no-op tasks a second", yscale="log")
+    draw_lines(right, by_contestant(rows, "workers"))
+    right.set(xlabel="workers", ylabel="time for tasks of 5 ms, perfect = 1")
+    return save(figure, folder / "throughput.png")
+
+
+def latency(folder: Path, pyplot: Any) -> Path | None:
+    """Draw the histogram of round trips."""
+    rows = [row for row in load(folder, "latency") if row["what"] == "round trip"]
+    if not rows:
+        return None
+    figure, axes = pyplot.subplots(figsize=(7, 4.2))
+    low, high = 1e-5, max(row["p99"] or row["median"] for row in rows) * 2
+    steps = 80
+    edges = [low * (high / low) ** (i / steps) for i in range(steps + 1)]
+    for row in rows:
+        width = 2.5 if row["who"] == "mirai" else 1.2
+        axes.hist(row["values"], bins=edges, histtype="step", label=row["who"], linewidth=width)
+    axes.set(xlabel="round trip of one task, seconds", ylabel="tasks", xscale="log")
+    axes.legend(fontsize=8)
+    return save(figure, folder / "latency.png")
+
+
+def save(figure: Any, file: Path) -> Path:
+    """Write the picture."""
+    figure.tight_layout()
+    figure.savefig(file, dpi=130)
+    return file
+
+
+def main() -> int:
+    """Draw what can be drawn."""
+    folder = Path(sys.argv[1])
+    if find_spec("matplotlib") is None:
+        print("no plots: matplotlib is not installed", file=sys.stderr)
+        return 0
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    for draw in (throughput, latency):
+        if (file := draw(folder, pyplot)) is not None:
+            print(f"wrote {file}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""A test that hangs says where every process of its pool hangs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ROOT
+
+HANGS = """
+import os, signal
+from conftest import wait_until
+from mirai import daemons, mirai
+
+def an_endless_task(path):
+    open(path, "w").close()
+    while True:
+        pass
+
+def test_hangs(tmp_path):
+    with daemons(1):
+        endless = mirai(an_endless_task, str(tmp_path / "begun"))
+        wait_until((tmp_path / "begun").exists)
+        os.kill(os.getpid(), signal.SIGALRM)  # as pytest-timeout does when the time is up
+        endless.result()
+"""
+
+
+def test_all_stacks_are_shown_at_a_timeout(tmp_path: Path) -> None:
+    (tmp_path / "test_hangs.py").write_text(HANGS)
+    (tmp_path / "conftest.py").write_text(Path(__file__).with_name("conftest.py").read_text())
+    (tmp_path / "pytest.ini").write_text("[pytest]\ntimeout = 60\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(tmp_path)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    report = done.stdout
+    assert "Timeout" in report
+    assert "an_endless_task" in report.partition("Captured processes")[2]
+    assert "dispatcher" in report
