@@ -298,6 +298,7 @@ class _Finished(Generic[K, T]):
         self._ended: deque[tuple[K, Mirai[T]]] = deque()
         self._lock = threading.RLock()
         self._bell: Mirai[None] = Mirai()  # settled when something ends
+        self._home: Mirai[None] = Mirai()  # never settled, but in a forked child it fails
         self._taken = 0
         self.add(pairs)
 
@@ -331,6 +332,8 @@ class _Finished(Generic[K, T]):
         with self._lock:
             if self._ended:
                 return self._ended.popleft()
+            if self._home.done():
+                self._home.result()
             self._bell = Mirai()
             return None
 

@@ -69,6 +69,16 @@ class DispatcherProcess:
         """Start it.  ``config`` is what ``dispatcher.server.Config`` says."""
         self.hatch: Hatch | None = None
         """Beside the connection to it, where memory can be shared."""
+        try:
+            self._start(config)
+            self._tell(config)
+        except BaseException:  # Ctrl-C, say: nobody else knows of what has been started
+            if hasattr(self, "_popen"):
+                self.end()
+            self._close_hatch()
+            raise
+
+    def _start(self, config: dict[str, Any]) -> None:
         with contextlib.ExitStack() as stack:
             streams = stack.enter_context(_passed_on(config["plan"]["streams"]))
             config["plan"]["streams"] = streams
@@ -78,22 +88,13 @@ class DispatcherProcess:
                 stack.callback(os.close, ends[1])
                 inherited.append(ends[1])
                 config["hatch"] = ends[1]
-            try:
-                self._popen = subprocess.Popen(
-                    boot_argv("dispatcher.__main__"),
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    pass_fds=inherited,
-                    start_new_session=True,
-                )
-            except BaseException:
-                self._close_hatch()
-                raise
-        try:
-            self._tell(config)
-        except BaseException:  # Ctrl-C, say: nobody else knows of it yet
-            self.end()
-            raise
+            self._popen = subprocess.Popen(
+                boot_argv("dispatcher.__main__"),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=inherited,
+                start_new_session=True,
+            )
 
     def _tell(self, config: dict[str, Any]) -> None:
         assert self._popen.stdin is not None

@@ -494,8 +494,8 @@ class TestAtEveryMoment:
             ):
                 assert at_every_moment(do, check) > 50
 
-    @pytest.mark.thorough
-    @pytest.mark.timeout(180)
+    @pytest.mark.slow
+    @pytest.mark.timeout(600)
     @pytest.mark.parametrize("dispatcher", [True, False])
     def test_of_a_start(self, mark: str, dispatcher: bool) -> None:
         """Not between two calls of the standard library that start a process: that is Python's."""
@@ -509,8 +509,8 @@ class TestAtEveryMoment:
 
         assert at_every_moment(start, gone, where=OURS, returns=False) > 20
 
-    @pytest.mark.thorough
-    @pytest.mark.timeout(180)
+    @pytest.mark.slow
+    @pytest.mark.timeout(600)
     @pytest.mark.parametrize("dispatcher", [True, False])
     def test_of_an_end(self, mark: str, dispatcher: bool) -> None:
         def gone() -> None:

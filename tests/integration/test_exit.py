@@ -225,32 +225,21 @@ class TestHowItIsStarted:
     def test_by_python(self, way: str, tmp_path: Path, mark: str) -> None:
         (tmp_path / "program.py").write_text(PROGRAM)
         (tmp_path / "__main__.py").write_text(PROGRAM)
-        arguments, stdin = (
-            {
-                "-c": (["-c", PROGRAM], ""),
-                "-": (["-"], PROGRAM),
-                "-m": (["-m", "program"], ""),
-                "a folder": ["."],
-                "interactively": (["-q", "-i", "-c", PROGRAM], "raise SystemExit\n"),
-            }[way]
-            if way != "a folder"
-            else (["."], "")
-        )
+        ways = {
+            "-c": (["-c", PROGRAM], ""),
+            "-": (["-"], PROGRAM),
+            "-m": (["-m", "program"], ""),
+            "a folder": (["."], ""),
+            "interactively": (["-q", "-i", "-c", PROGRAM], "raise SystemExit\n"),
+        }
+        arguments, stdin = ways[way]
         code, out, err = run(*arguments, folder=tmp_path, mark=mark, stdin=stdin)
-        assert (code, out, told(err.replace(">>> ", "")) if way == "interactively" else err) == (
-            0,
-            "8\n",
-            [] if way == "interactively" else "",
-        )
+        assert (code, out, err.replace(">>> ", "")) == (0, "8\n", "")
 
     @pytest.mark.parametrize("ending", ["assert double(4) == 8", "raise KeyboardInterrupt"])
     def test_by_pytest(self, ending: str, tmp_path: Path, mark: str) -> None:
-        test = PROGRAM.partition("import time")[2].replace("\n", "\n    ")
-        (tmp_path / "test_it.py").write_text(
-            f"def test():\n    import time{test}{ending}\n".replace(
-                "from mirai import *", "from mirai import mirai, daemons"
-            )
-        )
+        program = PROGRAM.replace("import *", "import daemons, mirai").replace("\n", "\n    ")
+        (tmp_path / "test_it.py").write_text(f"def test():{program}{ending}\n")
         options = ["-p", "no:cacheprovider", "-q", "-W", "error"]
         code, out, err = run("-m", "pytest", *options, "test_it.py", folder=tmp_path, mark=mark)
         passed = ending.startswith("assert")
