@@ -265,7 +265,8 @@ class TestCancel:
             return sum(range(2_000))
 
         rng = random.Random(3)
-        with daemons(2):
+        with daemons(2) as pool:
+            pool.wait(2)
             for _ in range(30):
                 futures = [mirai(spin) for _ in range(100)]
                 doomed = rng.sample(futures, 30)
