@@ -86,6 +86,11 @@ class Watermark:
             with tempfile.TemporaryFile() as file:
                 fd = os.dup(file.fileno())
         os.ftruncate(fd, 8)
+        if fd <= 2:  # our own streams are closed; a child has a use for these numbers
+            import fcntl
+
+            low, fd = fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+            os.close(low)
         return fd
 
 
