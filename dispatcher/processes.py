@@ -82,12 +82,23 @@ class Watermark:
     def create() -> int:
         """Return a descriptor of eight zero bytes that have no name in any file system."""
         if AVAILABLE:
-            return sized("mirai-watermark", 8)
+            return _above_streams(sized("mirai-watermark", 8))
         import tempfile  # slow, and rarely needed
 
         with tempfile.TemporaryFile() as file:
             os.ftruncate(file.fileno(), 8)
-            return os.dup(file.fileno())
+            return _above_streams(os.dup(file.fileno()))
+
+
+def _above_streams(fd: int) -> int:
+    """Return it, or another if our own streams are closed: a child has a use for their numbers."""
+    if fd > 2:
+        return fd
+    import fcntl
+
+    high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(fd)
+    return high
 
 
 class Process:

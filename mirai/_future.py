@@ -325,7 +325,7 @@ class Mirai(Future[T], Generic[T]):
 
         (Unlike in the standard library, the exception of a cancelled task is returned.)
         """
-        if not self.done() and not self._wait(timeout):
+        if self._state == PENDING and not self._wait(timeout):
             raise TimeoutError(f"{self!r} has not ended within {timeout} s")
         if self._answer is not None:
             self._read(self._answer)
