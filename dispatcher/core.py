@@ -21,7 +21,7 @@ only daemons that lend could do: else all would wait for ever.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 from typing import TypeVar
@@ -32,6 +32,8 @@ from dispatcher.events import (
     Barren,
     Command,
     CutOff,
+    Denial,
+    Denied,
     Drain,
     Event,
     Halt,
@@ -65,6 +67,7 @@ from dispatcher.messages import (
     Printed,
     ProtocolError,
     Recall,
+    Refusals,
     Refused,
     Report,
     Results,
@@ -139,6 +142,7 @@ class Dispatcher:
         self._cumulative = 0
         self._completed = 0
         self._rejected = 0
+        self._denied: Counter[Denial] = Counter()
         self._mail: dict[int, Mail] = {}
         self._commands: list[Command] = []
 
@@ -197,6 +201,11 @@ class Dispatcher:
                     seconds=now - daemon.began if daemon.hand else 0.0,
                 )
                 for peer, daemon in self._daemons.items()
+            ),
+            refusals=Refusals(
+                keys=self._denied[Denial.KEY],
+                strangers=self._denied[Denial.STRANGER],
+                peers=self._denied[Denial.PEER],
             ),
         )
 
@@ -265,6 +274,8 @@ class Dispatcher:
                 self._let_go(self._daemon(peer), now)
             case Illegal(reason):
                 raise ProtocolError(reason)
+            case Denied(what):
+                self._denied[what] += 1
             case Drain():
                 self._drain()
             case Retire(peers, count):
@@ -272,6 +283,8 @@ class Dispatcher:
             case Scale():
                 self._client(peer)
                 self._scale(event)
+            case Hello():
+                raise ProtocolError("a second hello")
             case _:
                 raise ProtocolError(f"{type(event).__name__} is not for a dispatcher")
 
@@ -843,7 +856,7 @@ class Dispatcher:
 
     def _reject(self, peer: int, reason: str) -> None:
         self._rejected += 1
-        self._commands += [Send(peer, Refused(reason)), CutOff(peer)]
+        self._commands += [Send(peer, Refused(reason)), CutOff(peer, reason)]
 
     def _post(self, peer: int) -> Mail:
         mail = self._mail.get(peer)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 
-from dispatcher.messages import DaemonReport, PoolReport
+from dispatcher.messages import DaemonReport, PoolReport, Refusals
 from mirai._budget import Memory
 
 
@@ -14,7 +14,9 @@ class Status:
 
     ``connections`` is how many daemons are there now, and ``cumulative`` how many have ever been.
     ``awaiting``, ``executing`` and ``completed`` count tasks; ``rejected`` counts illegal
-    messages.  ``memory`` is what the memory budget looks like, None where there is none.
+    messages, and ``refusals`` what else the dispatcher has refused: ``keys``, ``strangers`` who
+    had proved none, and ``peers`` that were cut off.  ``memory`` is what the memory budget looks
+    like, None where there is none.
     """
 
     profile: str
@@ -27,6 +29,7 @@ class Status:
     rejected: int
     daemons: tuple[DaemonReport, ...]
     memory: Memory | None = None
+    refusals: Refusals = field(default_factory=Refusals)
 
     @classmethod
     def of(cls, profile: str, url: str, report: PoolReport, memory: Memory | None = None) -> Status:
@@ -43,6 +46,12 @@ class Status:
         if self.memory is not None:
             used, peak, capacity = map(_megabytes, astuple(self.memory))
             lines.append(f"memory: {used} of {capacity} used, {peak} at most")
+        refused = self.refusals
+        if self.rejected or refused != Refusals():
+            lines.append(
+                f"refused: {refused.keys} keys, {refused.strangers} strangers,"
+                f" {self.rejected} messages; {refused.peers} peers cut off"
+            )
         if self.daemons:
             lines.append(
                 f"{'id':>4}  {'host':<16} {'pid':>8}  {'state':<7} {'done':>9} {'since':>8}  runs"
