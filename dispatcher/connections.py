@@ -1,8 +1,9 @@
-"""The accepted connections, by descriptor, and those whose peers broke the protocol.
+"""The accepted connections, and those whose peers broke the protocol.
 
-A monitor tells only descriptors, and those are used again while what came from the former
-connection is still to be read.  So a connection has a serial number, which is not; and whoever is
-barred is known by the routing id, which no other connection is given.
+A monitor tells only descriptors, and a message only the descriptor that it came through.  Those
+are used again while what came from the former connection is still to be read, so that a message
+may seem to be of a newcomer that is not.  Routing ids are not used again: whoever is barred is
+known by that, and whoever speaks through a descriptor is the one with the youngest routing id.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from dispatcher.security import HANDSHAKE_MS
 from dispatcher.sockets import address_of, end_connection
 
 PARTING = 1.0
 """Seconds that a barred peer has to read why; then its connection is ended."""
+SETTLING = HANDSHAKE_MS / 1_000
+"""Seconds after which a newcomer has spoken; until then it is not ended for what was said."""
 
 
 @dataclass(slots=True, eq=False)
@@ -25,8 +29,24 @@ class Connection:
     serial: int
     fd: int
     address: str
-    heard: bool = False
-    """Whether anything has been read from it."""
+    since: float
+    speaker: bytes = b""
+    """The routing id of who has spoken in it; empty: nobody yet."""
+
+    def claim(self, route: bytes) -> bool:
+        """Hear who seems to speak in it; return False if he spoke in a former connection."""
+        if self.speaker and route != self.speaker and not _is_younger(route, self.speaker):
+            return False
+        self.speaker = route
+        return True
+
+
+def _is_younger(route: bytes, other: bytes) -> bool:
+    """Compare routing ids, which libzmq counts; one that its peer chose is never the younger."""
+    if route[:1] != b"\0" or other[:1] != b"\0":
+        return route[:1] == b"\0"
+    ahead = int.from_bytes(route[1:], "big") - int.from_bytes(other[1:], "big")
+    return ahead % 2**32 < 2**31
 
 
 @dataclass(slots=True)
@@ -42,10 +62,10 @@ class Connections:
         self._open: dict[int, Connection] = {}
         self._last = 0
 
-    def accepted(self, fd: int) -> None:
+    def accepted(self, fd: int, now: float) -> None:
         """One has been accepted, and has this descriptor."""
         self._last += 1
-        self._open[fd] = Connection(self._last, fd, address_of(fd))
+        self._open[fd] = Connection(self._last, fd, address_of(fd), now)
 
     def closed(self, fd: int) -> Connection | None:
         """Return the connection that has ended; None if it is unknown."""
@@ -70,16 +90,24 @@ class Bars:
     def __contains__(self, route: bytes) -> bool:
         return route in self._bars
 
-    def add(self, route: bytes, connection: int, now: float) -> bool:
-        """Bar a peer on a connection that is there; return whether it was not barred before."""
-        if not connection or route in self._bars:
+    def add(self, route: bytes, serial: int, now: float) -> bool:
+        """Bar a peer; return False if it is barred already, or its connection is not there."""
+        connection = self._connections.find(serial)
+        if connection is None or route in self._bars:
             return False
-        self._bars[route] = _Bar(connection, now + PARTING)
+        due = max(now, connection.since + SETTLING) + PARTING
+        self._bars[route] = _Bar(serial, due)
         return True
 
-    def discard(self, connection: int) -> None:
-        """Forget who was on a connection that has ended."""
-        for route in [route for route, bar in self._bars.items() if bar.connection == connection]:
+    def spare(self, serial: int) -> None:
+        """Do not end this connection after all: those who are barred were in a former one."""
+        for bar in self._bars.values():
+            if bar.connection == serial:
+                bar.due = math.inf
+
+    def discard(self, serial: int) -> None:
+        """Forget who was barred in a connection that has ended."""
+        for route in [route for route, bar in self._bars.items() if bar.connection == serial]:
             del self._bars[route]
 
     def deadline(self) -> float | None:
@@ -101,6 +129,6 @@ class Bars:
             else:
                 bar.due = now + PARTING
 
-    def _is_there(self, connection: int, look: Callable[[], None]) -> bool:
+    def _is_there(self, serial: int, look: Callable[[], None]) -> bool:
         look()
-        return self._connections.find(connection) is not None
+        return self._connections.find(serial) is not None

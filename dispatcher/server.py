@@ -347,13 +347,13 @@ class Server:
     def _read_monitor(self) -> None:
         for event, value in monitor_events(self._monitor):
             if event == zmq.EVENT_ACCEPTED:
-                self._connections.accepted(value)
+                self._connections.accepted(value, time.monotonic())
             elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 self._denied += 1
             elif (connection := self._connections.closed(value)) is not None:
                 self._bars.discard(connection.serial)
                 self._hang_up(connection.serial)
-                if not connection.heard:
+                if not connection.speaker:
                     self._deny_unheard(connection)
 
     def _deny_unheard(self, connection: Connection) -> None:
@@ -423,9 +423,10 @@ class Server:
         owner = self._gate.owner(str(header.get("User-Id")))
         self._read_monitor()  # its connection was accepted before it could speak
         connection = self._connections.at(int(header.get(zmq.SRCFD)))
-        serial, address = 0, "unknown"
-        if connection is not None:
-            serial, address, connection.heard = connection.serial, connection.address, True
+        serial, address = 0, "unknown"  # of a connection that has ended already
+        if connection is not None and connection.claim(route):
+            serial, address = connection.serial, connection.address
+            self._bars.spare(serial)
         try:
             if owner is None:
                 raise ProtocolError("this key is not valid any more")
@@ -502,7 +503,7 @@ class Server:
             return
         match command:
             case SendCommand(_, message):
-                if not self._tell(peer, message):
+                if peer not in self._hung_up and not self._tell(peer, message):
                     self._hung_up.add(peer)
             case CutOff(_, reason):
                 self._expel(peer, reason)
