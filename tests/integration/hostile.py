@@ -18,7 +18,7 @@ import zmq
 from conftest import ROOT
 
 from dispatcher.events import Role
-from dispatcher.messages import VERSION, Ask, Hello, Message, Report, Submit, Task, Welcome
+from dispatcher.messages import VERSION, Ask, Hello, Message, Refused, Report, Submit, Task, Welcome
 from dispatcher.messages import Function as WireFunction
 from dispatcher.security import KeyPair, dial
 from dispatcher.sockets import monitor_events, receive_frames
@@ -34,6 +34,11 @@ HEADER = 1 << 19
 HANDSHAKE = 1.0
 PARTING = 0.3
 """The limits of the dispatcher that is tested: smaller than by default."""
+
+ZMTP_3 = b"\xff" + bytes(8) + b"\x7f\x03\x01"
+CURVE = b"CURVE".ljust(20, b"\0") + b"\0" + bytes(31)
+HELLO = b"\x05HELLO\x01\x00" + bytes(72) + bytes(120)
+"""How a connection with CURVE begins: the greeting in two parts, and a command of zeros."""
 
 _PROGRAM = f"""
 import logging, sys
@@ -245,11 +250,11 @@ class Peer:
         """Whether what it asks is answered."""
         self.say(Ask(777))
         try:
-            while not isinstance(message := self.next(), Report):
+            while not isinstance(message := self.next(), Report | Refused):
                 pass
         except Ended:
             return False
-        return message.number == 777
+        return isinstance(message, Report) and message.number == 777
 
     def wait_until_in(self) -> None:
         """Wait until its key is proved.  Raises Ended."""

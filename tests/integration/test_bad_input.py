@@ -27,8 +27,11 @@ import pytest
 import zmq
 from conftest import wait_until
 from hostile import (
+    CURVE,
     FRAME,
     HEADER,
+    HELLO,
+    ZMTP_3,
     Ended,
     Peer,
     Relay,
@@ -702,10 +705,6 @@ def test_a_malformed_key(pool: Standing, tmp_path: Path, key: object) -> None:
 
 
 # ── those who have no key at all ─────────────────────────────────────────────────────────
-
-ZMTP_3 = b"\xff" + bytes(8) + b"\x7f\x03\x01"
-CURVE = b"CURVE".ljust(20, b"\0") + b"\0" + bytes(31)
-HELLO = b"\x05HELLO\x01\x00" + bytes(72) + bytes(120)
 
 STRANGERS: dict[str, bytes] = {
     "HTTP": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",

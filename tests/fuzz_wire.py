@@ -1,0 +1,127 @@
+"""Any bytes, as frames from a peer, to the decoder and on to the core.
+
+``python -m tests.fuzz_wire`` has atheris think of the bytes, until it is stopped or has found
+something; arguments are libFuzzer's, such as ``-runs=1000000`` or ``-max_total_time=600``.  The
+tests in ``unit/test_fuzz_wire.py`` have hypothesis do so.
+
+Whatever comes, the decoder returns a message that the peer may send or raises ProtocolError, the
+core takes the message or refuses it and stays consistent, and what it answers can be encoded.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from dispatcher.core import Dispatcher
+from dispatcher.events import CutOff, Event, Illegal, Joined, Lost, Role, Send
+from dispatcher.messages import (
+    VERSION,
+    Crash,
+    Done,
+    FromClient,
+    FromDaemon,
+    Function,
+    Hello,
+    Kind,
+    Outcome,
+    ProtocolError,
+    Submit,
+    Task,
+)
+from dispatcher.wire import Reader, encode
+
+HONEST, CLIENT, DAEMON, WORKER = 1, 2, 3, 4
+"""Two clients and two daemons; the honest client's tasks are for the worker alone."""
+ROLES = {HONEST: Role.CLIENT, CLIENT: Role.CLIENT, DAEMON: Role.DAEMON, WORKER: Role.DAEMON}
+
+
+class Target:
+    """A core, and peers of it: two that behave, and two that say what the fuzzer thinks of."""
+
+    def __init__(self) -> None:
+        self._core = Dispatcher(grace=1.0, kept=2, spare=1)
+        self._readers = {Role.CLIENT: Reader(FromClient), Role.DAEMON: Reader(FromDaemon)}
+        self._now = 0.0
+        self._last = 0
+        for peer in ROLES:
+            self._join(peer)
+        self._take(HONEST, Submit((), (Function(1, "f", b"f"),)))
+
+    def feed(self, peer: int, frames: Sequence[Any]) -> None:
+        """Have CLIENT or DAEMON send these frames."""
+        try:
+            event: Event = self._readers[ROLES[peer]].read(frames)
+        except ProtocolError as error:
+            event = Illegal(str(error))
+        self._take(peer, event)
+
+    def work(self) -> None:
+        """Have the honest client's next task done, whatever has happened before."""
+        self._last += 1
+        commands = self._take(HONEST, Submit((Task(self._last, 1, b"", tags=("worker",)),)))
+        keys = [
+            task.id
+            for command in commands
+            if isinstance(command, Send) and command.peer == WORKER
+            for task in getattr(command.message, "tasks", ())
+            if "worker" in task.tags
+        ]
+        commands = self._take(WORKER, Done(tuple(Outcome(key, Kind.VALUE) for key in keys)))
+        told = [each for each in commands if isinstance(each, Send) and each.peer == HONEST]
+        ids = [outcome.id for each in told for outcome in getattr(each.message, "outcomes", ())]
+        assert self._last in ids, "an honest client's task was not done"
+
+    def _join(self, peer: int) -> None:
+        tags = ("worker",) if peer == WORKER else ()
+        self._take(peer, Joined(ROLES[peer], Hello(VERSION, "host", peer, tags)))
+
+    def _take(self, peer: int, event: Event) -> list[Any]:
+        self._now += 0.001
+        commands = self._core.handle([(peer, event)], self._now)
+        self._core.check()
+        for command in commands:
+            if isinstance(command, Send):
+                encode(command.message)
+        for command in commands:
+            if isinstance(command, CutOff):
+                assert command.peer in (CLIENT, DAEMON), "somebody innocent was cut off"
+                commands += self._take(command.peer, Lost(Crash("it was cut off")))
+                self._join(command.peer)
+        return commands
+
+
+def split(data: bytes) -> tuple[int, list[bytes]]:
+    """Make a peer, and frames, of any bytes: the first of them say how to cut the others."""
+    if not data:
+        return CLIENT, [b""]
+    peer, cuts = (CLIENT, DAEMON)[data[0] & 1], data[0] >> 1 & 3
+    body = data[1:]
+    frames = [body[index : index + 1] for index in range(cuts)]
+    return peer, [body[cuts:], *frames]
+
+
+def one_input(data: bytes) -> None:
+    """Feed messages that a 0xC1, which MessagePack never uses, stands between."""
+    target = Target()
+    for part in data.split(b"\xc1")[:8]:
+        target.feed(*split(part))
+    target.work()
+
+
+def main(argv: list[str]) -> int:
+    """Fuzz."""
+    try:
+        import atheris
+    except ImportError:
+        sys.stderr.write("atheris is not installed: pip install atheris\n")
+        return 2
+    atheris.instrument_all()
+    atheris.Setup(argv, one_input)
+    atheris.Fuzz()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
