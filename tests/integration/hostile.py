@@ -116,8 +116,8 @@ class Standing:
 class Stream:
     """Another client, whose tasks are done one after the other, and their results looked at."""
 
-    def __init__(self, pool: Standing) -> None:
-        self.client: Daemons = connect(pool.file, profile="honest stream")
+    def __init__(self, pool: Standing, profile: str = "honest stream") -> None:
+        self.client: Daemons = connect(pool.file, profile=profile)
         self._end = threading.Event()
         self._turn = threading.Condition()
         self._done = 0
@@ -126,7 +126,7 @@ class Stream:
         self._thread.start()
 
     def _run(self) -> None:
-        submit = mirai.options(tags=("honest",), profile="honest stream")
+        submit = mirai.options(tags=("honest",), profile=self.client.profile)
         try:
             while not self._end.wait(0.005):
                 assert submit(divmod, self._done, 7).result(PATIENCE) == divmod(self._done, 7)

@@ -70,6 +70,7 @@ from dispatcher.messages import (
 from dispatcher.security import KeyPair
 from dispatcher.wire import MAX_FRAMES, encode
 from mirai import (
+    DispatcherLost,
     MiraiError,
     ProtocolError,
     RemoteError,
@@ -765,6 +766,7 @@ def test_a_socket_without_the_right_key(pool: Standing, stream: Stream, mechanis
     assert report(stream)[:2] + report(stream)[3:] == (messages, keys, peers)
 
 
+@pytest.mark.thorough
 def test_one_that_takes_its_time(pool: Standing, stream: Stream) -> None:
     """Byte by byte: the time for a handshake is that of all of it, not of a byte."""
     before = report(stream)[2]
@@ -827,15 +829,63 @@ def descriptors(pool: Standing) -> int:
 def test_a_storm(pool: Standing, stream: Stream) -> None:
     """Many that come and go, with keys and without, some of them in the middle of a word."""
     before, strangers = descriptors(pool), report(stream)[2]
-    for count in range(300):
-        raw(pool, (ZMTP_3 + CURVE + b"\x04\xc8" + HELLO)[: count % 300]).close()
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    context.max_sockets = 2_000
-    for _ in range(60):
+    for count in range(150):
+        raw(pool, (ZMTP_3 + CURVE + b"\x04\xc8" + HELLO)[: 2 * count]).close()
+    for _ in range(30):
         peer = Peer(pool)
         peer.say(Hello(VERSION), submit(1), submit(1))
         peer.close()
-    context.destroy(linger=0)
     stream.goes_on()
     wait_until(lambda: descriptors(pool) <= before)
-    wait_until(lambda: report(stream)[2] >= strangers + 300)
+    wait_until(lambda: report(stream)[2] >= strangers + 150)
+
+
+@pytest.mark.thorough
+def test_no_descriptor_is_left(tmp_path: Path) -> None:
+    """Newcomers wait until others leave or their time is up; those who are there do not care."""
+    limit = 48
+    few = f"import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))\n"
+    full = Standing(tmp_path, prelude=few)
+    stream = Stream(full, "in a crowd")
+    try:
+        stream.goes_on()
+        crowd = [raw(full) for _ in range(limit)]
+        wait_until(lambda: descriptors(full) == limit)
+        stream.goes_on()
+        with Peer(full) as newcomer:  # in the place of those who did not prove a key in time
+            assert newcomer.hello().is_served()
+        for each in crowd:
+            each.close()
+        members = [Peer(full).say(Hello(VERSION)) for _ in range(limit)]
+        wait_until(lambda: descriptors(full) == limit)
+        members[0].send(b"nonsense")
+        stream.goes_on()
+        for each in members:
+            each.close()
+        with Peer(full) as newcomer:
+            assert newcomer.hello().is_served()
+        stream.goes_on()
+        assert full.process.poll() is None
+    finally:
+        stream.close()
+        full.close()
+    assert "Traceback" not in full.log.read_text()
+
+
+@pytest.mark.thorough
+def test_a_handler_that_fails_is_no_hang(tmp_path: Path) -> None:
+    """A bug of ours ends the dispatcher, so that everyone hears of it at once."""
+    bug = "import dispatcher.core as core\ncore.Dispatcher._cancel = lambda *_: 1 / 0\n"
+    broken = Standing(tmp_path, prelude=bug, daemon=False)
+    try:
+        with connect(broken.file, "witness") as pool:
+            waiting = [pool.submit(divmod, (7, 2)) for _ in range(10)]
+            with Peer(broken).hello() as peer:
+                peer.say(Cancel((1,)))
+                for future in waiting:
+                    assert isinstance(future.exception(timeout=20), DispatcherLost)
+        assert broken.process.wait(20) == 1
+    finally:
+        broken.close()
+    assert "ZeroDivisionError" in broken.log.read_text()
+    assert not broken.file.exists()

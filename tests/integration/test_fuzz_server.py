@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dispatcher.events import Role
 
-FEW, MANY = 25, 1_500
+FEW, MANY = 12, 800
 """How much is tried in the default suite, and in the thorough one."""
 
 WORDS = [kind.encode() for kind in ("Hello", "Submit", "Cancel", "Ask", "Done", "Leave", "Run")]

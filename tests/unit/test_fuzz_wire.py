@@ -118,7 +118,7 @@ def play(said: list[tuple[int, list[bytes]]]) -> None:
         target.work()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(mutated(), min_size=1, max_size=12))
 def test_the_core_survives_what_the_decoder_lets_through(
     said: list[tuple[int, list[bytes]]],
@@ -127,7 +127,7 @@ def test_the_core_survives_what_the_decoder_lets_through(
 
 
 @pytest.mark.thorough
-@settings(max_examples=10_000, deadline=None)
+@settings(max_examples=3_000, deadline=None)
 @given(st.lists(mutated(), min_size=1, max_size=25))
 def test_the_core_survives_much_more(said: list[tuple[int, list[bytes]]]) -> None:
     play(said)
