@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, get_args
 
 from dispatcher.core import Dispatcher
 from dispatcher.events import CutOff, Event, Illegal, Joined, Lost, Role, Send
@@ -40,6 +40,7 @@ HONEST, CLIENT, DAEMON, WORKER = 1, 2, 3, 4
 """Two clients and two daemons; the honest client's tasks are for the worker alone."""
 ROLES = {HONEST: Role.CLIENT, CLIENT: Role.CLIENT, DAEMON: Role.DAEMON, WORKER: Role.DAEMON}
 
+WORDS = [b"", *sorted({kind.__name__.encode() for kind in get_args(FromClient | FromDaemon)})]
 MANY = 100
 """Rounds in which the worker, who serves all clients in turn, must come to a task."""
 
@@ -102,13 +103,18 @@ class Target:
 
 
 def split(data: bytes) -> tuple[int, list[bytes]]:
-    """Make a peer, and frames, of any bytes: the first of them say how to cut the others."""
-    if not data:
-        return CLIENT, [b""]
-    peer, cuts = (CLIENT, DAEMON)[data[0] & 1], data[0] >> 1 & 3
-    body = data[1:]
+    """Make a peer, and frames, of any bytes.
+
+    The first says who it is, how many frames follow the header, and, so that not all of them must
+    be guessed, which message it might be; the second how many fields that has.
+    """
+    if len(data) < 2:
+        return CLIENT, [data]
+    who, cuts, word = data[0] & 1, data[0] >> 1 & 3, WORDS[(data[0] >> 3) % len(WORDS)]
+    start = bytes([0x90 | data[1] & 0xF, 0xA0 | len(word)]) + word if word else b""
+    body = data[2:]
     frames = [body[index : index + 1] for index in range(cuts)]
-    return peer, [body[cuts:], *frames]
+    return (CLIENT, DAEMON)[who], [start + body[cuts:], *frames]
 
 
 def one_input(data: bytes) -> None:
