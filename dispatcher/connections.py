@@ -112,7 +112,9 @@ class Bars:
 
     def deadline(self) -> float | None:
         """When ``end`` must be called even if nothing happens; None if never."""
-        due = min((bar.due for bar in self._bars.values()), default=math.inf)
+        if not self._bars:
+            return None
+        due = min(bar.due for bar in self._bars.values())
         return due if due < math.inf else None
 
     def end(self, now: float, look: Callable[[], None]) -> None:
@@ -120,6 +122,8 @@ class Bars:
 
         ``look`` is to tell the connections, and this, what has ended by now.
         """
+        if not self._bars:
+            return
         for bar in [bar for bar in self._bars.values() if now >= bar.due]:
             connection = self._connections.find(bar.connection)
             if connection is None or end_connection(

@@ -127,7 +127,8 @@ def test_the_core_survives_what_the_decoder_lets_through(
 
 
 @pytest.mark.thorough
-@settings(max_examples=3_000, deadline=None)
+@pytest.mark.timeout(300)
+@settings(max_examples=1_000, deadline=None)
 @given(st.lists(mutated(), min_size=1, max_size=25))
 def test_the_core_survives_much_more(said: list[tuple[int, list[bytes]]]) -> None:
     play(said)
