@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dispatcher.messages import (
@@ -118,7 +118,7 @@ def play(said: list[tuple[int, list[bytes]]]) -> None:
         target.work()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(mutated(), min_size=1, max_size=12))
 def test_the_core_survives_what_the_decoder_lets_through(
     said: list[tuple[int, list[bytes]]],
@@ -128,12 +128,13 @@ def test_the_core_survives_what_the_decoder_lets_through(
 
 @pytest.mark.thorough
 @pytest.mark.timeout(300)
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(mutated(), min_size=1, max_size=25))
 def test_the_core_survives_much_more(said: list[tuple[int, list[bytes]]]) -> None:
     play(said)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=200))
 def test_any_bytes(data: bytes) -> None:
     one_input(data)

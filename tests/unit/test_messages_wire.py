@@ -32,6 +32,7 @@ from dispatcher.messages import (
     Printed,
     ProtocolError,
     Recall,
+    Refusals,
     Refused,
     Report,
     Results,
@@ -112,7 +113,15 @@ DAEMONS = st.builds(
     SECONDS,
 )
 POOLS = st.builds(
-    PoolReport, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS, several(DAEMONS)
+    PoolReport,
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    several(DAEMONS),
+    st.builds(Refusals, NUMBERS, NUMBERS, NUMBERS),
 )
 IDS = several(NUMBERS)
 SLOTS = st.builds(Slot, st.dictionaries(st.text(), st.text(), max_size=2), TAGS)
