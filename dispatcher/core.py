@@ -25,7 +25,7 @@ reports, and changes nothing else: the task may still end.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 from typing import TypeVar
@@ -36,6 +36,8 @@ from dispatcher.events import (
     Barren,
     Command,
     CutOff,
+    Denial,
+    Denied,
     Drain,
     Event,
     Halt,
@@ -73,6 +75,7 @@ from dispatcher.messages import (
     ProtocolError,
     Recall,
     Recount,
+    Refusals,
     Refused,
     Report,
     Results,
@@ -160,6 +163,7 @@ class Dispatcher:
         self._rejected = 0
         self.dropped = 0
         """How many answers of daemons came late, twice or unasked."""
+        self._denied: Counter[Denial] = Counter()
         self._mail: dict[int, Mail] = {}
         self._commands: list[Command] = []
 
@@ -225,6 +229,11 @@ class Dispatcher:
             wanted=self._wanted(),
             kept=self._kept,
             failure=self._failure,
+            refusals=Refusals(
+                keys=self._denied[Denial.KEY],
+                strangers=self._denied[Denial.STRANGER],
+                peers=self._denied[Denial.PEER],
+            ),
         )
 
     def _wanted(self) -> tuple[tuple[str, ...], ...]:
@@ -323,6 +332,8 @@ class Dispatcher:
                 self._let_go(self._daemon(peer), now)
             case Illegal(reason):
                 raise ProtocolError(reason)
+            case Denied(what):
+                self._denied[what] += 1
             case Drain():
                 self._drain()
             case Retire(peers, count):
@@ -330,6 +341,8 @@ class Dispatcher:
             case Scale():
                 self._client(peer)
                 self._scale(event)
+            case Hello():
+                raise ProtocolError("a second hello")
             case _:
                 raise ProtocolError(f"{type(event).__name__} is not for a dispatcher")
 
@@ -950,7 +963,7 @@ class Dispatcher:
 
     def _reject(self, peer: int, reason: str) -> None:
         self._rejected += 1
-        self._commands += [Send(peer, Refused(reason)), CutOff(peer)]
+        self._commands += [Send(peer, Refused(reason)), CutOff(peer, reason)]
 
     def _post(self, peer: int) -> Mail:
         mail = self._mail.get(peer)

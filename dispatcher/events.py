@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from dispatcher.messages import Crash, Hello, Message, Slot
@@ -72,7 +72,25 @@ class Illegal:
     reason: str
 
 
-Event = Message | Joined | Lost | Stillborn | Barren | Retire | Drain | Illegal
+class Denial(Enum):
+    """What the shell refuses by itself."""
+
+    KEY = "key"
+    """A connection with a key that may not connect."""
+    STRANGER = "stranger"
+    """A connection that has ended before anyone in it had proved a key and said Hello."""
+    PEER = "peer"
+    """A peer that broke the protocol: it was told, and its connection is ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """The shell has refused something: to be counted."""
+
+    what: Denial
+
+
+Event = Message | Joined | Lost | Stillborn | Barren | Retire | Drain | Illegal | Denied
 
 # ── what the core tells the shell ────────────────────────────────────────────────────────
 
@@ -98,6 +116,7 @@ class CutOff:
     """Listen no more to this peer, which broke the protocol (it has been told)."""
 
     peer: int
+    reason: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """What the dispatcher logs: whatever its core was told, and commands.
 
 Levels: *debug* each message, by the numbers of its tasks; *info* who joins and leaves, and what
-becomes of the pool; *warning* what peers do that they must not, and what the pool cannot do.
+becomes of the pool; *warning* what the pool cannot do.  What peers do that they must not is told
+by the server, in moderation.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dispatcher.core import Dispatcher
 from dispatcher.events import (
     Barren,
     Command,
+    Denied,
     Drain,
     Event,
     Halt,
@@ -26,7 +28,7 @@ from dispatcher.events import (
     Send,
     Stillborn,
 )
-from dispatcher.messages import Leave, Refused, Run, Scale, Task
+from dispatcher.messages import Leave, Run, Scale, Task
 from dispatcher.story import cause
 from dispatcher.words import numbers, said
 
@@ -75,8 +77,8 @@ class Journal:
                 logger.info("no more tasks are taken")
             case Retire(_, count):
                 logger.info("%d daemons may leave", count)
-            case Illegal():
-                pass  # whoever has sent it is refused
+            case Illegal() | Denied():
+                pass  # the server has given notice
             case Leave() | Scale():
                 logger.info("%s: %s", name, said(event))
             case _:
@@ -85,8 +87,6 @@ class Journal:
 
     def _commanded(self, command: Command) -> None:
         match command:
-            case Send(peer, Refused(reason)):
-                logger.warning("%s is refused: %s", self._name(peer), reason)
             case Send(peer, Run(tasks)):
                 if self._is_full:
                     logger.debug("%s gets %s", self._name(peer), self._by_client(peer, tasks))

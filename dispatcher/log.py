@@ -1,7 +1,8 @@
 """Logging: one line on standard error for each record, where a pool is asked to show them.
 
-There are two loggers, ``dispatcher`` and ``mirai``, and both are quiet by default.  ``show`` lets
-one of them write to a descriptor.  That may be a pipe that nobody reads, and a pool must not come
+There are two loggers, and by default ``dispatcher`` is quiet; ``mirai`` has a few warnings, which
+Python shows like any other library's: that tasks wait for what may never come.  ``show`` lets one
+of them write to a descriptor.  That may be a pipe that nobody reads, and a pool must not come
 to a stop for that: so a thread writes, which lives only while there is something to write, and
 lines that cannot be written soon are dropped.
 """
@@ -159,5 +160,4 @@ def _renew_guard() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_guard)
-for _name in ("dispatcher", "mirai"):
-    logging.getLogger(_name).addHandler(logging.NullHandler())
+logging.getLogger("dispatcher").addHandler(logging.NullHandler())

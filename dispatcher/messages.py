@@ -180,6 +180,17 @@ class DaemonReport(_Part, frozen=True):
     """For how long it has been evaluating that, in seconds, as far as the dispatcher can know."""
 
 
+class Refusals(_Part, frozen=True):
+    """How often the dispatcher has refused something, besides illegal messages."""
+
+    keys: int = 0
+    """Connections with a key that may not connect: it is unknown, or not valid any more."""
+    strangers: int = 0
+    """Connections that ended before anyone in them had proved a key and said hello."""
+    peers: int = 0
+    """Peers that were cut off, since they broke the protocol."""
+
+
 class PoolReport(_Part, frozen=True):
     """The pool at one moment."""
 
@@ -197,6 +208,7 @@ class PoolReport(_Part, frozen=True):
     """How many local daemons there are to be."""
     failure: Crash | None = None
     """How the last local daemon has ended that could not join; None once one has."""
+    refusals: Refusals = Refusals()
 
 
 # ── messages ─────────────────────────────────────────────────────────────────────────────

@@ -29,11 +29,14 @@ import msgspec
 import zmq
 
 from dispatcher import descriptors
+from dispatcher.connections import Bars, Connection, Connections
 from dispatcher.core import Dispatcher
 from dispatcher.events import (
     Barren,
     Command,
     CutOff,
+    Denial,
+    Denied,
     Drain,
     Event,
     Halt,
@@ -65,6 +68,7 @@ from dispatcher.messages import (
     Slot,
     Stop,
 )
+from dispatcher.notices import Notices
 from dispatcher.nursery import Nursery
 from dispatcher.processes import ECHO, PIDFD, POSIX, SPARE, Plan, Process
 from dispatcher.security import (
@@ -133,25 +137,7 @@ class _Peer:
     owner: _Owner
     connection: int  # which accepted connection, by serial number; 0: none that is there
     deliver: Deliver | None = None  # how it is told something, if it is in this process
-
-
-class _Connections:
-    """Which connection a descriptor belongs to: descriptors are used again, serials are not."""
-
-    def __init__(self) -> None:
-        self._serials: dict[int, int] = {}
-        self._last = 0
-
-    def accepted(self, fd: int) -> None:
-        self._last += 1
-        self._serials[fd] = self._last
-
-    def closed(self, fd: int) -> int:
-        """Return the serial of the connection that has ended; 0 if it is unknown."""
-        return self._serials.pop(fd, 0)
-
-    def serial(self, fd: int) -> int:
-        return self._serials.get(fd, 0)
+    address: str = "here"
 
 
 class Server:
@@ -178,7 +164,7 @@ class Server:
         self._zap.linger = 0
         self._zap.bind(ZAP_ENDPOINT)
         self._router = listen(self._context, KeyPair(config.public, config.secret))
-        watched = zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED
+        watched = zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_DISCONNECTED
         self._monitor = self._router.get_monitor_socket(watched)
         self._directory = ""
         try:
@@ -188,14 +174,16 @@ class Server:
             self._context.destroy(linger=0)
             raise
         logger.info("it listens at %s", self.url)
-        self._connections = _Connections()
+        self._connections = Connections()
+        self._bars = Bars(self._connections)
+        self._denied = 0  # connections whose keys were refused, and that have not ended yet
+        self._notices = Notices()
         self._peers: dict[bytes, _Peer] = {}
         self._numbers: dict[int, _Peer] = {}
         self._last_number = 0
         self._readers = {Role.CLIENT: Reader(FromClient), Role.DAEMON: Reader(FromDaemon)}
         self._reader_of_hello = Reader(Hello)
         self._hung_up: set[_Peer] = set()
-        self._barred: set[int] = set()  # connections whose peers broke the protocol
         self._events: list[tuple[int, Event]] = []
         self._slots = tuple(Slot(env, tuple(tags)) for env, tags in config.plan.slots)
         self._stopping = False
@@ -308,6 +296,7 @@ class Server:
             self._nursery.look_for_dead()
         if self._receive():
             self._declare_lost(time.monotonic())
+        self._bars.end(time.monotonic(), self._read_monitor)
         events, self._events = self._events, []
         commands = self._core.handle(events, time.monotonic())
         if self._journal.is_on:
@@ -323,7 +312,11 @@ class Server:
         """Return how long to wait for something to happen, in milliseconds; None: for ever."""
         if self._hung_up or self._events or timeout == 0:
             return 0
-        deadlines = (self._core.next_deadline(), self._nursery.deadline())
+        deadlines = (
+            self._core.next_deadline(),
+            self._nursery.deadline(),
+            self._bars.deadline(),
+        )
         waits = [each - time.monotonic() for each in deadlines if each is not None]
         if timeout is not None:
             waits.append(timeout)
@@ -368,13 +361,34 @@ class Server:
             self._zap.send_multipart(self._gate.answer(request))
 
     def _read_monitor(self) -> None:
-        for event, fd in monitor_events(self._monitor):
+        for event, value in monitor_events(self._monitor):
             if event == zmq.EVENT_ACCEPTED:
-                self._connections.accepted(fd)
-            else:
-                serial = self._connections.closed(fd)
-                self._barred.discard(serial)
-                self._hang_up(serial)
+                self._connections.accepted(value, time.monotonic())
+            elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                self._denied += 1
+            elif (connection := self._connections.closed(value)) is not None:
+                self._bars.discard(connection.serial)
+                self._hang_up(connection.serial)
+                if not connection.speaker:
+                    self._deny_unheard(connection)
+
+    def _deny_unheard(self, connection: Connection) -> None:
+        """Count a connection that has ended before anyone in it was heard."""
+        if self._denied:  # this one, or one that ends as soon: they are not told apart
+            self._denied -= 1
+            self._deny(Denial.KEY, connection.address, "it is unknown, or not valid any more")
+        else:
+            why = "its connection ended before it had proved a key and said hello"
+            self._deny(Denial.STRANGER, connection.address, why)
+
+    def _deny(self, what: Denial, who: str, why: str) -> None:
+        self._events.append((0, Denied(what)))
+        self._warn(what.value, who, why)
+
+    def _warn(self, what: str, who: str, why: str) -> None:
+        text = self._notices.text(what, who, why, time.monotonic())
+        if text is not None:
+            logger.warning(text)
 
     def _hang_up(self, connection: int) -> None:
         for peer in self._peers.values():
@@ -397,7 +411,9 @@ class Server:
             header = self._router.recv(copy=peer is not None)
             first = header if isinstance(header, bytes) else header.bytes
             frames = [first, *rest_of_message(self._router)]
-            if peer is None:
+            if route in self._bars:
+                self._events.append((0, Illegal("it was refused before")))
+            elif peer is None:
                 assert isinstance(header, zmq.Frame)
                 self._greet(route, header, frames)
             else:
@@ -422,19 +438,23 @@ class Server:
         """Let a peer in that says Hello first; its key says what it is."""
         owner = self._gate.owner(str(header.get("User-Id")))
         self._read_monitor()  # its connection was accepted before it could speak
-        serial = self._connections.serial(int(header.get(zmq.SRCFD)))
+        connection = self._connections.at(int(header.get(zmq.SRCFD)))
+        serial, address = 0, "unknown"  # of a connection that has ended already
+        if connection is not None and connection.claim(route):
+            serial, address = connection.serial, connection.address
+            self._bars.spare(serial)
         try:
-            if owner is None or serial in self._barred:
-                raise ProtocolError("this key, or this connection, is not valid any more")
+            if owner is None:
+                raise ProtocolError("this key is not valid any more")
             hello = self._reader_of_hello.read(frames)
             assert isinstance(hello, Hello)
         except ProtocolError as error:
-            self._barred.add(serial)
             self._send(route, Refused(str(error)))
             self._events.append((0, Illegal(str(error))))
+            self._bar(route, serial, address, str(error))
             return
         self._hang_up(serial)  # the descriptor's former owner, if we have not noticed yet
-        peer = self._enter(_Peer(self._next_number(), route, owner, serial))
+        peer = self._enter(_Peer(self._next_number(), route, owner, serial, address=address))
         if not serial:
             self._hung_up.add(peer)  # its connection has ended already
         if owner.process is not None:
@@ -450,10 +470,16 @@ class Server:
         self._peers[peer.route] = self._numbers[peer.number] = peer
         return peer
 
-    def _expel(self, peer: _Peer) -> None:
+    def _bar(self, route: bytes, connection: int, who: str, why: str) -> None:
+        """Listen no more to who is on a connection, and end it a little later."""
+        if self._bars.add(route, connection, time.monotonic()):
+            self._deny(Denial.PEER, who, why)
+
+    def _expel(self, peer: _Peer, why: str) -> None:
         """Listen no more to a peer that broke the protocol."""
         self._hung_up.add(peer)
-        self._barred.add(peer.connection)
+        who = f"{peer.owner.role.value} {peer.number} at {peer.address}"
+        self._bar(peer.route, peer.connection, who, why)
         if peer.owner.process is not None:
             peer.owner.process.kill()
 
@@ -494,10 +520,10 @@ class Server:
             return
         match command:
             case SendCommand(_, message):
-                if not self._tell(peer, message):
+                if peer not in self._hung_up and not self._tell(peer, message):
                     self._hung_up.add(peer)
-            case CutOff():
-                self._expel(peer)
+            case CutOff(_, reason):
+                self._expel(peer, reason)
             case Kill(_, key):
                 if peer.owner.process is not None:
                     peer.owner.process.kill_if_busy_with(key)

@@ -12,9 +12,12 @@ import os
 import re
 import socket
 import stat
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from zmq.utils import z85
 
 from dispatcher.events import Role
 from dispatcher.security import KeyPair
@@ -208,4 +211,8 @@ def _from_json(data: Any) -> Connection:
 def _key(text: Any) -> str:
     if not isinstance(text, str) or not KEY.fullmatch(text):
         raise ValueError("not a key")
+    try:
+        z85.decode(text)
+    except struct.error:  # five letters can stand for more than four bytes hold
+        raise ValueError("not a key") from None
     return text

@@ -105,9 +105,12 @@ class Pickled:
             raise SerializationError(
                 f"the task's {what} cannot be unpickled here: {type(error).__name__}: {error}"
             ) from error
-        if self.is_error:
-            _raise(*answer)
-        return answer
+        if not self.is_error:
+            return answer
+        match answer:
+            case [str(), str(), str(), bytes() | None]:
+                _raise(*answer)
+        raise SerializationError("the task's error is none that a daemon of ours would tell")
 
 
 def _raise(type_name: str, message: str, traceback: str, pickled: bytes | None) -> NoReturn:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dispatcher.log import printable
-from dispatcher.messages import DaemonReport, PoolReport
+from dispatcher.messages import DaemonReport, PoolReport, Refusals
 from mirai._budget import Memory
 from mirai._why import reasons, unreachable
 
@@ -16,7 +16,9 @@ class Status:
 
     ``connections`` is how many daemons are there now, and ``cumulative`` how many have ever been.
     ``awaiting``, ``executing`` and ``completed`` count tasks; ``rejected`` counts illegal
-    messages.  ``memory`` is what the memory budget looks like, None where there is none.
+    messages, and ``refusals`` what else the dispatcher has refused: ``keys``, ``strangers`` who
+    had proved none, and ``peers`` that were cut off.  ``memory`` is what the memory budget looks
+    like, None where there is none.
 
     The ``state`` of one of the ``daemons`` is ``"idle"``, ``"busy"``, ``"leaving"``, or
     ``"stalled"``: it has been on its task for some seconds and does not answer, since a call in C
@@ -40,6 +42,7 @@ class Status:
     daemons: tuple[DaemonReport, ...]
     memory: Memory | None = None
     why: tuple[str, ...] = ()
+    refusals: Refusals = field(default_factory=Refusals)
 
     @classmethod
     def of(cls, profile: str, url: str, report: PoolReport, memory: Memory | None = None) -> Status:
@@ -55,6 +58,7 @@ class Status:
             rejected=report.rejected,
             daemons=report.daemons,
             memory=memory,
+            refusals=report.refusals,
             why=tuple(reasons(report, memory).values()),
         )
 
@@ -75,6 +79,12 @@ class Status:
         if self.memory is not None:
             sizes = (self.memory.used, self.memory.capacity, self.memory.peak)
             lines.append("memory: {} of {} used, {} at most".format(*map(_megabytes, sizes)))
+        refused = self.refusals
+        if self.rejected or refused != Refusals():
+            lines.append(
+                f"refused: {refused.keys} keys, {refused.strangers} strangers,"
+                f" {self.rejected} messages; {refused.peers} peers cut off"
+            )
         lines += waiting(self)
         if self.daemons:
             lines.append(

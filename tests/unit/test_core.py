@@ -20,6 +20,8 @@ from dispatcher.events import (
     Barren,
     Command,
     CutOff,
+    Denial,
+    Denied,
     Event,
     Joined,
     Kill,
@@ -42,6 +44,7 @@ from dispatcher.messages import (
     Ping,
     PoolReport,
     Recall,
+    Refusals,
     Refused,
     Report,
     Results,
@@ -873,6 +876,8 @@ ILLEGAL: list[tuple[int, Event]] = [
     (99, Ask(1)),
     (99, done(1)),
     (99, Returned(())),
+    (CLIENT, Hello(VERSION)),
+    (D1, Hello(VERSION)),
     # what a dispatcher says itself
     (CLIENT, Welcome(CLIENT)),
     (CLIENT, Refused("no")),
@@ -914,6 +919,17 @@ def test_an_illegal_message_changes_nothing_and_costs_the_connection(
     assert cut_off == CutOff(peer)
     assert _picture(pool) == before
     assert pool.report().rejected == rejected + 1
+
+
+def test_what_the_shell_refuses_is_counted_by_kind_and_changes_nothing_else() -> None:
+    pool = Pool([D1])
+    before = _picture(pool)
+    assert pool.report().refusals == Refusals()
+    for what, times in ((Denial.KEY, 3), (Denial.STRANGER, 2), (Denial.PEER, 1)):
+        assert pool.step(*[(0, Denied(what))] * times) == []
+    assert pool.report().refusals == Refusals(keys=3, strangers=2, peers=1)
+    assert pool.report().rejected == 0
+    assert _picture(pool) == before
 
 
 def test_an_illegal_message_does_not_hold_up_the_others() -> None:

@@ -35,6 +35,7 @@ from dispatcher.messages import (
     ProtocolError,
     Recall,
     Recount,
+    Refusals,
     Refused,
     Report,
     Results,
@@ -130,6 +131,7 @@ POOLS = st.builds(
     st.sampled_from([(), ((),), ((), ("a", "ü"), ("b",))]),
     NUMBERS,
     st.none() | CRASHES,
+    st.builds(Refusals, NUMBERS, NUMBERS, NUMBERS),
 )
 IDS = several(NUMBERS)
 SLOTS = st.builds(Slot, st.dictionaries(st.text(), st.text(), max_size=2), TAGS)
