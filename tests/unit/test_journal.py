@@ -100,7 +100,7 @@ def test_whoever_breaks_the_rules(kept: Kept) -> None:
 def test_a_peer_that_is_refused_at_its_hello_has_not_joined(kept: Kept) -> None:
     pool = Logged(kept)
     pool.join(12, Role.DAEMON, version=99)
-    assert [line.partition(":")[0] for line in kept.lines] == ["warning"]
+    assert kept.lines and not any("has joined" in line for line in kept.lines)
 
 
 def test_a_pool_that_cannot_have_daemons(kept: Kept) -> None:

@@ -7,7 +7,7 @@ from mirai._status import Status
 
 
 def printed(rejected: int, refusals: Refusals) -> str:
-    return str(Status.of("default", "here", PoolReport(0, 0, 0, 0, 0, rejected, (), refusals)))
+    return str(Status.of("default", "here", PoolReport(0, 0, 0, 0, 0, rejected, refusals=refusals)))
 
 
 def test_where_nothing_was_refused_nothing_is_said_of_it() -> None:
