@@ -210,7 +210,7 @@ class Peer:
     def hello(self, *, tags: tuple[str, ...] = (), host: str = "bad", pid: int = 0) -> Peer:
         """Say hello, and wait for the welcome."""
         self.say(Hello(VERSION, host, pid, tags))
-        assert self.next() == Welcome()
+        assert isinstance(self.next(), Welcome)
         return self
 
     def submit(
