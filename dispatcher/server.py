@@ -210,7 +210,7 @@ class Server:
             if sys.platform == "linux":  # the abstract name space: no file to leave behind
                 url = f"ipc://@mirai-{os.getpid()}-{os.urandom(12).hex()}"
             elif POSIX:
-                self._directory = tempfile.mkdtemp(prefix="mirai-", dir="/tmp")
+                self._directory = tempfile.mkdtemp(prefix=f"mirai-{os.getpid()}-", dir="/tmp")
                 url = f"ipc://{self._directory}/socket"
             else:
                 url = "tcp://127.0.0.1:0"
@@ -599,6 +599,7 @@ class Server:
         if self._hatch is not None:
             self._hatch.close()
         self._core, self._events = Dispatcher(), []  # whoever keeps us shall not keep all tasks
+        self._journal = Journal(self._core)
         if self.url.startswith("ipc:///"):
             with contextlib.suppress(OSError):
                 os.unlink(self.url.removeprefix("ipc://"))

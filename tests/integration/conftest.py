@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -62,6 +63,13 @@ def _orphaned_sockets() -> list[str]:
     lines = Path("/proc/net/unix").read_text().splitlines()
     names = [line.split()[-1] for line in lines if "@mirai-" in line]
     return [name for name in names if not Path("/proc", name.split("-")[1]).exists()]
+
+
+def _orphaned_directories() -> set[str]:
+    """Return our temporary files and directories, but those of a dispatcher that is at work."""
+    names = {name for name in os.listdir(tempfile.gettempdir()) if "mirai" in name}
+    owners = {name: re.match(r"mirai-(\d+)-", name) for name in names}
+    return {name for name, pid in owners.items() if not pid or not Path("/proc", pid[1]).exists()}
 
 
 def _shared_memory() -> set[str]:
@@ -127,7 +135,7 @@ def nothing_left(mark: str) -> Iterator[None]:
     from mirai import daemons
 
     threads, descriptors = set(threading.enumerate()), _descriptors()
-    temporary, shared = set(os.listdir(tempfile.gettempdir())), _shared_memory()
+    temporary, shared = _orphaned_directories(), _shared_memory()
     yield
     daemons(0)
     wait_until(lambda: not processes_marked(mark), 10)
@@ -135,8 +143,7 @@ def nothing_left(mark: str) -> Iterator[None]:
     assert not zombies()
     wait_until(lambda: not _orphaned_sockets(), 10)
     assert _descriptors() <= descriptors + 1  # the random device, opened once by libsodium
-    left = set(os.listdir(tempfile.gettempdir())) - temporary
-    assert not {name for name in left if "mirai" in name}
+    wait_until(lambda: not _orphaned_directories() - temporary, 10)
     assert not _shared_memory() - shared
 
 

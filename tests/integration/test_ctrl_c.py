@@ -383,6 +383,8 @@ class CtrlC:
     def _look(self, frame: FrameType, event: str, _: object) -> None:
         if event not in self._events or not frame.f_code.co_filename.startswith(self._where):
             return
+        if frame.f_code.co_name == "<genexpr>":
+            return  # it may be one that is being closed: there Python itself drops the Ctrl-C
         self._left -= 1
         if not self._left:
             sys.setprofile(None)

@@ -37,6 +37,12 @@ SIZE = 1_000_000
 NAME = "/memfd:mirai (deleted)"
 
 
+@pytest.fixture(autouse=True)
+def nothing_of_others() -> None:
+    """Count none of what the tests before have held, and is still to be collected."""
+    gc.collect()
+
+
 def big(value: int = 1, size: int = SIZE) -> Any:
     return np.full(size, value, np.uint8)
 
