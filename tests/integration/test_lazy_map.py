@@ -73,6 +73,7 @@ def check(script: Script, way: str, count: int) -> None:
     assert max(grown) < MUCH, f"host, dispatcher, daemons have grown by {grown} MB"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("way", ["in_order", "as_completed_async"])
 def test_a_hundred_thousand_elements(script: Script, way: str) -> None:
     check(script, way, 100_000)
