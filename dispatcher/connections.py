@@ -59,17 +59,23 @@ class Connections:
     """Those that are there, by descriptor."""
 
     def __init__(self) -> None:
-        self._open: dict[int, Connection] = {}
+        self._open: dict[int, Connection] = {}  # by descriptor
+        self._serials: dict[int, Connection] = {}
         self._last = 0
 
     def accepted(self, fd: int, now: float) -> None:
         """One has been accepted, and has this descriptor."""
+        self.closed(fd)  # if its end was not told
         self._last += 1
-        self._open[fd] = Connection(self._last, fd, address_of(fd), now)
+        found = Connection(self._last, fd, address_of(fd), now)
+        self._open[fd] = self._serials[self._last] = found
 
     def closed(self, fd: int) -> Connection | None:
         """Return the connection that has ended; None if it is unknown."""
-        return self._open.pop(fd, None)
+        found = self._open.pop(fd, None)
+        if found is not None:
+            del self._serials[found.serial]
+        return found
 
     def at(self, fd: int) -> Connection | None:
         """Return the connection that has this descriptor now."""
@@ -77,7 +83,7 @@ class Connections:
 
     def find(self, serial: int) -> Connection | None:
         """Return the connection with this serial number, if it is still there."""
-        return next((each for each in self._open.values() if each.serial == serial), None)
+        return self._serials.get(serial)
 
 
 class Bars:

@@ -180,6 +180,7 @@ class Server:
         self._notices = Notices()
         self._peers: dict[bytes, _Peer] = {}
         self._numbers: dict[int, _Peer] = {}
+        self._speakers: dict[int, _Peer] = {}  # by connection, where it is there
         self._last_number = 0
         self._readers = {Role.CLIENT: Reader(FromClient), Role.DAEMON: Reader(FromDaemon)}
         self._reader_of_hello = Reader(Hello)
@@ -391,9 +392,8 @@ class Server:
             logger.warning(text)
 
     def _hang_up(self, connection: int) -> None:
-        for peer in self._peers.values():
-            if connection and peer.connection == connection:
-                self._hung_up.add(peer)
+        if (peer := self._speakers.get(connection)) is not None:
+            self._hung_up.add(peer)
 
     def _receive(self) -> bool:
         """Read what peers have sent; return whether that was all.
@@ -468,6 +468,8 @@ class Server:
 
     def _enter(self, peer: _Peer) -> _Peer:
         self._peers[peer.route] = self._numbers[peer.number] = peer
+        if peer.connection:
+            self._speakers[peer.connection] = peer
         return peer
 
     def _bar(self, route: bytes, connection: int, who: str, why: str) -> None:
@@ -496,6 +498,8 @@ class Server:
 
     def _lose(self, peer: _Peer, lost: Lost) -> None:
         del self._peers[peer.route], self._numbers[peer.number]
+        if self._speakers.get(peer.connection) is peer:
+            del self._speakers[peer.connection]
         self._events.append((peer.number, lost))
 
     # ── commands ─────────────────────────────────────────────────────────────────────────

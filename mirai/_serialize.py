@@ -38,6 +38,12 @@ MAX_BLOBS = 10_000
 
 Packed = tuple[bytes, tuple[Blob, ...]]
 
+SPAWNED = "__mp_main__"
+"""What ``multiprocessing`` calls the main script in the processes that it spawns."""
+
+if SPAWNED in sys.modules:  # daemons cannot import it
+    cloudpickle.register_pickle_by_value(sys.modules[SPAWNED])
+
 _SCALARS = frozenset({int, float, complex, bool, str, bytes, type(None), type(...)})
 _PLAIN_ITEMS = 256  # containers up to this size are looked through
 

@@ -296,3 +296,37 @@ def test_a_web_server_whose_workers_have_pools(
     assert process.returncode in (0, -number)  # that is the server's own choice
     assert "Traceback" not in err
     wait_until(lambda: not processes_marked(mark))
+
+
+SPAWNS = """
+import multiprocessing
+from mirai import daemons, mirai
+
+class Pair(tuple):
+    pass
+
+def double(x):
+    return 2 * x
+
+def twice(pair):
+    return Pair(double(x) for x in pair)
+
+def child(queue):
+    with daemons(1):
+        back = mirai(twice, Pair((1, 2))).result()
+        queue.put((type(back) is Pair, tuple(back)))
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    process = context.Process(target=child, args=(queue,))
+    process.start()
+    process.join()
+    print(process.exitcode, queue.empty() or queue.get())
+"""
+
+
+def test_a_spawned_child_sends_functions_of_the_main_script(script: Script) -> None:
+    """They are of a module that no daemon can import."""
+    out, err = script(SPAWNS).communicate(timeout=50)
+    assert (out, err) == ("0 (True, (2, 4))\n", "")
