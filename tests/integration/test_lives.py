@@ -207,6 +207,7 @@ class TestUrls:
             stranger = Link(pool.url, pool._keys.client, pool._keys.server.public, ToClient)
             stranger.send(Done(()))
             wait_until(lambda: status().rejected == 3)
+            wait_until(lambda: [type(each) for each in stranger.receive()] == [Refused])
             stranger.close()
             assert mirai(abs, -1).result(timeout=20) == 1
 

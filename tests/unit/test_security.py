@@ -132,6 +132,7 @@ def test_no_queue_is_cut_and_nobody_is_waited_for_too_long() -> None:
     assert router.getsockopt(zmq.BACKLOG) > 500  # all daemons that come back at once
     dealer = dial(context, PAIR, STRANGER.public)
     assert 0 < int(dealer.getsockopt(zmq.CONNECT_TIMEOUT)) <= 10_000  # where nothing answers
+    assert int(dealer.getsockopt(zmq.RECONNECT_IVL)) > 3_600_000  # who comes back is a new peer
     for socket in (router, dealer):
         assert (socket.sndhwm, socket.rcvhwm) == (0, 0)
         assert 0 <= socket.linger <= 1_000
