@@ -307,6 +307,11 @@ def test_who_has_proved_a_key_that_ends_before_he_says_hello_is_refused(
     assert heard == [Refused("this key is not valid any more")]
 
 
+def test_what_a_dispatcher_is_told_does_not_show_its_secret() -> None:
+    it = config("ipc")
+    assert it.secret not in repr(it) + str(it) + f"{[it]}"
+
+
 def test_the_keys_of_a_daemon_that_has_never_joined_end_with_it(
     served: tuple[server.Server, KeyPair, KeyPair],
 ) -> None:

@@ -1,0 +1,63 @@
+"""How a host's channel ends where nobody has meant it to: whoever waits is told."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from dispatcher import server
+from dispatcher.messages import ToClient
+from dispatcher.processes import Plan
+from dispatcher.security import KeyPair
+from mirai import MiraiError, ProtocolError
+from mirai._channel import Channel
+from mirai._link import Link
+from mirai._options import DEFAULTS
+
+NOBODY = "ipc://@mirai-test-nobody"
+
+
+def test_a_dispatcher_that_talks_nonsense() -> None:
+    pair, client = KeyPair.new(), KeyPair.new()
+    plan = Plan(0, [], "", {})
+    it = server.Server(server.Config("ipc", pair.public, pair.secret, client.public, plan))
+    link = Link(it.url, client, pair.public, ToClient)
+    channel = Channel(link, profile="test", explain=lambda: None)
+    future = channel.submit(abs, [((-1,), {})], DEFAULTS)[0]
+    while not it._core.has_waiting():
+        it.turn(0.01)
+    (route,) = it._peers
+    it._router.send_multipart([route, b"nonsense"])
+    error = future.exception(timeout=20)
+    channel.close(MiraiError("the test is over"))
+    it.close()
+    assert isinstance(error, ProtocolError)
+    assert "the dispatcher sent nonsense" in str(error)
+
+
+class Broken(Link):
+    """One with a bug."""
+
+    go: threading.Event
+
+    def wait(self, timeout: float | None) -> None:
+        self.go.wait()
+        raise ZeroDivisionError
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_bug_in_its_thread() -> None:
+    """Nobody may wait for ever because of it, nor he whose task has not been sent."""
+    link = Broken(NOBODY, KeyPair.new(), KeyPair.new().public, ToClient)
+    link.go = threading.Event()
+    channel = Channel(link, profile="test", explain=lambda: None)
+    future = channel.submit(abs, [((-1,), {})], DEFAULTS)[0]
+    asked = channel.ask()
+    drained = channel.drained()
+    link.go.set()
+    for each in (future, asked):
+        with pytest.raises(MiraiError, match="the channel failed: ZeroDivisionError"):
+            each.result(timeout=20)
+    assert drained.result(timeout=20) is None
+    channel.close(MiraiError("the test is over"))
