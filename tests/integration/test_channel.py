@@ -1,15 +1,18 @@
-"""How a host's channel ends where nobody has meant it to: whoever waits is told."""
+"""How a connection ends where nobody has meant it to: whoever waits is told, nothing is lost."""
 
 from __future__ import annotations
 
 import threading
 
 import pytest
+import zmq
 
 from dispatcher import server
-from dispatcher.messages import ToClient
+from dispatcher.events import Role
+from dispatcher.messages import VERSION, Done, Hello, Kind, Outcome, ToClient
 from dispatcher.processes import Plan
-from dispatcher.security import KeyPair
+from dispatcher.security import KeyPair, dial
+from dispatcher.wire import encode
 from mirai import MiraiError, ProtocolError
 from mirai._channel import Channel
 from mirai._link import Link
@@ -36,12 +39,34 @@ def test_a_dispatcher_that_talks_nonsense() -> None:
     assert "the dispatcher sent nonsense" in str(error)
 
 
+def test_all_that_a_peer_has_sent_counts_before_its_loss() -> None:
+    pair, daemon = KeyPair.new(), KeyPair.new()
+    plan, guests = Plan(0, [], "", {}), {daemon.public: Role.DAEMON}
+    it = server.Server(
+        server.Config("ipc", pair.public, pair.secret, KeyPair.new().public, plan, guests)
+    )
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    peer = dial(context, daemon, pair.public)
+    peer.connect(it.url)
+    peer.send_multipart(encode(Hello(VERSION, "here", 1)))
+    while not it._peers:
+        it.turn(0.01)
+    for key in range(1_000):
+        peer.send_multipart(encode(Done((Outcome(key, Kind.VALUE),))))
+    context.destroy(linger=10_000)
+    while it._peers:
+        it.turn(0.01)
+    heard = it._core.dropped, it._core.report(0.0).rejected
+    it.close()
+    assert heard == (1_000, 0)  # it was given none of these tasks
+
+
 class Broken(Link):
     """One with a bug."""
 
     go: threading.Event
 
-    def wait(self, timeout: float | None) -> None:
+    def wait(self, timeout: float | None) -> None:  # noqa: ARG002
         self.go.wait()
         raise ZeroDivisionError
 
