@@ -18,16 +18,16 @@ class Parent:
     def __init__(self) -> None:
         self.lost: list[Process] = []
 
-    def introduce(self, process: Process) -> dict[str, Any]:
+    def introduce(self, process: Process) -> dict[str, Any]:  # noqa: ARG002
         return {}
 
-    def disown(self, process: Process, crash: Crash) -> None:
+    def disown(self, process: Process, crash: Crash) -> None:  # noqa: ARG002
         self.lost.append(process)
 
-    def retire(self, processes: Sequence[Process], count: int) -> None:
+    def retire(self, processes: Sequence[Process], count: int) -> None:  # noqa: ARG002
         raise AssertionError
 
-    def give_up(self, crash: Crash) -> None:
+    def give_up(self, crash: Crash) -> None:  # noqa: ARG002
         raise AssertionError
 
 
