@@ -114,6 +114,19 @@ def prints(source: str) -> set[str]:
     }
 
 
+def may_wait_for_a_peer(source: str) -> set[str]:
+    """What goes to a peer is sent at once or not at all: one that reads nothing holds up nobody."""
+    return {
+        f"line {node.lineno} may block"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("send", "send_multipart")
+        and ast.unparse(node.func.value) in ("self._router", "self._socket")
+        and not any("NOBLOCK" in ast.unparse(part) for part in node.args)
+    }
+
+
 def names_a_machine(text: str) -> set[str]:
     """No path of the machine that something was written on."""
     return set(MACHINE_PATH.findall(text))
@@ -137,6 +150,8 @@ RULES: list[tuple[Rule, str, tuple[str, ...]]] = [
     (has_sockets, "mirai/_evaluate.py", ()),
     (has_sockets, "mirai/_pending.py", ()),
     (uses_optional_packages, "*", tuple(OPTIONAL.values())),
+    (may_wait_for_a_peer, "dispatcher/server.py", ()),
+    (may_wait_for_a_peer, "mirai/_link.py", ()),
     (prints, "*", ("*/__main__.py", "mirai/_demo.py", "mirai/_*_command.py")),
 ]
 """Rule, the files that it is for, and the files that it is not for."""
@@ -152,6 +167,8 @@ BAD = [
     (unpickles, "from pickle import loads\n"),
     (has_sockets, "import zmq.utils.monitor\n"),
     (uses_optional_packages, "try:\n    import numpy as np\nexcept ImportError:\n    pass\n"),
+    (may_wait_for_a_peer, "self._router.send_multipart([route, *frames], copy=False)\n"),
+    (may_wait_for_a_peer, "self._socket.send(data)\n"),
     (prints, "def f():\n    print('here')\n"),
     (names_a_machine, "see " + "/home/" + "someone/notes\n"),
     (names_a_machine, "cd /" + "work/main\n"),
@@ -160,6 +177,7 @@ GOOD = [
     (uses_the_inside_of_the_dispatcher, "from dispatcher import __version__, wire\n"),
     (uses_the_inside_of_the_dispatcher, "import dispatcher.messages\n"),
     (uses_optional_packages, "import asyncio\nimport zmq\nfrom mirai import daemons\n"),
+    (may_wait_for_a_peer, "self._router.send_multipart(frames, zmq.NOBLOCK, copy=False)\n"),
     (prints, "report.print()\n"),
     (names_a_machine, "github.com/home/x, ./work/x and https://example.org/work\n"),
 ]

@@ -19,7 +19,16 @@ from typing import Any
 import pytest
 from conftest import wait_until
 
-from mirai import DaemonCrashed, Mirai, MiraiError, TaskCancelled, daemons, mirai, status
+from mirai import (
+    DaemonCrashed,
+    Mirai,
+    MiraiError,
+    TaskCancelled,
+    daemons,
+    everywhere,
+    mirai,
+    status,
+)
 
 
 def kill_self() -> None:
@@ -277,7 +286,30 @@ class TestCancel:
                         assert future.result(timeout=20) == spin()
             assert status().cumulative == 2
 
-    def test_after_a_task_has_taken_over_the_signal(self, tmp_path: Path) -> None:
+    def test_a_signal_that_is_for_no_task_stops_none(self) -> None:
+        """Such as one that was meant for the task before."""
+        with daemons(1):
+            assert mirai(signal.raise_signal, signal.SIGINT).result(timeout=20) is None
+
+    def test_one_that_has_not_begun_is_cancelled_alone(self, tmp_path: Path) -> None:
+        def work() -> int:
+            (tmp_path / "begun").touch()
+            while not (tmp_path / "end").exists():
+                time.sleep(0.001)
+            return 42
+
+        with daemons(1):
+            future = mirai(work)
+            wait_until((tmp_path / "begun").exists)
+            behind = everywhere(abs, -1)  # which is not taken back from its daemon
+            wait_until(lambda: status().daemons[0].tasks == 2)
+            behind.cancel()
+            wait_until(lambda: status().daemons[0].tasks == 1)
+            (tmp_path / "end").touch()
+            assert future.result(timeout=20) == 42
+
+    @pytest.mark.parametrize("cleanup", [True, False])
+    def test_after_a_task_has_taken_over_the_signal(self, tmp_path: Path, cleanup: bool) -> None:
         def take_over() -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -285,7 +317,7 @@ class TestCancel:
             (tmp_path / "begun").touch()
             time.sleep(600)
 
-        with daemons(1):
+        with daemons(1, cleanup=cleanup):
             pid = mirai(os.getpid).result()
             mirai(take_over).result()
             future = mirai(work)

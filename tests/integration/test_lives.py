@@ -47,6 +47,18 @@ class TestDaemons:
         assert not processes_marked(mark)
         daemons(0)
 
+    def test_a_dispatcher_that_hangs_does_not_hang_us(
+        self, mark: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("mirai._process.STOP_TIMEOUT", 0.2)
+        pool = daemons(1)
+        assert mirai(abs, -1).result() == 1
+        assert pool._process is not None
+        os.kill(pool._process.pid, signal.SIGSTOP)
+        daemons(0)
+        assert pool._process.how_it_ended(timeout=0) == "SIGKILL"
+        wait_until(lambda: not processes_marked(mark))
+
     def test_a_second_pool_replaces_the_first(self, mark: str) -> None:
         first = daemons(2)
         daemons(1)
@@ -75,6 +87,18 @@ class TestDaemons:
         assert all(future.cancelled() for future in futures)
         with pytest.raises(TaskCancelled):
             futures[0].result()
+
+    def test_leaving_an_asynchronous_block_by_an_exception_cancels_them(self) -> None:
+        futures = []
+
+        async def block() -> None:
+            async with daemons(1):
+                futures.extend(mirai(time.sleep, 600) for _ in range(5))
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            asyncio.run(block())
+        assert all(future.cancelled() for future in futures)
 
     def test_leaving_an_asynchronous_block_does_not_block_the_loop(self) -> None:
         async def main() -> int:
@@ -207,6 +231,7 @@ class TestUrls:
             stranger = Link(pool.url, pool._keys.client, pool._keys.server.public, ToClient)
             stranger.send(Done(()))
             wait_until(lambda: status().rejected == 3)
+            wait_until(lambda: [type(each) for each in stranger.receive()] == [Refused])
             stranger.close()
             assert mirai(abs, -1).result(timeout=20) == 1
 
@@ -471,6 +496,20 @@ daemons(0)
         os.close(writer)
         os.waitpid(child, 0)
         assert how == "exit code 0"
+
+    @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+    def test_a_child_that_ends_the_pool_leaves_it_to_its_parent(self, tmp_path: Path) -> None:
+        with daemons(1, "tcp://127.0.0.1:0") as pool:
+            pool.connection_file(tmp_path / "pool.json")
+            child = os.fork()
+            if child == 0:
+                try:
+                    pool.shutdown()
+                finally:
+                    os._exit(0)
+            os.waitpid(child, 0)
+            assert (tmp_path / "pool.json").exists()
+            assert mirai(abs, -1).result(timeout=20) == 1
 
     def test_the_child_has_no_pool_and_says_so(self, script: Script, mark: str) -> None:
         process = script(

@@ -26,6 +26,7 @@ from dispatcher.messages import (
     VERSION,
     Ask,
     Cancel,
+    Crash,
     Done,
     Everywhere,
     Function,
@@ -43,10 +44,12 @@ from dispatcher.messages import (
     Scale,
     Submit,
     Task,
+    ToClient,
     Welcome,
 )
-from dispatcher.processes import Plan
-from dispatcher.security import KeyPair
+from dispatcher.processes import Plan, Process
+from dispatcher.security import KeyPair, dial
+from dispatcher.wire import encode
 from mirai import DaemonCrashed, Daemons, connect, daemons, everywhere, mirai
 from mirai._connection import Connection
 from mirai._link import Link
@@ -274,6 +277,73 @@ def test_the_keys_of_a_daemon_end_with_it(visits: Callable[[str, str], Visit]) -
             assert visit(pair).is_denied()
         left_behind.say(Ask(2))
         left_behind.hear(Refused)
+
+
+@pytest.fixture
+def served() -> Iterator[tuple[server.Server, KeyPair, KeyPair]]:
+    """A server that the test turns itself, its keys, and those of its client."""
+    pair, client = KeyPair.new(), KeyPair.new()
+    plan = Plan(0, [], "", {})
+    it = server.Server(server.Config("ipc", pair.public, pair.secret, client.public, plan))
+    yield it, pair, client
+    it.close()
+
+
+def test_who_has_proved_a_key_that_ends_before_he_says_hello_is_refused(
+    served: tuple[server.Server, KeyPair, KeyPair],
+) -> None:
+    it, pair, client = served
+    link = Link(it.url, client, pair.public, ToClient)
+    while not link.proved:
+        it.turn(0.01)
+        link.wait(0.01)
+    it._gate.revoke(client.public)
+    link.send(Hello(VERSION, "here", 1))
+    heard: list[Message] = []
+    while not heard:
+        it.turn(0.01)
+        heard += link.receive()
+    link.close()
+    assert heard == [Refused("this key is not valid any more")]
+
+
+def test_what_a_dispatcher_is_told_does_not_show_its_secret() -> None:
+    it = config("ipc")
+    assert it.secret not in repr(it) + str(it) + f"{[it]}"
+
+
+def test_the_keys_of_a_daemon_that_has_never_joined_end_with_it(
+    served: tuple[server.Server, KeyPair, KeyPair],
+) -> None:
+    it, _, _ = served
+    process = Process([sys.executable, "-c", ""], b"")
+    told = it.introduce(process)
+    publics = [told["public"], told["inner"]["public"]]
+    assert None not in [it._gate.owner(public) for public in publics]
+    process.wait()
+    it.disown(process, Crash("it has ended"))
+    process.close()
+    assert [it._gate.owner(public) for public in publics] == [None, None]
+
+
+def test_a_peer_that_reads_nothing_does_not_hold_up_the_end(
+    served: tuple[server.Server, KeyPair, KeyPair],
+) -> None:
+    it, pair, client = served
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    silent = dial(context, client, pair.public)
+    silent.rcvhwm = 1
+    silent.connect(it.url)
+    silent.send_multipart(encode(Hello(VERSION, "here", 1)))
+    while not it._peers:
+        it.turn(0.01)
+    (route,) = it._peers
+    for _ in range(16):  # more than all buffers on the way can hold
+        assert it._send(route, Printed(1, "x" * (1 << 20)))
+    begun = time.monotonic()
+    it.close()
+    assert time.monotonic() - begun < 10
+    context.destroy(linger=0)
 
 
 # ── where keys are ───────────────────────────────────────────────────────────────────────

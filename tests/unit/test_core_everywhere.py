@@ -16,11 +16,13 @@ from dispatcher.events import (
 from dispatcher.messages import (
     VERSION,
     Cancel,
+    Done,
     Everywhere,
     Hello,
     Interrupt,
     Kind,
     Leave,
+    Outcome,
     Recall,
     Refused,
     Returned,
@@ -105,6 +107,25 @@ def test_it_can_be_cancelled_before_and_after_its_daemon_has_joined() -> None:
     assert pool.core._standing[0].ids == type(pool.core._standing[0].ids)()
     assert answers(pool.done(D1, 1)) == {}
     assert given(pool.join(D2, Role.DAEMON), D2) == [2]
+
+
+def test_one_that_is_cancelled_before_its_daemon_has_joined_is_waited_for_no_longer() -> None:
+    pool = awaiting(2)
+    everywhere(pool, 1, 2)
+    assert answers(pool.step((CLIENT, Cancel((1,))))) == {}
+    assert pool.core.has_waiting()
+    pool.step((CLIENT, Cancel((2,))))
+    assert not pool.core.has_waiting()
+    pool.join(D1, Role.DAEMON)
+    assert answers(pool.done(D1, 1)) == {}
+
+
+def test_it_is_not_tried_again_elsewhere_whatever_its_client_says() -> None:
+    pool = Pool([D1, D2])
+    pool.step((CLIENT, Submit((), (F,))))
+    pool.step((CLIENT, Everywhere((1, 2), task(0, retries=5))))
+    failed = Outcome(1, Kind.ERROR, b"e", again=True)
+    assert answers(pool.step((D1, Done((failed,))))) == {1: Kind.ERROR}
 
 
 @pytest.mark.parametrize("started", [0, 1, None])

@@ -10,6 +10,7 @@ from test_core import (
     CRASH,
     D1,
     D2,
+    D3,
     TINY,
     Pool,
     answers,
@@ -20,7 +21,7 @@ from test_core import (
 
 from dispatcher.events import Lost, Role
 from dispatcher.jobs import Timeouts
-from dispatcher.messages import Cancel, Done, Interrupt, Kind, Outcome
+from dispatcher.messages import Cancel, Done, Interrupt, Kind, Leave, Outcome, Returned
 
 
 def failed(key: int, *, again: bool) -> Done:
@@ -115,6 +116,20 @@ class TestRetry:
         pool.submit(2, 3, retries=1)
         pool.step((D1, Lost(CRASH, 0)))
         assert given(pool.join(D2, Role.DAEMON), D2) == [2, 3]
+
+    def test_what_is_handed_back_has_not_been_tried(self) -> None:
+        """Daemons that leave, for whatever reason they have, cost a task none of its runs."""
+        pool = Pool([D1])
+        pool.learn(TINY)
+        pool.submit(2, 3, retries=1)
+        for leaves, comes in ((D1, D2), (D2, D3)):
+            pool.step((leaves, Leave()))
+            pool.step((leaves, Returned((3,))))
+            assert given(pool.join(comes, Role.DAEMON), comes) == [3]
+        assert answers(pool.step((D3, Lost(CRASH, 3)))) == {}
+        assert given(pool.join(D3, Role.DAEMON), D3) == [4]
+        (command,) = pool.step((D3, Lost(CRASH, 4)))
+        assert command.message.outcomes[0].crash.attempt == 2  # type: ignore[union-attr]
 
     def test_after_an_error_that_asks_for_it(self) -> None:
         pool = Pool([D1])

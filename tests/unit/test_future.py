@@ -56,8 +56,8 @@ def failed(error: BaseException | None = None) -> Mirai[Any]:
 def touched() -> Mirai[Any]:
     """A pending mirai that has a Condition already, as if somebody had waited on it."""
     mirai: Mirai[Any] = Mirai(1, "f")
-    with pytest.raises(TimeoutError):
-        mirai.result(0)
+    assert futures.wait([mirai], 0).not_done == {mirai}
+    assert mirai._lazy is not None
     return mirai
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 import pytest
@@ -112,6 +113,30 @@ def test_a_pair_does_not_show_its_secret() -> None:
     for shown in (repr(PAIR), str(PAIR), f"{[PAIR]}"):
         assert PAIR.public in shown
         assert PAIR.secret not in shown
+
+
+def test_who_listens_hears_of_a_peer_that_is_not_there() -> None:
+    """Without ROUTER_MANDATORY, what is sent to nobody is dropped without a word."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router = listen(context, PAIR)
+    with pytest.raises(zmq.ZMQError) as caught:
+        router.send_multipart([b"nobody", b""], zmq.NOBLOCK)
+    assert caught.value.errno == errno.EHOSTUNREACH
+    context.destroy(linger=0)
+
+
+def test_no_queue_is_cut_and_nobody_is_waited_for_too_long() -> None:
+    """Credit bounds the queues; what cannot be sent in the end is given up soon."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router = listen(context, PAIR)
+    assert router.getsockopt(zmq.BACKLOG) > 500  # all daemons that come back at once
+    dealer = dial(context, PAIR, STRANGER.public)
+    assert 0 < int(dealer.getsockopt(zmq.CONNECT_TIMEOUT)) <= 10_000  # where nothing answers
+    assert int(dealer.getsockopt(zmq.RECONNECT_IVL)) > 3_600_000  # who comes back is a new peer
+    for socket in (router, dealer):
+        assert (socket.sndhwm, socket.rcvhwm) == (0, 0)
+        assert 0 <= socket.linger <= 1_000
+    context.destroy(linger=0)
 
 
 def test_without_curve_nothing_listens_or_dials(monkeypatch: pytest.MonkeyPatch) -> None:

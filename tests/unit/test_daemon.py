@@ -1,0 +1,31 @@
+"""What a daemon does with an interrupt, without a dispatcher."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from dispatcher.messages import Function, Kind, Task
+from dispatcher.security import KeyPair
+from mirai._daemon import Daemon
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    former = signal.getsignal(signal.SIGINT)
+    it = Daemon("ipc://@mirai-test-nobody", KeyPair.new(), KeyPair.new().public, cleanup=False)
+    it._evaluator.learn((Function(1, "abs", pickle.dumps(abs)),), ())
+    yield it
+    signal.signal(signal.SIGINT, former)
+    it._link.close()
+
+
+@pytest.mark.parametrize("target", [4, 5, 6])
+def test_an_interrupt_that_comes_before_the_task_has_begun(daemon: Daemon, target: int) -> None:
+    """It stops the task that it is meant for, and no other."""
+    daemon._target = target
+    outcome = daemon._evaluate(Task(5, 1, pickle.dumps(((-1,), {}))))
+    assert outcome.kind is (Kind.CANCELLED if target == 5 else Kind.VALUE)
