@@ -494,7 +494,7 @@ class Dispatcher:
         self._check(client, Submit(tasks))
         if event.call.function not in client.functions:
             raise ProtocolError("a call of an unknown function")
-        if len(client.standing) > MAX_STANDING:
+        if len(client.standing) >= MAX_STANDING:
             raise ProtocolError(f"more than {MAX_STANDING} calls for every daemon")
         if self._draining:
             self._decline(client, tasks)

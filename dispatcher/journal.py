@@ -28,11 +28,12 @@ from dispatcher.events import (
     Send,
     Stillborn,
 )
+from dispatcher.log import Guarded
 from dispatcher.messages import Leave, Run, Scale, Task
 from dispatcher.story import cause
 from dispatcher.words import numbers, said
 
-logger = logging.getLogger("dispatcher")
+logger = Guarded("dispatcher")
 
 
 class Journal:

@@ -12,9 +12,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import threading
 import time
 from collections import deque
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 LEVELS = {
     "debug": logging.DEBUG,
@@ -31,8 +34,26 @@ FAREWELL = 1.0
 """How long the end of a process waits for its last lines, in seconds."""
 
 
+if TYPE_CHECKING:
+    _Adapter = logging.LoggerAdapter[logging.Logger]
+else:
+    _Adapter = logging.LoggerAdapter
+
+
 # Held for moments.  Re-entrant, since a signal handler may log too.
 _guard = threading.RLock()
+
+
+class Guarded(_Adapter):
+    """A logger whose handlers, which are the user's, cannot raise into a pool that must go on."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(logging.getLogger(name), {})
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Log it, as ``Logger.log`` does, but for what handlers raise."""
+        with contextlib.suppress(Exception):
+            super().log(level, msg, *args, stacklevel=2, **kwargs)
 
 
 class Lines(logging.Handler):
@@ -108,10 +129,10 @@ class Lines(logging.Handler):
                 line = line[os.write(self._fd, line) :]
 
 
-def show(name: str, who: str, level: str, fd: int = STDERR) -> None:
+def show(name: str, who: str, level: str, fd: int = -1) -> None:
     """Write what the logger ``name`` is told, at this level and above, to ``fd`` and only there.
 
-    With no ``level``, let it be quiet again.
+    Without ``fd`` that is our standard error.  With no ``level``, let it be quiet again.
     """
     logger = logging.getLogger(name)
     shown = [handler for handler in logger.handlers if isinstance(handler, Lines)]
@@ -123,9 +144,15 @@ def show(name: str, who: str, level: str, fd: int = STDERR) -> None:
             logger.propagate = True
         return
     if not shown:
-        logger.addHandler(Lines(who, fd))
+        logger.addHandler(Lines(who, _standard_error() if fd < 0 else fd))
     logger.setLevel(LEVELS[level])
     logger.propagate = False
+
+
+@cache
+def _standard_error() -> int:
+    """Return a descriptor of our own for it, which stays what it is; -1: it is closed."""
+    return descriptor() if os.name == "posix" else STDERR
 
 
 def rename(name: str, who: str) -> None:
@@ -137,7 +164,7 @@ def rename(name: str, who: str) -> None:
 
 def descriptor() -> int:
     """Return one more descriptor of our standard error, for a child to inherit; -1: none."""
-    if os.name != "posix":
+    if os.name != "posix" or sys.__stderr__ is None:  # another file may have its number
         return -1
     import fcntl
 

@@ -11,7 +11,6 @@ same process, whose messages need no socket.  That thread then does everything b
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import selectors
 import shutil
@@ -53,7 +52,7 @@ from dispatcher.events import (
 from dispatcher.events import Send as SendCommand
 from dispatcher.hatch import Hatch
 from dispatcher.journal import Journal
-from dispatcher.log import show
+from dispatcher.log import Guarded, show
 from dispatcher.messages import (
     Buffer,
     Crash,
@@ -82,7 +81,7 @@ from dispatcher.security import (
 from dispatcher.sockets import monitor_events, rest_of_message, waiting_messages
 from dispatcher.wire import Reader, encode
 
-logger = logging.getLogger("dispatcher")
+logger = Guarded("dispatcher")
 
 MESSAGES_A_TURN = 256
 LAST_WORDS = {False: 200, True: 10_000}
@@ -627,7 +626,7 @@ def serve(
     """
     config = msgspec.convert(settings, Config)
     descriptors.raise_limit()
-    logger.disabled = not config.plan.log  # whatever it is told, nobody would see it
+    logger.logger.disabled = not config.plan.log  # whatever it is told, nobody would see it
     show("dispatcher", "dispatcher", config.plan.log)
     try:
         if error is not None:

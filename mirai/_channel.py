@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import Any, Protocol
 
+from dispatcher.log import Guarded
 from dispatcher.messages import (
     VERSION,
     Ask,
@@ -45,7 +46,7 @@ from mirai._errors import (
     again,
 )
 from mirai._feed import Feed
-from mirai._future import Failure, Mirai, Value, on_event_loop
+from mirai._future import Failure, Mirai, Value, on_event_loop, settlers
 from mirai._options import TaskOptions
 from mirai._outbox import Call, Outbox, Parcel
 from mirai._pending import Pending
@@ -54,7 +55,7 @@ from mirai._serialize import Reducer
 from mirai._story import Event, events
 from mirai._why import Watch
 
-logger = logging.getLogger("mirai")
+logger = Guarded("mirai")
 
 MESSAGES_A_TURN = 64
 PATIENCE = 2.0
@@ -349,13 +350,14 @@ class Channel:
     def _finish(self, error: MiraiError, *, cancelled: bool = False) -> None:
         with self._lock:
             if self._end is None:
-                logger.info("the channel of %r ends: %s", self._profile, error)
                 self._end = (error, cancelled)
                 self._wake()
+                logger.info("the channel of %r ends: %s", self._profile, error)
 
     # ── the thread ───────────────────────────────────────────────────────────────────────
 
     def _run(self) -> None:
+        settlers.add(threading.get_ident())
         try:
             self._link.send(Hello(VERSION, socket.gethostname(), self._pid))
             self._loop()
@@ -368,6 +370,7 @@ class Channel:
             self._settle_all()
             self._link.close()
             self._printer.close()
+            settlers.discard(threading.get_ident())
 
     def _loop(self) -> None:
         naps = count(1)
@@ -393,8 +396,7 @@ class Channel:
 
     def _warn(self, news: Iterable[str]) -> None:
         for reason in news:
-            with contextlib.suppress(Exception):  # of the user's handlers
-                logger.warning("tasks of profile %r wait: %s", self._profile, reason)
+            logger.warning("tasks of profile %r wait: %s", self._profile, reason)
 
     def _take_in(self, limit: int | None) -> None:
         """Take what has arrived; a frame of its own, so that nothing of it is kept meanwhile."""

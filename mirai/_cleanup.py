@@ -1,8 +1,8 @@
 """A daemon after a task is as it was before: what tasks change besides their results.
 
 What can be looked at cheaply is compared with a snapshot after each task.  What cannot (the
-states of random generators, signal handlers, environment variables in the C library) is only
-changed through a few functions, so these are wrapped once, and note that they were called.
+states of random generators, signal handlers, timers, environment variables in the C library) is
+only changed through a few functions, so these are wrapped once, and note that they were called.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ RARITY = 20
 """Garbage is collected at most once in so many times as long as the last collection took."""
 
 
+_HAS_MASK = hasattr(signal, "pthread_sigmask")
+
+
 class Cleanup:
     """Undoes what a task has changed in this process, which is a daemon's."""
 
@@ -32,6 +35,8 @@ class Cleanup:
         """Take the process as it is for how it should be."""
         self._touched = False  # something may have changed the environment
         self._signals: dict[int, Any] = {}  # signals that were handled otherwise before, and how
+        self._timers: set[int] = set()  # those that were set
+        self._masked = False  # signals may be blocked
         self._watches_numpy = False
         self.stale = False
         """Whether the random states were set by somebody, so that they are not ours."""
@@ -41,6 +46,9 @@ class Cleanup:
             for owner in (random, random._inst):
                 _wrap(owner, name, self._spoil)
         _wrap(signal, "signal", self._note_signal)
+        _wrap(signal, "setitimer", self._note_timer)
+        _wrap(signal, "alarm", self._note_alarm)
+        _wrap(signal, "pthread_sigmask", self._note_mask)
         self.keep()
         self.stale = False
 
@@ -53,6 +61,9 @@ class Cleanup:
         self._filters: Any = warnings.filters
         self._filter_list = list(self._filters)
         self._signals.clear()
+        self._timers.clear()
+        self._mask = _signal_mask()
+        self._masked = False  # which has just been noted
         self._streams = sys.stdout, sys.stderr
         self._look_for_numpy()
 
@@ -64,8 +75,13 @@ class Cleanup:
             self._restore_directory()
         if warnings.filters != self._filter_list or warnings.filters is not self._filters:
             self._restore_filters()
+        if self._timers:  # first: they must not strike when nobody handles them any more
+            self._stop_timers()
         if self._signals:
             self._restore_signals()
+        if self._masked:
+            _set_signal_mask(self._mask)
+            self._masked = False  # which has just been noted
         out, err = self._streams
         if sys.stdout is not out or sys.stderr is not err:
             sys.stdout, sys.stderr = out, err
@@ -86,6 +102,15 @@ class Cleanup:
     def _note_signal(self, signalnum: int, *_: Any, **__: Any) -> None:
         with contextlib.suppress(ValueError, TypeError):  # no such signal
             self._signals.setdefault(signalnum, signal.getsignal(signalnum))
+
+    def _note_timer(self, which: int, *_: Any, **__: Any) -> None:
+        self._timers.add(which)
+
+    def _note_alarm(self, *_: Any) -> None:
+        self._timers.add(signal.ITIMER_REAL)
+
+    def _note_mask(self, *_: Any, **__: Any) -> None:
+        self._masked = True
 
     def _restore_environment(self) -> None:
         os.environ = self._environ  # noqa: B003  # a task may have put another in its place
@@ -113,6 +138,12 @@ class Cleanup:
                     signal.signal(number, handler)
         self._signals.clear()
 
+    def _stop_timers(self) -> None:
+        for which in self._timers.copy():
+            with contextlib.suppress(OSError, ValueError, TypeError):  # no such timer
+                signal.setitimer(which, 0)
+        self._timers.clear()
+
     def _look_for_numpy(self) -> None:
         """Watch numpy's global state once it is imported; who knows what it has seen by then."""
         numpy = sys.modules.get(NUMPY)
@@ -137,6 +168,16 @@ def _wrap(owner: object, name: str, note: Callable[..., None]) -> None:
     if isinstance(owner, ModuleType):
         noting.__module__ = owner.__name__
     setattr(owner, name, noting)
+
+
+def _signal_mask() -> set[Any]:
+    """Return the signals that this thread blocks."""
+    return signal.pthread_sigmask(signal.SIG_BLOCK, ()) if _HAS_MASK else set()
+
+
+def _set_signal_mask(mask: set[Any]) -> None:
+    if _HAS_MASK:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _directory() -> bytes:

@@ -27,7 +27,7 @@ from msgspec import structs
 
 from dispatcher import wire
 from dispatcher.hatch import Hatch
-from dispatcher.log import rename, show
+from dispatcher.log import Guarded, rename, show
 from dispatcher.messages import (
     VERSION,
     Done,
@@ -62,7 +62,7 @@ from mirai._printed import Printout, Spool, record
 from mirai._profiles import DEFAULT, Home, cancel_inner, flush_inner, inner_mark, mark_daemon
 from mirai._serial import Serial
 
-logger = logging.getLogger("mirai")
+logger = Guarded("mirai")
 
 SWITCH_INTERVAL = 0.0005
 """How long the main thread may keep the I/O thread from running, in seconds."""
@@ -486,7 +486,7 @@ def main() -> None:
 
 def _log_to(fd: int, level: str) -> None:
     """Log to this descriptor, or not at all, whatever tasks set up for themselves."""
-    logger.disabled = fd < 0
+    logger.logger.disabled = fd < 0
     if fd >= 0:
         os.set_inheritable(fd, False)
         show("mirai", "daemon", level, fd)

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+settlers: set[int] = set()
+"""The threads that settle mirais, by their identifiers: whoever waits in one waits for ever."""
+
 # Guards the step from "no Condition" to "Condition" of every Mirai.  Re-entrant, since a signal
 # handler or a finalizer may cancel a mirai while this thread holds it.
 _lock = threading.RLock()
@@ -43,6 +46,7 @@ def begin_era() -> None:
     """In a forked child: whoever held the lock is not here, nor who settles what pends."""
     global _lock, _era
     _lock, _era = threading.RLock(), object()
+    settlers.clear()
 
 
 class Answer(Protocol):
@@ -143,7 +147,8 @@ class Mirai(Future[T], Generic[T]):
         raise TypeError("a mirai belongs to its process; send what it returned instead")
 
     def _failed(self) -> bool:
-        return self._exception is not None or (self._answer is not None and self._answer.is_error)
+        answer = self._answer  # another thread may read it just now, and then it is None
+        return self._exception is not None if answer is None else answer.is_error
 
     # ── settling ─────────────────────────────────────────────────────────────────────────
 
@@ -297,7 +302,8 @@ class Mirai(Future[T], Generic[T]):
         if not self._failed():
             short = self._recount_hook is not None and not self._told
             return f"returned, after less than {SLOW:g} s on its daemon" if short else "returned"
-        error = self._answer.error if isinstance(self._answer, Failure) else self._exception
+        answer = self._answer
+        error = answer.error if isinstance(answer, Failure) else self._exception
         return "failed" if error is None else f"failed: {type(error).__name__}"
 
     def running(self) -> bool:
@@ -311,6 +317,7 @@ class Mirai(Future[T], Generic[T]):
 
         ``timeout`` is in seconds.  Raises TimeoutError if the task has not ended by then (it
         goes on), the task's own exception, or a MiraiError that says why there is no answer.
+        A done-callback must not wait: there it raises RuntimeError instead.
         """
         error = self.exception(timeout)
         if error is None:
@@ -332,7 +339,12 @@ class Mirai(Future[T], Generic[T]):
         return self._exception
 
     def _wait(self, timeout: float | None) -> bool:
-        """Block until it is settled, for ``timeout`` seconds at most; return whether it is."""
+        """Block until it is settled, for ``timeout`` seconds at most; return whether it is.
+
+        Raises RuntimeError in a thread that settles mirais: in a done-callback.
+        """
+        if threading.get_ident() in settlers:
+            raise RuntimeError("a done-callback must not wait for the thread that it runs in")
         gate = threading.Lock()
         gate.acquire()
         gates = self.__dict__.setdefault("_gates", [])

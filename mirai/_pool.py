@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from dispatcher.log import Guarded
 from dispatcher.messages import Scale, Slot, ToClient
 from dispatcher.security import KeyPair
 from mirai._channel import Carrier, Channel
@@ -29,10 +29,13 @@ from mirai._sync import SyncChannel
 if TYPE_CHECKING:
     from mirai._connection import Connection, Stamp
 
-logger = logging.getLogger("mirai")
+logger = Guarded("mirai")
 
 ANSWER = 5.0
 """Seconds after which ``status`` does without the dispatcher's answer."""
+
+GLANCE = 0.5
+"""Seconds that the dispatcher has to say how many daemons are there when there are too few."""
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -71,6 +74,7 @@ class Daemons:
         self._on_end = on_end
         self._ending = threading.RLock()
         self._owner = os.getpid()
+        self._waits: dict[int, Mirai[Any]] = {}  # until so many daemons are there
         self._keys: PoolKeys | None = None
         self._files: list[tuple[str, Stamp]] = []  # connection files, to be removed
         self._process: DispatcherProcess | None = None
@@ -272,11 +276,20 @@ class Daemons:
 
         Raises TimeoutError if they have not within ``timeout`` seconds, and DispatcherLost.
         """
+        ask = self._waits.get(check_count(n))  # whoever asks again and again waits for one answer
+        if ask is None or ask.done():
+            ask = self._waits[n] = self._open().ask(n)
         try:
-            self._open().ask(check_count(n)).result(timeout)
+            ask.result(timeout)
         except TimeoutError:
-            there = self.status().connections
-            raise TimeoutError(f"{there} of {n} daemons have joined within {timeout} s") from None
+            raise TimeoutError(self._too_few(n, timeout)) from None
+
+    def _too_few(self, n: int, timeout: float | None) -> str:
+        try:
+            there = self._open().ask().result(GLANCE).connections
+        except TimeoutError:
+            return f"the dispatcher has not said within {timeout} s that {n} daemons have joined"
+        return f"{there} of {n} daemons have joined within {timeout} s"
 
     def connection_file(
         self,

@@ -97,20 +97,22 @@ class Watch:
     """When a channel asks what its tasks wait for, and what of the answer is news.
 
     It looks now and then while a task is pending.  A cause is told once, when it was there at
-    two looks in a row and nothing has moved in between; again only after it was gone.
+    two looks in a row and nothing has moved in between; again only after it was gone, or no task
+    was pending, or where it is of other tags.
     """
 
     def __init__(self) -> None:
         self._due = math.inf  # when to look next; inf: nothing is pending
-        self._owing = False  # the dispatcher has been asked, and has not answered
+        self._asked: float | None = None  # when the dispatcher was asked that has not answered
         self._before: frozenset[Cause] = frozenset()  # what was there at the last look
         self._joined = self._completed = 0  # how many daemons had joined then, and tasks ended
-        self._told: set[Cause] = set()
+        self._told: dict[Cause, str] = {}
 
     def patience(self, pending: bool, now: float) -> float | None:
         """Return for how many seconds to sleep at most; None: for ever."""
         if not pending:
             self._due, self._before = math.inf, frozenset()
+            self._told.clear()
             return None
         if self._due == math.inf:
             self._due = now + LOOK
@@ -123,25 +125,29 @@ class Watch:
     def look(self, url: str, now: float) -> tuple[bool, list[str]]:
         """Return whether to ask the dispatcher, and, if it owes an answer, what is news of that."""
         self._due = now + LOOK
-        if self._owing:
-            return False, self._news(unreachable(url, LOOK))
-        self._owing = True
+        if self._asked is not None:
+            return False, self._news(unreachable(url, now - self._asked))
+        self._asked = now
         return True, []
 
     def answered(self, report: PoolReport, memory: Memory | None) -> list[str]:
         """Return what is news in the dispatcher's answer."""
-        self._owing = False
+        self._asked = None
         if report.cumulative != self._joined:
             self._before = frozenset()  # daemons come, and may go as fast
         if report.completed != self._completed:
             self._before -= {Cause.MEMORY}  # there was room
         self._joined, self._completed = report.cumulative, report.completed
         found = reasons(report, memory)
-        self._told &= found.keys()
+        self._told = {cause: text for cause, text in self._told.items() if cause in found}
         return self._news(found)
 
     def _news(self, found: Reasons) -> list[str]:
-        news = [cause for cause in found if cause in self._before and cause not in self._told]
-        self._told.update(news)
+        news = [cause for cause in found if cause in self._before and self._is_new(cause, found)]
+        self._told |= {cause: found[cause] for cause in news}
         self._before = frozenset(found)
         return [found[cause] for cause in news]
+
+    def _is_new(self, cause: Cause, found: Reasons) -> bool:
+        told = self._told.get(cause)
+        return told is None or (cause is Cause.TAGS and told != found[cause])

@@ -65,6 +65,34 @@ def test_an_interrupted_task_leaves_nothing() -> None:
         assert mirai(look).result(timeout=30) == before
 
 
+def test_an_alarm_of_a_task_does_not_strike_the_next() -> None:
+    def set_alarm() -> int:
+        signal.signal(signal.SIGALRM, lambda *_: None)
+        signal.setitimer(signal.ITIMER_REAL, 600)
+        return os.getpid()
+
+    with daemons(1):
+        pid = mirai(set_alarm).result(timeout=30)
+        assert mirai(lambda: (os.getpid(), signal.alarm(0))).result(timeout=30) == (pid, 0)
+
+
+def test_signals_that_a_task_has_blocked_are_not_blocked_for_the_next(tmp_path: Path) -> None:
+    def block() -> int:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        return os.getpid()
+
+    def wait(begun: Path) -> None:
+        begun.touch()
+        signal.pause()
+
+    with daemons(1):
+        pid = mirai(block).result(timeout=30)
+        future = mirai(wait, tmp_path / "begun")
+        wait_until((tmp_path / "begun").exists)
+        future.cancel()
+        assert mirai(os.getpid).result(timeout=30) == pid  # it was interrupted, and not killed
+
+
 def test_without_cleanup_it_stays() -> None:
     with daemons(1, cleanup=False):
         mirai(change).result(timeout=30)

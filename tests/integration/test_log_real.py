@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import Command, Script, wait_until
+from conftest import ROOT, Command, Script, processes_marked, wait_until
 
 LINE = re.compile(
     r"\d\d:\d\d:\d\d\.\d{3} (?P<who>host|dispatcher|daemon(?: \d+)?) (?P<pid>\d+)"
@@ -132,3 +135,25 @@ def test_a_pool_that_stands_on_its_own(
     _, log = dispatcher.communicate(timeout=30)
     found = lines(log)
     assert {"dispatcher", "daemon"} <= {match["who"].split()[0] for match in found}
+
+
+CLOSED = """
+kept = open("ledger", "w")  # it has the number of standard error, or of standard input
+from mirai import daemons, mirai
+with daemons(1):
+    kept.write(f"{mirai(abs, -7).result(30)}\\n")
+kept.close()
+"""
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "0<&- 2>&-"])
+def test_a_closed_standard_error_is_not_what_has_its_number_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mark: str, closed: str
+) -> None:
+    monkeypatch.setenv("MIRAI_LOG", "debug")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (tmp_path / "program.py").write_text(CLOSED)
+    command = f"exec {shlex.quote(sys.executable)} program.py {closed}"
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, timeout=50)
+    assert (tmp_path / "ledger").read_text() == "7\n"
+    assert not processes_marked(mark)

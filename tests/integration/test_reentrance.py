@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +31,23 @@ def held(pool: Daemons) -> tuple[threading.Event, Mirai[Any]]:
 
 
 class TestCallbacks:
+    @pytest.mark.usefixtures("dispatchers")
+    def test_one_that_waits_is_told_that_it_must_not(self, tmp_path: Path) -> None:
+        errors: list[BaseException] = []
+
+        def wait(_: object) -> None:
+            try:
+                mirai(abs, -1).result()
+            except RuntimeError as error:
+                errors.append(error)
+
+        with daemons(1):
+            future = mirai(wait_until, (tmp_path / "go").exists)
+            future.add_done_callback(wait)
+            (tmp_path / "go").touch()
+            assert mirai(abs, -2).result(30) == 2
+        assert "must not wait" in str(*errors)
+
     @pytest.mark.timeout(30)
     @pytest.mark.parametrize("how", [lambda _: daemons(0), lambda pool: pool.shutdown()])
     def test_one_that_shuts_the_pool_down_while_it_is_shut_down(self, how: Any) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import Command, processes_marked, wait_until, zombies
 
-from mirai import _pool, _why, connect, daemons, everywhere, mirai, status
+from mirai import DispatcherLost, _pool, _why, connect, daemons, everywhere, mirai, status
 
 Log = pytest.LogCaptureFixture
 
@@ -138,7 +139,7 @@ def test_a_dispatcher_that_does_not_answer(
 ) -> None:
     path = tmp_path / "pool.json"
     url = json.loads(path.read_text())["url"]
-    with connect(path):
+    with connect(path) as pool:
         task = mirai(abs, -1)
         wait_until(lambda: says("none is kept here: daemons have to join from elsewhere"))
         os.kill(standing.pid, signal.SIGSTOP)
@@ -146,12 +147,40 @@ def test_a_dispatcher_that_does_not_answer(
         wait_until(lambda: says(silent))
         look = status()
         assert (look.awaiting, look.connections) == (1, 0)
-        wait_until(lambda: told(caplog, silent))
+        wait_until(lambda: told(caplog, f"the dispatcher at {url} has not answered for"))
+        with pytest.raises(TimeoutError, match="has not said within 0.01 s that 3 daemons"):
+            pool.wait(3, timeout=0.01)
         os.kill(standing.pid, signal.SIGCONT)
         wait_until(lambda: not says(silent))
         command("daemon", path)
         assert task.result(30) == 1
         wait_until(lambda: status().why == ())
+
+
+def test_handlers_that_fail_when_it_ends_leave_no_future_unresolved() -> None:
+    class Broken(logging.Handler):
+        def handle(self, record: logging.LogRecord) -> bool:
+            raise RuntimeError(record.getMessage())
+
+    loggers, handler = [logging.getLogger(name) for name in ("mirai", "dispatcher")], Broken()
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+    try:
+        with daemons(1, "tcp://127.0.0.1:0", dispatcher=False) as pool:
+            host, _, port = pool.url.removeprefix("tcp://").rpartition(":")
+            socket.create_connection((host, int(port))).close()  # it is refused, and that is told
+            wait_until(lambda: status().refusals.strangers)
+            assert mirai(abs, -1).result(20) == 1
+        with daemons(1) as pool:
+            task = mirai(time.sleep, 600)
+            assert pool._process is not None
+            os.kill(pool._process.pid, signal.SIGKILL)
+            assert isinstance(task.exception(20), DispatcherLost)
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+            logger.setLevel(logging.NOTSET)
 
 
 def test_a_handler_that_fails_ends_nothing() -> None:

@@ -43,6 +43,9 @@ def cleanup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Cleanup
         (np.random, "seed"),
         (np.random, "set_state"),
         (signal, "signal"),
+        (signal, "setitimer"),
+        (signal, "alarm"),
+        (signal, "pthread_sigmask"),
     ]
     for module, name in functions:
         monkeypatch.setattr(module, name, getattr(module, name))
@@ -51,6 +54,8 @@ def cleanup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Cleanup
     with warnings.catch_warnings():
         yield Cleanup()
     signal.signal(signal.SIGUSR1, before)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR2})
 
 
 def change_environment() -> None:
@@ -95,6 +100,14 @@ CHANGES: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
     ),
     "output": (lambda: setattr(sys, "stdout", io.StringIO()), lambda: id(sys.stdout)),
     "error output": (lambda: setattr(sys, "stderr", None), lambda: id(sys.stderr)),
+    "timer": (
+        lambda: signal.setitimer(signal.ITIMER_VIRTUAL, 1_000),
+        lambda: signal.getitimer(signal.ITIMER_VIRTUAL)[0] > 0,
+    ),
+    "mask": (
+        lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2}),
+        lambda: signal.SIGUSR2 in signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+    ),
     "signal": (handle_signal, lambda: signal.getsignal(signal.SIGUSR1)),
 }
 

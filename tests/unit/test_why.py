@@ -10,7 +10,7 @@ import pytest
 
 from dispatcher.messages import Crash, DaemonReport, PoolReport
 from mirai import Memory, Status
-from mirai._why import LOOK, Cause, Watch, reasons
+from mirai._why import LOOK, Cause, Watch, reasons, unreachable
 
 CRASH = Crash("the daemon died", 3, "here", 4, tail="Traceback\nImportError: no torch")
 FULL = Memory(10_000_000, 20_000_000, 5_000_000, 2)
@@ -281,6 +281,26 @@ def test_silence_in_between_does_not_make_it_tell_twice() -> None:
     assert [len(channel.look(each)) for each in answers] == [0, 1, 0, 0, 1]
     channel.watch.answered(BARE, None)
     assert [channel.look(BARE) for _ in range(3)] == [[]] * 3
+
+
+def test_what_waits_after_a_while_without_tasks_is_told_again() -> None:
+    channel = Channel()
+    assert [len(channel.look(TAGS)) for _ in range(3)] == [0, 1, 0]
+    channel.watch.patience(False, channel.now)
+    assert [len(channel.look(TAGS)) for _ in range(3)] == [0, 1, 0]
+
+
+def test_other_tags_are_news() -> None:
+    channel = Channel()
+    other: Any = report("busy", wanted=(("fpga",),))
+    told = [channel.look(each) for each in [TAGS, TAGS, other, other, TAGS]]
+    assert [len(each) for each in told] == [0, 1, 1, 0, 1]
+
+
+def test_it_says_for_how_long_there_has_been_no_answer() -> None:
+    channel = Channel()
+    told = [text for _ in range(4) for text in channel.look(None)]
+    assert told == [*unreachable(URL, 2 * LOOK).values()]
 
 
 def test_while_nothing_is_pending_it_sleeps() -> None:
