@@ -13,7 +13,7 @@ from dispatcher.messages import VERSION, Done, Hello, Kind, Outcome, ToClient
 from dispatcher.processes import Plan
 from dispatcher.security import KeyPair, dial
 from dispatcher.wire import encode
-from mirai import MiraiError, ProtocolError
+from mirai import MiraiError, ProtocolError, daemons
 from mirai._channel import Channel
 from mirai._link import Link
 from mirai._options import DEFAULTS
@@ -86,3 +86,14 @@ def test_a_bug_in_its_thread() -> None:
             each.result(timeout=20)
     assert drained.result(timeout=20) is None
     channel.close(MiraiError("the test is over"))
+
+
+def test_whoever_asks_again_and_again_whether_daemons_are_there_waits_for_one_answer() -> None:
+    with daemons(url="tcp://127.0.0.1:0") as pool:
+        for _ in range(5):
+            with pytest.raises(TimeoutError, match="0 of 2 daemons have joined"):
+                pool.wait(2, timeout=0)
+        assert isinstance(pool._channel, Channel)
+        assert len(pool._channel._asked) == 1
+        pool.scale(2)
+        pool.wait(2, timeout=30)

@@ -148,7 +148,7 @@ def test_a_dispatcher_that_does_not_answer(
         look = status()
         assert (look.awaiting, look.connections) == (1, 0)
         wait_until(lambda: told(caplog, f"the dispatcher at {url} has not answered for"))
-        with pytest.raises(TimeoutError, match="has not said within 0.01 s that 3 daemons"):
+        with pytest.raises(TimeoutError, match=r"has not said within 0\.01 s that 3 daemons"):
             pool.wait(3, timeout=0.01)
         os.kill(standing.pid, signal.SIGCONT)
         wait_until(lambda: not says(silent))
