@@ -239,6 +239,31 @@ class TestOneThatCannotBeStarted:
             assert [future.result(timeout=30) for future in futures] == [0, 1, 2]
             pool.wait(count, timeout=30)
 
+    def test_is_one_failure_however_often_it_is_wanted(
+        self, python: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Each of these tasks, while it waits for another, wants a daemon in its daemon's stead."""
+        count = MAX_FAILURES + 1
+        go = tmp_path / "go"
+
+        def outer(number: int) -> int:
+            while not (go / str(number)).exists():
+                time.sleep(0.001)
+            return mirai(abs, -number).result()
+
+        go.mkdir()
+        with daemons(count, python=python, env={"PYTHONPATH": ""}, dispatcher=False) as pool:
+            pool.wait(count, timeout=30)
+            futures = [mirai(outer, number) for number in range(count)]
+            wait_until(lambda: status().executing == count)
+            python.rename(tmp_path / "away")
+            for number in range(count):
+                (go / str(number)).touch()
+                wait_until(lambda number=number: status().awaiting == number + 1)
+            wait_until(lambda: "no daemon can be started" in caplog.text)
+            (tmp_path / "away").rename(python)
+            assert [future.result(timeout=30) for future in futures] == list(range(count))
+
     def test_fails_tasks_in_the_end_until_the_pool_is_scaled(
         self, python: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
