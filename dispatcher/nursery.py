@@ -8,6 +8,7 @@ catch it, else by looking several times a second.
 from __future__ import annotations
 
 import json
+import logging
 import selectors
 import socket
 import time
@@ -22,12 +23,15 @@ from msgspec import structs
 from dispatcher.messages import Crash, Slot
 from dispatcher.processes import PIDFD, POSIX, Plan, Process, Replacement, StandIns, open_output
 
+logger = logging.getLogger("dispatcher")
+
 PATIENCE = 0.5
 """Seconds between the two signs of a daemon's end (exit and hang-up) before we insist."""
 FAREWELL = 1.0
 """Seconds that daemons have to leave when the pool is torn down."""
 PAUSE = 1.0
-"""Seconds after which it is tried again to start a daemon where the system would not."""
+"""Seconds after which it is tried again to start a daemon where the system would not; times the
+failures in a row.  All the tries last longer than strangers can hold our descriptors."""
 GLANCE = 0.25
 """Seconds between looks at processes whose end nothing tells us."""
 _HOST = socket.gethostname()
@@ -195,6 +199,7 @@ class Nursery:
         self._plan = replace(self._plan, count=count)
         self._replacement = Replacement()
         self._dormant = False
+        self._again_at = None
         self.fill_up()
         self._shrink()
 
@@ -235,17 +240,25 @@ class Nursery:
 
     def _start_another(self, kind: int) -> bool:
         """Start one; return whether that worked.  If not, it is tried again a little later."""
+        if self._again_at is not None:  # many that are missing at once are one failure, not many
+            return False
         try:
             process = self._plan.start(kind)
         except OSError as error:
-            may_try_again = self._replacement.ended(joined=False)
-            if may_try_again:
-                self._again_at = time.monotonic() + PAUSE
-            if not (may_try_again and self._processes):
-                self._parent.give_up(Crash(f"no daemon can be started: {error}"))
+            self._could_not_start(error)
             return False
         self.adopt(process)
         return True
+
+    def _could_not_start(self, error: OSError) -> None:
+        """Try again later, while tasks wait: what is short may be there then; or give up."""
+        reason = f"no daemon can be started: {error}"
+        if not self._replacement.ended(joined=False):
+            self._parent.give_up(Crash(reason))
+            return
+        pause = PAUSE * self._replacement.failures
+        self._again_at = time.monotonic() + pause
+        logger.warning("%s; it is tried again in %g s", reason, pause)
 
     # ── the end ──────────────────────────────────────────────────────────────────────────
 

@@ -78,6 +78,7 @@ from dispatcher.security import (
     listen,
     watch_for_silence,
 )
+from dispatcher.socket_file import SocketFile
 from dispatcher.sockets import monitor_events, rest_of_message, waiting_messages
 from dispatcher.wire import Reader, encode
 
@@ -166,10 +167,12 @@ class Server:
         watched = zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_DISCONNECTED
         self._monitor = self._router.get_monitor_socket(watched)
         self._directory = ""
+        self._file: SocketFile | None = None
         try:
             self.url = self._bind(config.url)
             self._nursery = Nursery(config.plan, self)
         except BaseException:
+            self._remove_files()
             self._context.destroy(linger=0)
             raise
         logger.info("it listens at %s", self.url)
@@ -214,9 +217,14 @@ class Server:
                 url = f"ipc://{self._directory}/socket"
             else:
                 url = "tcp://127.0.0.1:0"
+        self._file = SocketFile.at(url)
+        if self._file is not None:
+            url = self._file.url
         watch_for_silence(self._router, url)
         admit_only_this_user(self._router, url)
         self._router.bind(url)
+        if self._file is not None:
+            self._file.listens()
         return url if url.startswith("ipc://@") else _endpoint(self._router)
 
     def adopt(self, process: Process) -> None:
@@ -596,6 +604,7 @@ class Server:
         for peer in self._peers.values():
             self._tell(peer, Stop())
         self._nursery.end()
+        self._remove_files()
         self._context.destroy(linger=LAST_WORDS[self.drained])
         for thing in (self._selector, self._wake_in, self._wake_out):
             thing.close()
@@ -603,9 +612,10 @@ class Server:
             self._hatch.close()
         self._core, self._events = Dispatcher(), []  # whoever keeps us shall not keep all tasks
         self._journal = Journal(self._core)
-        if self.url.startswith("ipc:///"):
-            with contextlib.suppress(OSError):
-                os.unlink(self.url.removeprefix("ipc://"))
+
+    def _remove_files(self) -> None:
+        if self._file is not None:
+            self._file.remove()
         if self._directory:
             shutil.rmtree(self._directory, ignore_errors=True)
 

@@ -86,11 +86,12 @@ def daemons(
     It replaces the pool that the profile has.  ``daemons(0)`` only tears that down: pending
     tasks are cancelled, and every process is ended.  Returns as soon as the dispatcher listens;
     tasks wait for the daemons to join.  A daemon that dies is replaced; if five in a row die
-    before they have joined, every task fails with the reason.
+    before they have joined, or cannot be started, every task fails with the reason.
 
     ``url`` is where the dispatcher listens: ``None`` for the fastest local transport, or
-    ``"tcp://127.0.0.1:0"`` and the like (port 0: any that is free).  CURVE is always on.  Daemons
-    of other machines and other clients can join a pool on tcp by its ``connection_file``.
+    ``"tcp://127.0.0.1:0"`` and the like (port 0: any that is free), or ``"ipc:///run/my/socket"``,
+    in a directory where nobody else can replace it.  CURVE is always on.  Daemons of other
+    machines and other clients can join a pool on tcp by its ``connection_file``.
 
     With ``dispatcher=False`` the dispatcher has no process of its own: it works in a thread of
     this one.  That saves a hop, and takes some of this process's time; a done-callback that

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import pickle
 import re
 import signal
@@ -872,6 +873,25 @@ def test_no_descriptor_is_left(tmp_path: Path) -> None:
         stream.close()
         full.close()
     assert "Traceback" not in full.log.read_text()
+
+
+def test_a_daemon_that_ends_when_no_descriptor_is_left(tmp_path: Path) -> None:
+    """Another comes once strangers are cut off, and the tasks wait for it."""
+    limit = 64
+    few = f"import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))\n"
+    one = "import sys\nsys.argv += ['-n', '1']\n"
+    full = Standing(tmp_path, prelude=few + one, daemon=False)
+    try:
+        with connect(full.file, "in a crowd") as pool, contextlib.ExitStack() as crowd:
+            pid = pool.submit(os.getpid, ()).result(timeout=20)
+            for _ in range(limit):
+                crowd.enter_context(raw(full))
+            wait_until(lambda: descriptors(full) == limit)
+            os.kill(pid, signal.SIGKILL)
+            assert pool.submit(abs, (-1,)).result(timeout=20) == 1
+        assert "it is tried again" in full.log.read_text()
+    finally:
+        full.close()
 
 
 @pytest.mark.thorough

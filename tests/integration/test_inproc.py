@@ -210,7 +210,10 @@ def sleeps(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] == "S"
 
 
-def test_a_python_that_cannot_be_started_fails_every_task(tmp_path: Path) -> None:
+def test_a_python_that_cannot_be_started_fails_every_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.nursery.PAUSE", 0.01)
     python = tmp_path / "python"
     python.write_text("no program")
     python.chmod(0o700)

@@ -15,6 +15,9 @@ from typing import Any
 import pytest
 from conftest import ROOT, Script, processes_marked, wait_until
 
+from dispatcher.connections import SETTLING
+from dispatcher.nursery import PAUSE
+from dispatcher.processes import MAX_FAILURES
 from mirai import (
     DaemonCrashed,
     Daemons,
@@ -210,6 +213,77 @@ def interpreter(directory: Path, *search: str) -> Path:
     (site,) = (directory / "venv").glob("lib/python*/site-packages")
     (site / "search.pth").write_text("\n".join(search))
     return directory / "venv" / "bin" / "python"
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Path:
+    """Return a Python that daemons can run on; a test may take it away."""
+    return interpreter(tmp_path, str(ROOT), sysconfig.get_path("purelib"))
+
+
+class TestOneThatCannotBeStarted:
+    @pytest.mark.parametrize("count", [1, MAX_FAILURES + 1])
+    def test_is_started_a_little_later(
+        self, count: int, python: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """However many there are of them: tasks wait."""
+        with daemons(count, python=python, env={"PYTHONPATH": ""}, dispatcher=False) as pool:
+            pool.wait(count, timeout=30)
+            python.rename(tmp_path / "away")
+            for each in status().daemons:
+                os.kill(each.pid, signal.SIGKILL)
+            wait_until(lambda: status().connections == 0)
+            futures = [mirai(abs, -x) for x in range(3)]
+            wait_until(lambda: "no daemon can be started" in caplog.text)
+            (tmp_path / "away").rename(python)
+            assert [future.result(timeout=30) for future in futures] == [0, 1, 2]
+            pool.wait(count, timeout=30)
+
+    def test_is_one_failure_however_often_it_is_wanted(
+        self, python: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Each of these tasks, while it waits for another, wants a daemon in its daemon's stead."""
+        count = MAX_FAILURES + 1
+        go = tmp_path / "go"
+
+        def outer(number: int) -> int:
+            while not (go / str(number)).exists():
+                time.sleep(0.001)
+            return mirai(abs, -number).result()
+
+        go.mkdir()
+        with daemons(count, python=python, env={"PYTHONPATH": ""}, dispatcher=False) as pool:
+            pool.wait(count, timeout=30)
+            futures = [mirai(outer, number) for number in range(count)]
+            wait_until(lambda: status().executing == count)
+            python.rename(tmp_path / "away")
+            for number in range(count):
+                (go / str(number)).touch()
+                wait_until(lambda number=number: status().awaiting == number + 1)
+            wait_until(lambda: "no daemon can be started" in caplog.text)
+            (tmp_path / "away").rename(python)
+            assert [future.result(timeout=30) for future in futures] == list(range(count))
+
+    def test_fails_tasks_in_the_end_until_the_pool_is_scaled(
+        self, python: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dispatcher.nursery.PAUSE", 0.01)
+        wanted = python.with_name("wanted")
+        wanted.write_text("no program")
+        wanted.chmod(0o700)
+        with daemons(1, python=wanted, env={"PYTHONPATH": ""}, dispatcher=False) as pool:
+            for _ in range(2):
+                error = mirai(abs, -1).exception(timeout=20)
+                assert isinstance(error, DaemonCrashed)
+                assert "no daemon can be started" in str(error)
+            python.rename(wanted)
+            pool.scale(1)
+            pool.wait(1, timeout=30)
+            assert mirai(abs, -3).result(timeout=20) == 3
+
+    def test_is_tried_longer_than_strangers_can_hold_descriptors(self) -> None:
+        """Those in the queue of the listener hold them after those that were let in."""
+        assert sum(PAUSE * failures for failures in range(1, MAX_FAILURES)) > 3 * SETTLING
 
 
 class TestInit:
