@@ -68,6 +68,7 @@ from dispatcher.messages import (
     Welcome,
 )
 from dispatcher.security import KeyPair
+from dispatcher.server import MESSAGES_A_TURN
 from dispatcher.wire import MAX_FRAMES, encode
 from mirai import (
     DispatcherLost,
@@ -432,6 +433,27 @@ def is_served_with(pool: Standing, daemon: Peer, tag: str) -> None:
     with Peer(pool).hello() as client:
         client.submit(1, tags=(tag,))
         assert isinstance(daemon.next(), Run)
+
+
+def test_what_a_daemon_says_before_it_goes_is_heard(pool: Standing) -> None:
+    """Its last result counts, though the dispatcher learns of its end at the same time.
+
+    The result comes behind more than what is read in one turn, and all of it while the dispatcher
+    looks away.
+    """
+    with Peer(pool).hello() as client:
+        daemon = Peer(pool, DAEMON).hello(tags=("bad",))
+        client.submit(1, tags=("bad",))
+        run = daemon.next()
+        assert isinstance(run, Run)
+        pool.process.send_signal(signal.SIGSTOP)
+        try:
+            daemon.say(*[Returned((0,))] * 2 * MESSAGES_A_TURN)
+            daemon.say(Done((Outcome(run.tasks[0].id, Kind.VALUE, b"last"),)))
+            daemon.close(linger=20)
+        finally:
+            pool.process.send_signal(signal.SIGCONT)
+        assert client.next() == Results((Outcome(1, Kind.VALUE, b"last"),))
 
 
 def test_a_stale_epoch(pool: Standing) -> None:
