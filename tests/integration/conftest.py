@@ -17,8 +17,11 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
+import zmq
 
 MARK = "MIRAI_TEST_MARK"
+OURS = f"{os.getpid()}-"
+"""What the marks begin with of all that this process starts."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -31,7 +34,11 @@ def wait_until(condition: Callable[[], object], timeout: float = 15.0) -> None:
 
 
 def processes_marked(mark: str) -> list[str]:
-    """Return the processes that have inherited ``mark`` in their environment, besides this one."""
+    """Return the processes that have inherited ``mark`` in their environment, besides this one.
+
+    The beginning of a mark does for all that begin so.
+    """
+    wanted = f"{MARK}={mark}".encode()
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -42,7 +49,8 @@ def processes_marked(mark: str) -> list[str]:
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ")[:80]
         except OSError:
             continue
-        if f"{MARK}={mark}".encode() in environment.split(b"\0") and state != "Z":
+        marked = any(variable.startswith(wanted) for variable in environment.split(b"\0"))
+        if marked and state != "Z":
             found.append(f"{entry.name} {state} {command.decode(errors='replace')}")
     return found
 
@@ -84,10 +92,10 @@ def _descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def stacks(mark: str) -> str:
-    """Return what every thread of the processes with this mark is doing just now."""
+def stacks() -> str:
+    """Return what every thread of the processes with a mark of ours is doing just now."""
     lines = []
-    for process in processes_marked(mark):
+    for process in processes_marked(OURS):
         lines.append(process)
         spy = shutil.which("py-spy", path=os.path.dirname(sys.executable))
         if spy is not None:
@@ -101,21 +109,41 @@ def stacks(mark: str) -> str:
     return "\n".join(lines)
 
 
+def _new_mark() -> str:
+    return f"{OURS}{time.monotonic_ns()}"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def random_device() -> None:
+    """Have libsodium open it, as it does once, so that it is no leak of the first test."""
+    zmq.curve_keypair()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def module_leaves_nothing() -> Iterator[None]:
+    """Mark what is started for all tests of a module, and fail where a process of it is left."""
+    with pytest.MonkeyPatch.context() as patch:
+        value = _new_mark()
+        patch.setenv(MARK, value)
+        yield
+    wait_until(lambda: not processes_marked(value), 10)
+
+
 @pytest.fixture
 def mark(monkeypatch: pytest.MonkeyPatch) -> str:
     """Mark this process's future children, and return the mark."""
-    value = f"{os.getpid()}-{time.monotonic_ns()}"
+    value = _new_mark()
     monkeypatch.setenv(MARK, value)
     return value
 
 
 @pytest.fixture(autouse=True)
-def watchdog(mark: str, request: pytest.FixtureRequest) -> Iterator[None]:
+def watchdog(request: pytest.FixtureRequest) -> Iterator[None]:
     """When the test's time is up, note where all its processes are, before they are ended."""
     fail = signal.getsignal(signal.SIGALRM)  # of pytest-timeout
 
     def bark(number: int, frame: FrameType | None) -> None:
-        request.node.add_report_section("call", "processes", stacks(mark))
+        request.node.add_report_section("call", "processes", stacks())
         assert callable(fail)
         fail(number, frame)
 
@@ -142,7 +170,7 @@ def nothing_left(mark: str) -> Iterator[None]:
     wait_until(lambda: not set(threading.enumerate()) - threads, 10)
     assert not zombies()
     wait_until(lambda: not _orphaned_sockets(), 10)
-    assert _descriptors() <= descriptors + 1  # the random device, opened once by libsodium
+    assert _descriptors() <= descriptors
     wait_until(lambda: not _orphaned_directories() - temporary, 10)
     assert not _shared_memory() - shared
 

@@ -191,9 +191,9 @@ class Peer:
     ) -> None:
         self.close()
 
-    def close(self) -> None:
-        """End the connection."""
-        self._context.destroy(linger=0)
+    def close(self, linger: float = 0) -> None:
+        """End the connection, once all has been sent: that may take ``linger`` seconds."""
+        self._context.destroy(linger=int(linger * 1_000))
 
     # ── saying ───────────────────────────────────────────────────────────────────────────
 

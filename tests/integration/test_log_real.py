@@ -54,7 +54,7 @@ def test_all_processes_log(
     who = {match["who"] for match in found}
     assert {"host", "dispatcher", "daemon 2", "daemon 3"} <= who
     pids = {match["pid"] for match in found}
-    assert len(pids) >= 4 if options.get("dispatcher", True) else 3
+    assert len(pids) >= (4 if options.get("dispatcher", True) else 3)
     for text in ("has joined", "died with exit code 3", "Submit 2", "task 1 begins", "it leaves"):
         assert text in log, text
     printed = (tmp_path / "output").read_text() if (tmp_path / "output").exists() else ""

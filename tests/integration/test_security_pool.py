@@ -403,6 +403,16 @@ def files_below(*directories: Path) -> dict[Path, bytes]:
     return found
 
 
+def names_below(*directories: Path) -> bytes:
+    """Return what files, directories and links are called, and what links lead to."""
+    found = b""
+    for path in (path for directory in directories for path in directory.rglob("*")):
+        found += os.fsencode(path) + b"\n"
+        with contextlib.suppress(OSError):
+            found += os.fsencode(os.readlink(path)) + b"\n"
+    return found
+
+
 @pytest.fixture
 def sent_by_value() -> Iterator[None]:
     """Let daemons have functions of this module that cannot import it."""
@@ -427,6 +437,7 @@ def check_nowhere(secrets: list[str], home: Path, pids: list[int], seen: list[by
     """Fail where a secret can be found other than in a connection file that is 0600."""
     places = {f"process {pid}": what_others_see(pid) for pid in pids}
     places |= {str(path): data for path, data in files_below(home, Path("/dev/shm")).items()}
+    places["the names of files"] = names_below(home, Path("/dev/shm"))
     places |= {f"what was seen, {i}": data for i, data in enumerate(seen)}
     assert len(set(secrets)) == len(secrets) >= 4 and len(places) > len(seen) > 5
     for place, data in places.items():
@@ -462,7 +473,8 @@ def test_no_key_is_to_be_seen_of_a_pool(
         assert (home / "pool.json").exists()
     left = files_below(home)
     assert not [path for path in left if path.suffix == ".json"]
-    assert not [d for d in left.values() for s in secrets for form in forms(s) if form in d]
+    said = [*left.values(), names_below(home)]
+    assert not [d for d in said for s in secrets for form in forms(s) if form in d]
 
 
 @pytest.mark.usefixtures("sent_by_value")

@@ -34,7 +34,7 @@ from dispatcher.messages import (
     Stop,
     ToClient,
 )
-from dispatcher.processes import Process
+from dispatcher.processes import ECHO, Process
 from dispatcher.security import KeyPair
 from dispatcher.wire import encode
 from mirai import (
@@ -490,7 +490,7 @@ class TestSupervisor:
             gate.wait_until_begun()
             supervisor.send_signal(signal.SIGTERM)
             wait_until(lambda: pool.status().daemons[0].state == "leaving")
-            time.sleep(0.15)  # one that follows at once is an echo
+            time.sleep(1.5 * ECHO)  # only time tells a second one from an echo of the first
             assert end(supervisor)[0] == 128 + signal.SIGTERM
             assert isinstance(running.exception(timeout=20), DaemonCrashed)
         assert dispatcher.poll() is None
@@ -670,7 +670,7 @@ class TestDrain:
             gate.wait_until_begun()
             dispatcher.send_signal(signal.SIGTERM)
             late(pool)
-            time.sleep(0.15)  # one that follows at once is an echo
+            time.sleep(1.5 * ECHO)  # only time tells a second one from an echo of the first
             assert end(dispatcher, number)[0] == 130
             assert isinstance(running.exception(timeout=20), DispatcherLost)
         assert not pool_file.exists()

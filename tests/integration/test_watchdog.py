@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import ROOT
 
 HANGS = """
 import os, signal
+import pytest
 from conftest import wait_until
 from mirai import daemons, mirai
 
@@ -19,17 +21,23 @@ def an_endless_task(path):
     while True:
         pass
 
-def test_hangs(tmp_path):
-    with daemons(1):
-        endless = mirai(an_endless_task, str(tmp_path / "begun"))
-        wait_until((tmp_path / "begun").exists)
-        os.kill(os.getpid(), signal.SIGALRM)  # as pytest-timeout does when the time is up
-        endless.result()
+@pytest.fixture(scope=SCOPE)
+def pool():
+    pool = daemons(1)
+    yield
+    pool.shutdown()
+
+def test_hangs(pool, tmp_path):
+    endless = mirai(an_endless_task, str(tmp_path / "begun"))
+    wait_until((tmp_path / "begun").exists)
+    os.kill(os.getpid(), signal.SIGALRM)  # as pytest-timeout does when the time is up
+    endless.result()
 """
 
 
-def test_all_stacks_are_shown_at_a_timeout(tmp_path: Path) -> None:
-    (tmp_path / "test_hangs.py").write_text(HANGS)
+@pytest.mark.parametrize("scope", ["function", "module"])
+def test_all_stacks_are_shown_at_a_timeout(tmp_path: Path, scope: str) -> None:
+    (tmp_path / "test_hangs.py").write_text(HANGS.replace("SCOPE", repr(scope)))
     (tmp_path / "conftest.py").write_text(Path(__file__).with_name("conftest.py").read_text())
     (tmp_path / "pytest.ini").write_text("[pytest]\ntimeout = 60\n")
     done = subprocess.run(
@@ -39,7 +47,7 @@ def test_all_stacks_are_shown_at_a_timeout(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1
+    assert done.returncode == 1, done.stdout
     report = done.stdout
     assert "Timeout" in report
     assert "an_endless_task" in report.partition("Captured processes")[2]
