@@ -112,7 +112,7 @@ STALL = 2.0
 """Seconds without an answer after which a daemon that was pinged counts as stalled."""
 MAX_ESTIMATES = 10_000
 """Names of functions whose mean duration is kept for one client."""
-MAX_STANDING = 1_000
+MAX_STANDING = 10_000
 """Calls for every daemon that are kept for one client."""
 NOT_FOR_DAEMONS = (Kind.CRASHED, Kind.TIMEOUT, Kind.DECLINED)
 """What only the dispatcher may say of a task."""

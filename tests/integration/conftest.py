@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 import shutil
@@ -18,6 +19,8 @@ from types import FrameType
 
 import pytest
 import zmq
+
+from dispatcher import log
 
 MARK = "MIRAI_TEST_MARK"
 OURS = f"{os.getpid()}-"
@@ -117,6 +120,7 @@ def _new_mark() -> str:
 def random_device() -> None:
     """Have libsodium open it, as it does once, so that it is no leak of the first test."""
     zmq.curve_keypair()
+    log._standard_error()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -170,7 +174,9 @@ def nothing_left(mark: str) -> Iterator[None]:
     wait_until(lambda: not set(threading.enumerate()) - threads, 10)
     assert not zombies()
     wait_until(lambda: not _orphaned_sockets(), 10)
-    assert _descriptors() <= descriptors
+    if _descriptors() > descriptors:
+        gc.collect()  # what a failed call held, say
+    assert _descriptors() <= descriptors, os.listdir("/proc/self/fd")
     wait_until(lambda: not _orphaned_directories() - temporary, 10)
     assert not _shared_memory() - shared
 

@@ -124,6 +124,10 @@ def test_a_pool_that_stands_on_its_own(
     monkeypatch.setenv("MIRAI_LOG", "debug")
     dispatcher = command("dispatcher", "-n", "1")
     wait_until((tmp_path / "pool.json").exists)
+    assert dispatcher.stderr is not None
+    early = ""
+    while "daemon" not in {match["who"].split()[0] for match in lines(early)}:
+        early += dispatcher.stderr.readline()
     supervisor = command("daemon", "pool.json", "--max-tasks", "1")
     assert supervisor.stderr is not None
     while "it has joined" not in (line := supervisor.stderr.readline()):
@@ -133,7 +137,7 @@ def test_a_pool_that_stands_on_its_own(
     assert supervisor.wait(30) == 0
     dispatcher.terminate()
     _, log = dispatcher.communicate(timeout=30)
-    found = lines(log)
+    found = lines(early + log)
     assert {"dispatcher", "daemon"} <= {match["who"].split()[0] for match in found}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from test_core import CLIENT, CRASH, D1, D2, D3, OTHER, TINY, F, Pool, answers, given, sent, task
 
+from dispatcher.core import MAX_STANDING
 from dispatcher.events import (
     Barren,
     Command,
@@ -201,7 +202,7 @@ def test_its_function_must_be_known() -> None:
 
 def test_there_is_a_limit() -> None:
     pool = Pool()
-    for number in range(1_001):
+    for number in range(MAX_STANDING):
         assert sent(everywhere(pool, payload=b"%d" % number), CLIENT, Refused) == []
     assert len(sent(everywhere(pool, payload=b"too many"), CLIENT, Refused)) == 1
 

@@ -9,11 +9,14 @@ import pytest
 from test_core import CLIENT, CRASH, D1, TINY, Pool, done
 
 from dispatcher.events import Barren, Event, Illegal, Joined, Lost, Role
-from dispatcher.journal import Journal, logger
+from dispatcher.journal import Journal
 from dispatcher.messages import Cancel, Hello, Returned
 
 DAEMON = f"daemon {D1} (process {D1} on host{D1})"
 OWNER = f"client {CLIENT} (process {CLIENT} on host{CLIENT})"
+
+
+logger = logging.getLogger("dispatcher")
 
 
 class Kept(logging.Handler):
