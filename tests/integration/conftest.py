@@ -62,10 +62,10 @@ def zombies() -> list[str]:
     """Return the children of this process that have ended and were not waited for."""
     found = []
     for path in Path("/proc/self/task").glob("*/children"):
-        for pid in path.read_text().split():
-            stat = Path(f"/proc/{pid}/stat")
-            if stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z":
-                found.append(pid)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # gone meanwhile
+            for pid in path.read_text().split():
+                if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                    found.append(pid)
     return found
 
 

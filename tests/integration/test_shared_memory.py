@@ -206,7 +206,7 @@ class TestNothingIsLeft:
         with daemons(1) as pool:
             daemon, ours = mirai(os.getpid).result(), os.getpid()
             back = mirai(same, big()).result()
-            assert held(ours) == mapped(ours) == 1
+            wait_until(lambda: held(ours) == mapped(ours) == 1)  # what was sent is let go, too
             wait_until(lambda: nobody_holds_any(daemon))
             del back
             wait_until(lambda: nobody_holds_any(ours, dispatcher_of(pool), daemon))
