@@ -81,9 +81,14 @@ class Hatch:
         flags = _socket.MSG_DONTWAIT | _socket.MSG_CMSG_CLOEXEC
         room = _socket.CMSG_LEN(_DESCRIPTOR.size)  # for one: the system drops the others
         try:
-            data, rights, _, _ = self._socket.recvmsg(_SERIAL.size, room, flags)
+            data, rights, how, _ = self._socket.recvmsg(_SERIAL.size, room, flags)
         except OSError as error:
             raise ValueError(f"nothing is in the hatch: {error}") from None
+        if how & _socket.MSG_CTRUNC and not rights:
+            raise ValueError(
+                "shared memory has come, and this process has no descriptor left to take it with"
+                " (see ulimit -n)"
+            )
         if len(data) != _SERIAL.size or not rights:
             raise ValueError("what is in the hatch is not shared memory")
         return _SERIAL.unpack(data)[0], _DESCRIPTOR.unpack(rights[0][2])[0]

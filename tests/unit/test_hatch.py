@@ -257,3 +257,17 @@ class TestWire:
         reader.read(frames, other)
         with pytest.raises(ProtocolError, match="nothing is in the hatch"):
             reader.read(frames, other)
+
+
+def test_where_no_descriptor_is_left_that_is_what_is_said(ends: tuple[Hatch, Hatch]) -> None:
+    one, other = ends
+    serial = one.hand(shared(b"data"))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        with pytest.raises(ValueError, match="no descriptor left"):
+            other.take(serial, 4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

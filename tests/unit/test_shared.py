@@ -31,7 +31,9 @@ def descriptors() -> int:
 def few_descriptors() -> Iterator[None]:
     """Let half of those that the process may have be taken, and more be free."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (2 * descriptors() - 6, limits[1]))
+    free = os.dup(0)  # the next one that is taken has this number, or a larger one
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2 * free, limits[1]))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
