@@ -7,6 +7,8 @@ No key and no payload is ever told.
 
 from __future__ import annotations
 
+from dispatcher.log import printable
+
 BURST = 5
 """How many of a kind are told in one interval."""
 INTERVAL = 10.0
@@ -53,5 +55,5 @@ class _Tally:
 
 def harmless(text: str) -> str:
     """Return it in one line, without what would do something to a terminal, and not too long."""
-    text = "".join(each if each.isprintable() else "?" for each in text[: LONGEST + 1])
+    text = printable(text[: LONGEST + 1])
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

@@ -51,8 +51,8 @@ from dispatcher.events import (
 )
 from dispatcher.events import Send as SendCommand
 from dispatcher.hatch import Hatch
-from dispatcher.journal import Journal
 from dispatcher.log import Guarded, show
+from dispatcher.logbook import Logbook
 from dispatcher.messages import (
     Buffer,
     Crash,
@@ -150,7 +150,7 @@ class Server:
         """
         self._config = config
         self._core = Dispatcher(grace=config.grace, kept=config.plan.count, spare=SPARE)
-        self._journal = Journal(self._core)
+        self._logbook = Logbook(self._core)
         self._gate: Gate[_Owner] = Gate()
         self._hatch = Hatch(config.hatch) if config.hatch >= 0 else None
         self._gate.admit(
@@ -307,8 +307,8 @@ class Server:
         self._bars.end(time.monotonic(), self._read_monitor)
         events, self._events = self._events, []
         commands = self._core.handle(events, time.monotonic())
-        if self._journal.is_on:
-            self._journal.write(events, commands)
+        if self._logbook.is_on:
+            self._logbook.write(events, commands)
         for command in commands:
             self._obey(command)
         if self._core.has_waiting():
@@ -611,7 +611,7 @@ class Server:
         if self._hatch is not None:
             self._hatch.close()
         self._core, self._events = Dispatcher(), []  # whoever keeps us shall not keep all tasks
-        self._journal = Journal(self._core)
+        self._logbook = Logbook(self._core)
 
     def _remove_files(self) -> None:
         if self._file is not None:

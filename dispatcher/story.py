@@ -63,12 +63,23 @@ def cause(crash: Crash) -> str:
     """Return why somebody was lost."""
     if crash.exit is None:
         return crash.reason
-    if crash.exit >= 0:
-        return f"{crash.reason} with exit code {crash.exit}"
+    word = "with" if signal_name(crash.exit) is None else "of"
+    return f"{crash.reason} {word} {ending(crash.exit)}"
+
+
+def ending(status: int | None) -> str:
+    """Return how a process ended, by its exit status as ``subprocess`` has it."""
+    return signal_name(status) or f"exit code {status}"
+
+
+def signal_name(status: int | None) -> str | None:
+    """Return the name of the signal that ended a process; None if none did."""
+    if status is None or status >= 0:
+        return None
     try:
-        return f"{crash.reason} of {Signals(-crash.exit).name}"
+        return Signals(-status).name
     except ValueError:
-        return f"{crash.reason} of signal {-crash.exit}"
+        return f"signal {-status}"
 
 
 def title(daemon: Daemon) -> str:

@@ -46,7 +46,7 @@ from mirai._errors import (
     again,
 )
 from mirai._feed import Feed
-from mirai._future import Failure, Mirai, Value, on_event_loop, settlers
+from mirai._future import Failure, Mirai, Value, check_may_wait, on_event_loop, settlers
 from mirai._options import TaskOptions
 from mirai._outbox import Call, Outbox, Parcel
 from mirai._pending import Pending
@@ -288,8 +288,7 @@ class Channel:
         return self._request(name, lambda requests, it: requests.asks.append((it, question(it.id))))
 
     def _request(self, name: str, put: Callable[[_Requests, Mirai[Any]], None]) -> Mirai[Any]:
-        if self.is_current_thread():
-            raise RuntimeError("a done-callback must not wait for the thread that it runs in")
+        check_may_wait()
         request: Mirai[Any] = Mirai(self._outbox.next_id(), name, self._profile)
         with self._lock:
             self._check_open()

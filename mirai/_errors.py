@@ -14,9 +14,10 @@ MiraiError
 
 from __future__ import annotations
 
-import signal
 from concurrent.futures import CancelledError
 from typing import Any
+
+from dispatcher.story import signal_name
 
 
 class MiraiError(Exception):
@@ -116,16 +117,6 @@ class ProtocolError(MiraiError):
 def again(error: MiraiError) -> MiraiError:
     """Return a like error, to raise where the same one may be raised elsewhere at that moment."""
     return type(error)(*error.args)
-
-
-def signal_name(exit_status: int | None) -> str | None:
-    """Return the name of the signal that ended a process; None if none did."""
-    if exit_status is None or exit_status >= 0:
-        return None
-    try:
-        return signal.Signals(-exit_status).name
-    except ValueError:
-        return f"signal {-exit_status}"
 
 
 def _restore(kind: type[DaemonCrashed], text: str, state: dict[str, Any]) -> DaemonCrashed:

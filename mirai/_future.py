@@ -34,6 +34,13 @@ T = TypeVar("T")
 settlers: set[int] = set()
 """The threads that settle mirais, by their identifiers: whoever waits in one waits for ever."""
 
+
+def check_may_wait() -> None:
+    """Raise RuntimeError in a thread that settles mirais: in a done-callback."""
+    if threading.get_ident() in settlers:
+        raise RuntimeError("a done-callback must not wait for the thread that it runs in")
+
+
 # Guards the step from "no Condition" to "Condition" of every Mirai.  Re-entrant, since a signal
 # handler or a finalizer may cancel a mirai while this thread holds it.
 _lock = threading.RLock()
@@ -341,10 +348,9 @@ class Mirai(Future[T], Generic[T]):
     def _wait(self, timeout: float | None) -> bool:
         """Block until it is settled, for ``timeout`` seconds at most; return whether it is.
 
-        Raises RuntimeError in a thread that settles mirais: in a done-callback.
+        Raises like ``check_may_wait``.
         """
-        if threading.get_ident() in settlers:
-            raise RuntimeError("a done-callback must not wait for the thread that it runs in")
+        check_may_wait()
         gate = threading.Lock()
         gate.acquire()
         gates = self.__dict__.setdefault("_gates", [])

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from dispatcher.hatch import Hatch
-from mirai._errors import MiraiError, signal_name
+from dispatcher.story import ending
+from mirai._errors import MiraiError
 
 START_TIMEOUT = 60.0
 """Seconds that a dispatcher has to start listening."""
@@ -131,8 +132,7 @@ class DispatcherProcess:
         return self._ending()
 
     def _ending(self) -> str:
-        code = self._popen.wait()
-        return signal_name(code) or f"exit code {code}"
+        return ending(self._popen.wait())
 
     def release(self) -> None:
         """Close our ends of its pipes; the end of its standard input tells it to leave."""

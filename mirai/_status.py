@@ -108,7 +108,7 @@ def waiting(status: Status) -> list[str]:
     for reason in status.why:
         first, *others = reason.split("\n")
         lines += [f"waiting: {first}", *(f"    {other}" for other in others)]
-    return [printable(line) for line in lines]
+    return lines
 
 
 def running(daemon: DaemonReport) -> str:
@@ -116,4 +116,4 @@ def running(daemon: DaemonReport) -> str:
     if not daemon.task:
         return ""
     name, _, _ = daemon.task.partition(":")  # without the line of its code
-    return printable(f"{name} ({daemon.seconds:.1f} s)")
+    return f"{name} ({daemon.seconds:.1f} s)"

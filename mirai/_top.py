@@ -75,7 +75,7 @@ def picture(before: Look, now: Look) -> Group:
         f"  {printable(status.url)}  {status.connections} daemons\n",
         f"{status.awaiting:,} awaiting   {status.executing:,} executing  "
         f" {status.completed:,} completed   {rate:,.1f} tasks/s\n",
-        *((f"{line}\n", "yellow") for line in waiting(status)),
+        *((f"{printable(line)}\n", "yellow") for line in waiting(status)),
     )
     return Group(head, table)
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 
 from dispatcher.messages import Crash, PoolReport
+from dispatcher.story import ending
 from mirai._budget import Memory
-from mirai._errors import signal_name
 
 LOOK = 4.0
 """Seconds between looks at what unanswered tasks wait for; at the second one it is told."""
@@ -78,8 +78,7 @@ def _missing(report: PoolReport, staying: int) -> str:
 
 def _end(crash: Crash) -> str:
     """Say how a daemon ended that could not join."""
-    signal = signal_name(crash.exit)
-    text = f"the last one to fail ended with {signal or f'exit code {crash.exit}'}"
+    text = f"the last one to fail ended with {ending(crash.exit)}"
     return f"{text} and printed:\n{crash.tail}" if crash.tail else f"{text} and printed nothing"
 
 

@@ -192,6 +192,35 @@ def dispatchers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     return count
 
 
+def launch(
+    argv: Sequence[str],
+    directory: Path,
+    mark: str,
+    *,
+    stdin: int = subprocess.DEVNULL,
+    stdout: int | None = subprocess.PIPE,
+    path: str = str(ROOT),
+) -> subprocess.Popen[str]:
+    """Start a program with this mark, in a session of its own, which finds us by ``path``."""
+    return subprocess.Popen(
+        argv,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=directory,
+        env=os.environ | {"PYTHONPATH": path, MARK: mark},
+        start_new_session=True,
+    )
+
+
+def end(running: Sequence[subprocess.Popen[str]]) -> None:
+    """End programs, and wait until all that they wrote is read."""
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
 Script = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -206,23 +235,11 @@ def script(tmp_path: Path, mark: str) -> Iterator[Script]:
             path = tmp_path / f"program{len(running)}.py"
             path.write_text(source)
             argv = [sys.executable, str(path)]
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(ROOT), MARK: mark},
-            start_new_session=True,
-        )
-        running.append(process)
-        return process
+        running.append(launch(argv, tmp_path, mark, stdin=subprocess.PIPE))
+        return running[-1]
 
     yield start
-    for process in running:
-        process.kill()
-        process.communicate()
+    end(running)
 
 
 Command = Callable[..., "subprocess.Popen[str]"]
@@ -261,23 +278,11 @@ def _programs(argv: list[str], directory: Path, mark: str) -> Iterator[Command]:
 
     def start(*arguments: object, inside: Sequence[str] = ()) -> subprocess.Popen[str]:
         """``inside``: the start of a command line that runs the rest of it somewhere."""
-        process = subprocess.Popen(
-            [*inside, *argv, *map(str, arguments)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=directory,
-            env=os.environ | {"PYTHONPATH": str(ROOT), MARK: mark},
-            start_new_session=True,
-        )
-        running.append(process)
-        return process
+        running.append(launch([*inside, *argv, *map(str, arguments)], directory, mark))
+        return running[-1]
 
     yield start
-    for process in running:
-        process.kill()
-        process.communicate()
+    end(running)
 
 
 def listening(process: subprocess.Popen[str]) -> subprocess.Popen[str]:

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from conftest import MARK, ROOT, Script, processes_marked, wait_until
+from conftest import ROOT, Script, launch, processes_marked, wait_until
 
 from mirai import Daemons, daemons, everywhere, mirai, mirai_map, race, status, try_mirai
 
@@ -65,16 +65,8 @@ class Terminal:
     def __init__(self, source: str, mark: str, folder: Path) -> None:
         self.keyboard, screen = pty.openpty()
         take_it = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", take_it + START + source],
-            stdin=screen,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(ROOT), MARK: mark},
-            start_new_session=True,
-        )
+        argv = [sys.executable, "-c", take_it + START + source]
+        self.process = launch(argv, folder, mark, stdin=screen)
         os.close(screen)
 
     def line(self) -> str:

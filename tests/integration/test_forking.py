@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import MARK, ROOT, Script, processes_marked, wait_until
+from conftest import ROOT, Script, end, launch, processes_marked, wait_until
 
 # Python 3.12 warns of a fork where there are threads, with reason; here nothing else runs.
 START = """
@@ -242,22 +242,13 @@ def serve(tmp_path: Path, mark: str) -> Iterator[Serve]:
 
     def start(source: str, *arguments: str) -> subprocess.Popen[str]:
         (tmp_path / "web.py").write_text(source)
-        process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", MARK: mark},
-            start_new_session=True,
-        )
-        running.append(process)
-        return process
+        argv = [sys.executable, "-m", *arguments]
+        path = f"{ROOT}{os.pathsep}{tmp_path}"
+        running.append(launch(argv, tmp_path, mark, stdout=None, path=path))
+        return running[-1]
 
     yield start
-    for process in running:
-        process.kill()
-        process.communicate()
+    end(running)
 
 
 @pytest.mark.thorough

@@ -45,13 +45,18 @@ def stream(pool: Standing) -> Iterator[Stream]:
     honest.close()
 
 
-def frames_are_survived(pool: Standing, stream: Stream, examples: int) -> None:
-    @settings(
+def fuzzed(examples: int) -> settings:
+    """Have hypothesis try so many, however long each takes."""
+    return settings(
         max_examples=examples,
         deadline=None,
         suppress_health_check=list(HealthCheck),
         database=None,
     )
+
+
+def frames_are_survived(pool: Standing, stream: Stream, examples: int) -> None:
+    @fuzzed(examples)
     @given(st.sampled_from(Role), st.booleans(), st.lists(MESSAGES, min_size=1, max_size=5))
     def attempt(role: Role, greets: bool, messages: list[list[bytes]]) -> None:
         rejected = stream.client.status().rejected
@@ -73,12 +78,7 @@ def frames_are_survived(pool: Standing, stream: Stream, examples: int) -> None:
 
 
 def bytes_are_survived(pool: Standing, stream: Stream, examples: int) -> None:
-    @settings(
-        max_examples=examples,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        database=None,
-    )
+    @fuzzed(examples)
     @given(BYTES)
     def attempt(data: bytes) -> None:
         with raw(pool) as connection, contextlib.suppress(OSError):

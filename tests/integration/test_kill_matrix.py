@@ -146,7 +146,9 @@ def stop(pid: int) -> None:
 
 
 def go_on(pid: int) -> None:
-    os.kill(pid, signal.SIGCONT)
+    """Let a process go on that was stopped, unless the blow has ended it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
 
 
 def strike(pid: int, way: str) -> None:
@@ -363,12 +365,13 @@ def test_a_task_that_no_daemon_can_receive_fails() -> None:
 # ── the dispatcher ───────────────────────────────────────────────────────────────────────
 
 END = {
-    "SIGKILL": "ended with SIGKILL",
-    "SIGTERM": "has shut down",
-    "segfault": "ended with SIGSEGV",
-    "MemoryError": "the connection to the dispatcher",
+    "SIGKILL": ("ended with SIGKILL",),
+    "SIGTERM": ("has shut down",),
+    "segfault": ("ended with SIGSEGV",),
+    # libzmq asserts, here and there, that it was given the memory it asked for
+    "MemoryError": ("the connection to the dispatcher", "ended with SIGABRT"),
 }
-"""What is said of a dispatcher that was struck so."""
+"""What is said of a dispatcher that was struck so: one of these."""
 
 
 def starve(pid: int) -> None:
@@ -419,10 +422,8 @@ def check_loss(scene: Scene, cell: Cell) -> None:
     errors = [task.exception(timeout=PATIENCE) for task in scene.tasks]
     assert {type(error) for error in errors} <= {DispatcherLost, NoneType}
     unanswered = errors[1:] if cell.moment == "idle" else errors
-    if cell.outcome == "lost":
-        assert all(END[cell.way] in str(error) for error in unanswered)
-    if cell.outcome == "cut":
-        assert END[cell.way] in str(errors[-1])
+    telling = {"lost": unanswered, "cut": errors[-1:]}.get(cell.outcome, [])
+    assert all(any(end in str(error) for end in END[cell.way]) for error in telling)
     ran = [scene.runs(name) for name in ("struck", *BEHIND)]
     assert all(len(runs) <= 1 for runs in ran)
 

@@ -36,7 +36,7 @@ from dispatcher.words import numbers, said
 logger = Guarded("dispatcher")
 
 
-class Journal:
+class Logbook:
     """The log of one dispatcher, from its start to its end."""
 
     def __init__(self, core: Dispatcher) -> None:

@@ -9,7 +9,7 @@ import pytest
 from test_core import CLIENT, CRASH, D1, TINY, Pool, done
 
 from dispatcher.events import Barren, Event, Illegal, Joined, Lost, Role
-from dispatcher.journal import Journal
+from dispatcher.logbook import Logbook
 from dispatcher.messages import Cancel, Hello, Returned
 
 DAEMON = f"daemon {D1} (process {D1} on host{D1})"
@@ -41,18 +41,18 @@ def kept() -> Iterator[Kept]:
 
 
 class Logged(Pool):
-    """A dispatcher with a journal."""
+    """A dispatcher with a logbook."""
 
     def __init__(self, kept: Kept, daemons: tuple[int, ...] = (D1,)) -> None:
-        self.journal: Journal | None = None
+        self.logbook: Logbook | None = None
         self.kept = kept
         super().__init__(daemons)
 
     def step(self, *events: tuple[int, Event]) -> list[object]:  # type: ignore[override]
         commands = super().step(*events)
-        self.journal = self.journal or Journal(self.core)
+        self.logbook = self.logbook or Logbook(self.core)
         self.kept.lines.clear()
-        self.journal.write(events, commands)
+        self.logbook.write(events, commands)
         return list(commands)
 
 
@@ -122,10 +122,10 @@ def test_only_what_is_asked_for(kept: Kept) -> None:
 
 
 def test_where_nothing_is_logged_nothing_is_done() -> None:
-    assert Journal(Pool().core).is_on
+    assert Logbook(Pool().core).is_on
     logger.disabled = True
     try:
-        assert not Journal(Pool().core).is_on
+        assert not Logbook(Pool().core).is_on
     finally:
         logger.disabled = False
 
