@@ -18,12 +18,13 @@ LINE = re.compile(
 
 TROUBLE = """
 import os, sys
-from mirai import daemons, mirai, mirai_map, status
+from mirai import daemons, everywhere, mirai, mirai_map, status
 SECRET = "a payload"
 with daemons(2, **OPTIONS) as pool:
     pool.wait(2)
     assert mirai(len, SECRET).result() == len(SECRET)
     mirai(int, "x").exception()
+    everywhere(abs, 1).collect()  # now both have heard that they are welcome
     mirai(os._exit, 3).exception()
     mirai.options(timeout=0.01)(__import__("time").sleep, 60).exception()
     mirai(print, "from a task").result()
