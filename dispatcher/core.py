@@ -5,6 +5,11 @@ peers that joined or were lost) with the time, and gets back what to do.  A job 
 place: in the queue, or in the hand of one daemon.  Cancellation is not a place: the client has
 its answer at once, and what the daemon says later is dropped.
 
+*Runs.*  A client's tasks that are alike come, wait, are given out and are answered in runs, so that
+thousands of them cost what a few do.  A run is a job; where something befalls only some of its
+tasks (a daemon has no time for all, one is cancelled, some have ended), they become a job of their
+own.
+
 *Credit.*  A daemon is given work until what it has in hand should take ``HORIZON`` seconds, going
 by the mean duration of each function; a function that has never ended fills a hand alone.  So
 long tasks are given one at a time, to whoever is free, and tiny ones by the hundred.  When an
@@ -25,10 +30,11 @@ reports, and changes nothing else: the task may still end.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from msgspec import structs
 
@@ -93,6 +99,7 @@ from dispatcher.peers import Client, Daemon, Mail, Standing
 from dispatcher.queue import Queue
 from dispatcher.story import SLOW, cause, ended, note, seconds, steps, whereabouts
 from dispatcher.wire import BATCH_TASKS, batches, work
+from dispatcher.words import spans
 
 _T = TypeVar("_T")
 
@@ -147,7 +154,7 @@ class Dispatcher:
         self._open: dict[int, Daemon] = {}
         # Both in the order of time, since every entry gets the same delay.
         self._silent: dict[int, float] = {}  # daemons with spare tasks in hand, since when
-        self._stubborn: dict[int, tuple[Job, float]] = {}  # interrupted jobs by key, since when
+        self._stubborn: dict[Job, float] = {}  # interrupted jobs, since when
         self._lending: dict[int, Daemon] = {}
         self._told_of: set[int] = set()  # those of which the shell has been told
         self._doubtful: set[int] = set()  # daemons of which it may have changed whether they lend
@@ -193,7 +200,7 @@ class Dispatcher:
     def next_deadline(self) -> float | None:
         """When ``handle`` must be called even if nothing happens; None if never."""
         deadlines = [since + PATIENCE for since in _first(self._silent)]
-        deadlines += [since + self._grace for _, since in _first(self._stubborn)]
+        deadlines += [since + self._grace for since in _first(self._stubborn)]
         if (timeout := self._timeouts.first()) is not None:
             deadlines.append(timeout)
         if self._look_at is not None:
@@ -259,18 +266,24 @@ class Dispatcher:
         """
         daemon = self._daemons.get(peer)
         job = None if daemon is None else daemon.hand.get(key)
-        return (0, 0) if job is None else (job.client, job.id)
+        if job is None:
+            return 0, 0
+        return job.client, job.id and job.id + key - job.key
 
     def check(self) -> None:
         """Raise AssertionError if the state contradicts itself.  For tests."""
-        jobs = [job for client in self._clients.values() for job in client.jobs.values()]
-        waiting = sum(job.waiting for job in jobs)
+        tasks = [each for client in self._clients.values() for each in client.jobs.items()]
+        waiting = sum(job.waiting for _, job in tasks)
         assert waiting == len(self._queue), "the queue has lost count"
-        for job in jobs:
+        for id, job in tasks:
+            assert id in job.ids, "a client's task is in a job that has another"
             assert job.waiting != bool(job.daemon), "a job is in two places or in none"
             assert not job.cancelled, "a cancelled job is still its client's"
         for peer, daemon in self._daemons.items():
-            assert all(job.daemon == peer for job in daemon.hand.values())
+            for key, job in daemon.hand.items():
+                assert key in job.keys, "a task in hand is in a job that has another"
+                assert job.daemon == peer, "a job in hand does not know whose"
+                assert all(daemon.hand[each] is job for each in job.keys), "a job is torn"
             idle = not daemon.hand and not daemon.recalled and not daemon.leaving
             assert (peer in self._idle) == idle, "idle daemons are lost sight of"
             asked = daemon.recalled or daemon.overdue or daemon.leaving or daemon.lending
@@ -399,17 +412,19 @@ class Dispatcher:
         client = self._clients.pop(peer, None)
         if client is not None:
             self._drop_client(client, now)
-        daemon = self._daemons.pop(peer, None)
+        daemon = self._daemons.get(peer)
         if daemon is not None:
-            self._drop_daemon(daemon, lost, now)
+            begun = self._begun(daemon, lost.started)
+            del self._daemons[peer]
+            self._drop_daemon(daemon, begun, lost.crash, now)
         self._mail.pop(peer, None)
 
     def _drop_client(self, client: Client, now: float) -> None:
         self._asked = [(peer, ask) for peer, ask in self._asked if peer != client.peer]
         for standing in client.standing:
             self._standing.remove(standing)
-            self._release(standing.function)
-        for job in list(client.jobs.values()):
+            self._forgo(standing.function, 1)
+        for job in dict.fromkeys(client.jobs.values()):
             self._abandon(job, now)
         if client.daemon in self._daemons:
             self._daemons[client.daemon].clients.discard(client.peer)
@@ -417,7 +432,7 @@ class Dispatcher:
         for entry in client.functions.values():
             self._forget(entry)
 
-    def _drop_daemon(self, daemon: Daemon, lost: Lost, now: float) -> None:
+    def _drop_daemon(self, daemon: Daemon, begun: set[Job], crash: Crash, now: float) -> None:
         """Fail what may have started, and queue the rest again."""
         for group in (self._idle, self._open, self._silent, self._lending):
             group.pop(daemon.peer, None)
@@ -425,21 +440,15 @@ class Dispatcher:
             self._clients[client].daemon = 0
         for entry in daemon.knows:
             entry.holders.discard(daemon.peer)
-        hand = list(daemon.hand.values())
-        begun = len(hand)
-        if lost.started is not None:
-            keys = list(daemon.hand)
-            begun = keys.index(lost.started) + 1 if lost.started in daemon.hand else 0
-        daemon.hand.clear()
-        how = f"that daemon was lost: {cause(lost.crash)}"
-        for index, job in enumerate(hand):
-            job.daemon = 0
+        how = f"that daemon was lost: {cause(crash)}"
+        for job in daemon.jobs():
+            daemon.drop(job)
             job.losses += not begun  # it may be too large to be received: soon it is given alone
-            self._stubborn.pop(job.key, None)
+            self._stubborn.pop(job, None)
             if job.cancelled:
-                self._release(job.function)
+                self._release(job)
                 continue
-            if index >= begun and job.losses < MAX_LOSSES and not job.pinned:
+            if job not in begun and job.losses < MAX_LOSSES and not job.pinned:
                 note(job, daemon, now, f"{how}; it had not begun there")
                 self._queue.put_back(job)
             elif job.may_retry() and not job.pinned:
@@ -447,7 +456,22 @@ class Dispatcher:
                 self._retry(job)
             else:
                 note(job, daemon, now, how)
-                self._settle(job, _crashed(job, lost.crash, steps(job, now)))
+                self._settle(job, _crashed(job, crash, steps(job, now)))
+
+    def _begun(self, daemon: Daemon, started: int | None) -> set[Job]:
+        """Return the jobs in a hand that may have begun, if this was the last; None: who knows.
+
+        Those of which only some have are parted.
+        """
+        if started is None:
+            return set(daemon.jobs())
+        if started not in daemon.hand:
+            return set()
+        last = daemon.hand[started]
+        if last.key + last.count > started + 1:
+            self._cut(last, started + 1 - last.key)
+        jobs = daemon.jobs()
+        return set(jobs[: jobs.index(last) + 1])
 
     def _submit(self, client: Client, submit: Submit, now: float) -> None:
         self._check(client, submit)
@@ -462,8 +486,9 @@ class Dispatcher:
 
     def _decline(self, client: Client, tasks: Sequence[Task]) -> None:
         for task in tasks:
-            self._post(client.peer).outcomes.append(Outcome(task.id, Kind.DECLINED))
-            client.last = task.id
+            for id in range(task.id, task.id + task.count):
+                self._post(client.peer).outcomes.append(Outcome(id, Kind.DECLINED))
+            client.last = task.id + task.count - 1
 
     def _accept(self, client: Client, tasks: Sequence[Task], now: float) -> None:
         depth = 0
@@ -471,17 +496,20 @@ class Dispatcher:
             depth = self._depth_around(client) + 1
             self._doubtful.add(client.daemon)
         for task in tasks:
-            self._keys += 1
             entry = client.functions[task.function]
-            entry.uses += 1
-            number = entry.definition.number
-            own = structs.replace(task, id=self._keys, function=number, timeout=0.0)
-            job = client.jobs[task.id] = Job(task.id, client.peer, entry, own)
+            key, number = self._keys + 1, entry.definition.number
+            own = structs.replace(task, id=key, function=number, timeout=0.0)
+            job = Job(task.id, client.peer, entry, own)
             job.depth = depth
-            self._queue.push(job)
             if 0.0 < task.timeout < MAX_TIMEOUT:
-                self._timeouts.add(job, now + task.timeout)
-            client.last = task.id
+                job.deadline = now + task.timeout
+                self._timeouts.add(job)
+            count = job.count
+            self._keys += count
+            entry.uses += count
+            client.jobs.update(dict.fromkeys(job.ids, job))
+            self._queue.push(job)
+            client.last = task.id + count - 1
 
     def _depth_around(self, client: Client) -> int:
         """Return the depth of the job from which a client in a daemon's process submits."""
@@ -490,6 +518,8 @@ class Dispatcher:
 
     def _everywhere(self, client: Client, event: Everywhere, now: float) -> None:
         """Give a call to all daemons, and keep it for those to come."""
+        if event.call.following:
+            raise ProtocolError("several calls for every daemon")
         tasks = tuple(structs.replace(event.call, id=id) for id in event.ids)
         self._check(client, Submit(tasks))
         if event.call.function not in client.functions:
@@ -521,7 +551,7 @@ class Dispatcher:
             if same and not (call.blobs or standing.call.blobs or standing.ids):
                 client.standing.remove(standing)
                 self._standing.remove(standing)
-                self._release(entry)
+                self._forgo(entry, 1)
                 return
 
     def _pin(self, standing: Standing, daemon: Daemon, now: float) -> None:
@@ -536,6 +566,7 @@ class Dispatcher:
         id = standing.ids.popleft() if standing.ids else 0
         job = Job(id, standing.client, function, task)
         job.pinned = True
+        job.cost = _cost(job)
         if id:
             client = self._clients[standing.client]
             client.jobs[id] = job
@@ -579,7 +610,9 @@ class Dispatcher:
                 raise ProtocolError(f"task {task.id} after task {last}")
             if task.function not in known and task.function not in new:
                 raise ProtocolError(f"task {task.id} needs an unknown function")
-            last = task.id
+            if task.following and (task.blobs or task.stream or task.keep):
+                raise ProtocolError(f"task {task.id} is none that others could be like")
+            last = task.id + task.count - 1
         forget = set(submit.forget)
         if len(forget) != len(submit.forget) or not all(n in known or n in new for n in forget):
             raise ProtocolError("a function is forgotten that was not known")
@@ -593,46 +626,35 @@ class Dispatcher:
         client.functions[function.number] = FunctionEntry(definition, estimate)
 
     def _cancel(self, client: Client, ids: Sequence[int], now: float) -> None:
-        for id in ids:
-            job = client.jobs.get(id)
-            if job is not None:
-                self._abandon(job, now)
-                continue
-            for standing in client.standing:
-                if id in standing.ids:
-                    standing.ids.remove(id)
+        for first, last in spans(ids):
+            id = first
+            while id <= last:
+                job = client.jobs.get(id)
+                if job is not None:
+                    job = self._part(job, id - job.id, last + 1 - id)
+                    self._abandon(job, now)
+                    id += job.count
+                    continue
+                for standing in client.standing:
+                    if id in standing.ids:
+                        standing.ids.remove(id)
+                id += 1
 
     def _finish(self, daemon: Daemon, outcomes: Sequence[Outcome], now: float) -> None:
         """Pass on how tasks ended.  Whatever the daemon was not asked for is dropped."""
         if any(outcome.kind in NOT_FOR_DAEMONS for outcome in outcomes):
             raise ProtocolError("a daemon that says what only a dispatcher may say")
+        if any(outcome.following and not _is_plain(outcome) for outcome in outcomes):
+            raise ProtocolError("a run of outcomes that are not all plain values")
         head = next(iter(daemon.hand), None)
         for outcome in outcomes:
-            job = daemon.take(outcome.id)
-            if job is None:
-                self.dropped += 1
-                continue
-            daemon.done += 1
-            if outcome.kind is not Kind.CANCELLED:
-                # In this order, min and max make a number even of NaN.
-                job.function.estimate.learn(max(0.0, min(LONGEST, outcome.seconds)))
-            self._stubborn.pop(job.key, None)
-            if job.cancelled:
-                self._release(job.function)
-            elif outcome.again and job.may_retry():
-                took = seconds(job, outcome, now)
-                note(
-                    job,
-                    daemon,
-                    now,
-                    f"failed there, after {took}; attempt {job.attempt + 1} follows",
-                )
-                self._retry(job)
-            else:
-                story: tuple[Step, ...] = ()
-                if outcome.seconds >= SLOW or job.story or outcome.kind is Kind.ERROR:
-                    story = ended(job, daemon, outcome, now)
-                self._settle(job, _renumbered(outcome, job.id, story))
+            count = outcome.count
+            for job, start in self._taken(daemon, outcome.id, count):
+                daemon.done += job.count
+                if outcome.kind is not Kind.CANCELLED:
+                    # In this order, min and max make a number even of NaN.
+                    job.function.estimate.learn(max(0.0, min(LONGEST, outcome.seconds / count)))
+                self._answer(job, outcome, start, daemon, now)
         if head not in daemon.hand:
             daemon.overdue = False
             daemon.began = now
@@ -640,27 +662,41 @@ class Dispatcher:
             self._doubtful.add(daemon.peer)
         self._rank(daemon, now)
 
+    def _answer(self, job: Job, outcome: Outcome, start: int, daemon: Daemon, now: float) -> None:
+        """Do what a daemon's answer asks for: it is of ``start`` other tasks, and of this job's."""
+        if job.cancelled:
+            self._release(job)
+        elif outcome.again and job.may_retry():
+            took = seconds(job, outcome, now)
+            how = f"failed there, after {took}; attempt {job.attempt + 1} follows"
+            note(job, daemon, now, how)
+            self._retry(job)
+        else:
+            story: tuple[Step, ...] = ()
+            slow = outcome.seconds >= SLOW and not outcome.following
+            if slow or job.story or outcome.kind is Kind.ERROR:
+                story = ended(job, daemon, outcome, now)
+            self._settle(job, outcome.part(job.id, start, job.count, story))
+
     def _pass_on(self, daemon: Daemon, printed: Printed) -> None:
         """Tell a task's client what it prints, while it is wanted."""
         job = daemon.hand.get(printed.id)
         if job is not None and not job.cancelled:
-            self._post(job.client).printed.append(Printed(job.id, printed.text))
+            id = job.id + printed.id - job.key
+            self._post(job.client).printed.append(Printed(id, printed.text))
 
     def _take_back(self, daemon: Daemon, keys: Sequence[int], now: float) -> None:
         """Queue again what a daemon has handed back."""
         head = next(iter(daemon.hand), None)
-        for key in keys:
-            job = daemon.take(key)
-            if job is None:
-                continue
-            self._stubborn.pop(key, None)
-            if job.cancelled:
-                self._release(job.function)
-            elif job.pinned:
-                self._settle(job, Outcome(job.id, Kind.CANCELLED))
-            else:
-                note(job, daemon, now, "taken back: it had not begun there")
-                self._queue.put_back(job)
+        for first, last in spans(keys):
+            for job, _ in self._taken(daemon, first, last + 1 - first):
+                if job.cancelled:
+                    self._release(job)
+                elif job.pinned:
+                    self._settle(job, Outcome(job.id, Kind.CANCELLED))
+                else:
+                    note(job, daemon, now, "taken back: it had not begun there")
+                    self._queue.put_back(job)
         if daemon.clients:
             self._doubtful.add(daemon.peer)
         daemon.recalled = False
@@ -686,62 +722,122 @@ class Dispatcher:
 
     # ── jobs ─────────────────────────────────────────────────────────────────────────────
 
+    def _part(self, job: Job, start: int, count: int) -> Job:
+        """Return a job of these tasks alone, at most ``count``, that come after ``start`` others."""
+        if start:
+            job = self._cut(job, start)
+        if count < job.count:
+            self._cut(job, count)
+        return job
+
+    def _cut(self, job: Job, count: int) -> Job:
+        """Make what follows the first ``count`` tasks of a job one of its own, at its place."""
+        rest = job.cut(count)
+        self._register(rest)
+        if job.waiting:
+            self._queue.add_rest(rest)
+        elif job.daemon:
+            self._daemons[job.daemon].hand.update(dict.fromkeys(rest.keys, rest))
+            if job in self._stubborn:
+                self._stubborn[rest] = self._stubborn[job]
+        return rest
+
+    def _register(self, job: Job) -> None:
+        """Have everybody know that these tasks are in this job now."""
+        if not job.cancelled:
+            self._clients[job.client].jobs.update(dict.fromkeys(job.ids, job))
+            self._timeouts.add(job)
+
+    def _taken(self, daemon: Daemon, key: int, count: int) -> Iterator[tuple[Job, int]]:
+        """Take tasks out of a hand; yield jobs of those that were in it.
+
+        With each, it is told how many of the tasks come before it.
+        """
+        start = 0
+        while start < count:
+            job = daemon.hand.get(key + start)
+            if job is None:
+                self.dropped += 1
+                start += 1
+                continue
+            if key + start > job.key:
+                job = self._cut(job, key + start - job.key)
+            if count - start < job.count:  # most often: the first tasks of a run
+                job = job.behead(count - start)
+                self._register(job)
+            daemon.drop(job)
+            self._stubborn.pop(job, None)
+            yield job, start
+            start += job.count
+
     def _settle(self, job: Job, outcome: Outcome) -> None:
         """Answer a job that is in no queue and no hand."""
         client = self._clients[job.client]
-        del client.jobs[job.id]
+        jobs, outcomes = client.jobs, self._post(job.client).outcomes
+        for id in job.ids:
+            del jobs[id]
         if client.daemon:
             self._doubtful.add(client.daemon)
         self._timeouts.discard(job)
-        self._post(job.client).outcomes.append(outcome)
-        self._completed += 1
-        self._release(job.function)
+        if outcome.count == job.count:
+            outcomes.append(outcome)
+        else:
+            outcomes += [structs.replace(outcome, id=id) for id in job.ids]
+        self._completed += job.count
+        self._release(job)
 
     def _abandon(self, job: Job, now: float) -> None:
         """Get rid of a job whose client has its answer, or is gone."""
         client = self._clients.get(job.client)
         if client is not None:
-            del client.jobs[job.id]
+            for id in job.ids:
+                del client.jobs[id]
             if client.daemon:
                 self._doubtful.add(client.daemon)
         job.cancelled = True
         self._timeouts.discard(job)
         if job.waiting:
             self._queue.discard(job)
-            self._release(job.function)
+            self._release(job)
         else:
-            self._post(job.daemon).interrupt.append(job.key)
-            self._stubborn[job.key] = (job, now)
+            self._post(job.daemon).interrupt.extend(job.keys)
+            self._stubborn[job] = now
 
     def _retry(self, job: Job) -> None:
         """Queue a job for another run, behind those that wait already."""
-        self._keys += 1
-        job.retry(self._keys)
+        job.retry(self._keys + 1)
+        self._keys += job.count
         self._queue.push(job)
 
     def _give_up(self, now: float) -> None:
         """Answer the jobs whose time is up, and stop them."""
         for job in self._timeouts.due(now):
-            outcome = Outcome(job.id, Kind.TIMEOUT, story=self._story_of(job, now))
-            self._post(job.client).outcomes.append(outcome)
-            self._completed += 1
+            for id in job.ids:
+                outcome = Outcome(id, Kind.TIMEOUT, story=self._story_of(job, id, now))
+                self._post(job.client).outcomes.append(outcome)
+            self._completed += job.count
             self._abandon(job, now)
 
-    def _story_of(self, job: Job, now: float) -> tuple[Step, ...]:
-        """Return the story of a job that is not answered."""
+    def _story_of(self, job: Job, id: int, now: float) -> tuple[Step, ...]:
+        """Return the story of a job's task that is not answered."""
         daemon = self._daemons.get(job.daemon)
-        return whereabouts(job, daemon, len(self._queue) - 1, now)
+        key = job.key + id - job.id
+        return whereabouts(job, key, daemon, len(self._queue) - 1, now)
 
     def _recount(self, client: Client, id: int, now: float) -> tuple[Step, ...]:
         """Return the story of a client's task, as far as it is one and not answered."""
         if (job := client.jobs.get(id)) is not None:
-            return self._story_of(job, now)
+            return self._story_of(job, id, now)
         if any(id in standing.ids for standing in client.standing):
             return (Step(0.0, "waits for a daemon that is still to join"),)
         return ()
 
-    def _release(self, entry: FunctionEntry) -> None:
-        entry.uses -= 1
+    def _release(self, job: Job) -> None:
+        """A job is no more: its function may not be needed any longer."""
+        self._forgo(job.function, job.count)
+
+    def _forgo(self, entry: FunctionEntry, uses: int) -> None:
+        entry.uses -= uses
         self._drop_if_unused(entry)
 
     def _forget(self, entry: FunctionEntry) -> None:
@@ -807,8 +903,12 @@ class Dispatcher:
                 if job is None:
                     unfit.append(daemon)
                     break
+                job.cost = _cost(job)
+                count = min(share, _room(daemon, job))
+                if count < job.count:
+                    self._queue.put_back(self._cut(job, count))
                 self._give(daemon, job, now)
-                share -= 1
+                share -= job.count
             self._place(daemon, now)
             if unfit and unfit[-1] is daemon:
                 self._idle.pop(daemon.peer, None)
@@ -818,12 +918,10 @@ class Dispatcher:
 
     def _give(self, daemon: Daemon, job: Job, now: float) -> None:
         function = job.function
-        seconds = function.estimate.seconds
-        job.cost = HORIZON if seconds is None or job.losses > 1 else seconds + OVERHEAD
         job.daemon = daemon.peer
         job.given = now
-        daemon.hand[job.key] = job
-        daemon.load += job.cost
+        daemon.hand.update(dict.fromkeys(job.keys, job))
+        daemon.load += job.cost * job.count
         if daemon.clients:
             self._doubtful.add(daemon.peer)
         mail = self._post(daemon.peer)
@@ -858,12 +956,11 @@ class Dispatcher:
 
     def _kill_stubborn(self, now: float) -> None:
         """Order the end of daemons whose interrupted task does not leave; look again later."""
-        since = ((key, entry[1]) for key, entry in self._stubborn.items())
-        for key, _ in list(_due(since, now - self._grace)):
-            job, _ = self._stubborn.pop(key)
-            self._stubborn[key] = (job, now)
-            if next(iter(self._daemons[job.daemon].hand)) == key:
-                self._commands.append(Kill(job.daemon, key))
+        for job, _ in list(_due(self._stubborn.items(), now - self._grace)):
+            del self._stubborn[job]
+            self._stubborn[job] = now
+            if next(iter(self._daemons[job.daemon].hand.values())) is job:
+                self._commands.append(Kill(job.daemon, job.keys))
 
     def _look(self, now: float) -> None:
         """Now and then, while anybody works, ask those that have been on one task for long."""
@@ -1008,18 +1105,20 @@ def _current(daemon: Daemon) -> str:
     return "" if job is None else job.function.definition.name
 
 
-def _renumbered(outcome: Outcome, id: int, story: tuple[Step, ...]) -> Outcome:
-    return Outcome(  # by position, which is faster
-        id,
-        outcome.kind,
-        outcome.payload,
-        outcome.blobs,
-        outcome.seconds,
-        None,
-        False,
-        outcome.log,
-        story,
-    )
+def _is_plain(outcome: Outcome) -> bool:
+    return outcome.kind is Kind.VALUE and not (outcome.blobs or outcome.log or outcome.again)
+
+
+def _cost(job: Job) -> float:
+    """Return how many seconds each of a job's tasks should take."""
+    seconds = job.function.estimate.seconds
+    return HORIZON if seconds is None or job.losses > 1 else seconds + OVERHEAD
+
+
+def _room(daemon: Daemon, job: Job) -> int:
+    """Return how many of a job's tasks a daemon can be given that has credit."""
+    room = math.ceil((HORIZON - daemon.load) / job.cost)
+    return max(1, min(room, BATCH_TASKS - len(daemon.hand)))
 
 
 def _lost(crash: Crash) -> Outcome:
@@ -1034,11 +1133,11 @@ def _crashed(job: Job, crash: Crash, story: tuple[Step, ...] = ()) -> Outcome:
     return Outcome(job.id, Kind.CRASHED, crash=crash, story=story)
 
 
-def _first(entries: dict[int, _T]) -> list[_T]:
+def _first(entries: dict[Any, _T]) -> list[_T]:
     """Return the oldest entry's value, in a list, or an empty list."""
     return [next(iter(entries.values()))] if entries else []
 
 
-def _due(entries: Iterable[tuple[int, float]], until: float) -> Iterator[tuple[int, float]]:
+def _due(entries: Iterable[tuple[_T, float]], until: float) -> Iterator[tuple[_T, float]]:
     """Return the entries up to ``until``, of a group that is in the order of time."""
     return takewhile(lambda entry: entry[1] <= until, entries)

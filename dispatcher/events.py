@@ -105,10 +105,10 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """End this daemon if it is still busy with this task, which it does not leave."""
+    """End this daemon if it is still busy with one of these tasks, which it does not leave."""
 
     peer: int
-    key: int
+    keys: range
 
 
 @dataclass(frozen=True, slots=True)

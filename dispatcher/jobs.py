@@ -1,7 +1,8 @@
-"""A task and its function, while the dispatcher has them."""
+"""Tasks and their functions, while the dispatcher has them."""
 
 from __future__ import annotations
 
+import math
 from heapq import heapify, heappop, heappush
 
 from msgspec import structs
@@ -41,7 +42,11 @@ class FunctionEntry:
 
 
 class Job:
-    """A task while the dispatcher has it."""
+    """A task, or a run of tasks, while the dispatcher has it.
+
+    The tasks of a run have numbers that follow one another: the client's, and the dispatcher's.
+    Whatever befalls only some of them, these are made a job of their own first, by ``cut``.
+    """
 
     __slots__ = (
         "attempt",
@@ -49,6 +54,7 @@ class Job:
         "client",
         "cost",
         "daemon",
+        "deadline",
         "depth",
         "function",
         "given",
@@ -61,14 +67,15 @@ class Job:
     )
 
     def __init__(self, id: int, client: int, function: FunctionEntry, task: Task) -> None:
-        self.id = id  # the client's number
+        self.id = id  # the client's number; of a run the first one's, as everywhere here
         self.client = client
         self.function = function
         self.task = task  # as sent to a daemon; its id is the job's key
         self.waiting = False  # in the queue
         self.daemon = 0  # the peer that has it in hand, or 0
         self.given = 0.0  # when that one was given it
-        self.cost = 0.0  # seconds it was expected to take when it was given away
+        self.cost = 0.0  # seconds that each was expected to take when it was given away
+        self.deadline = math.inf  # when it is given up
         self.attempt = 1  # which run of it this is
         self.losses = 0  # daemons that died with it in hand, and had begun nothing of what they had
         self.cancelled = False  # its client has its answer already
@@ -81,6 +88,43 @@ class Job:
         """The dispatcher's number for it: older jobs have smaller ones."""
         return self.task.id
 
+    @property
+    def count(self) -> int:
+        """How many tasks it is."""
+        return self.task.count
+
+    @property
+    def ids(self) -> range:
+        """The client's numbers of its tasks."""
+        return range(self.id, self.id + self.task.count)
+
+    @property
+    def keys(self) -> range:
+        """The dispatcher's numbers of its tasks."""
+        return range(self.task.id, self.task.id + self.task.count)
+
+    def cut(self, count: int) -> Job:
+        """Keep the first ``count`` tasks; return a job of the others."""
+        task = self.task
+        rest = self._like(self.id + count, task.part(count, task.count - count))
+        self.task = task.part(0, count)
+        return rest
+
+    def behead(self, count: int) -> Job:
+        """Keep all but the first ``count`` tasks; return a job of those."""
+        task = self.task
+        head = self._like(self.id, task.part(0, count))
+        self.id += count
+        self.task = task.part(count, task.count - count)
+        return head
+
+    def _like(self, id: int, task: Task) -> Job:
+        """Return a job of some of its tasks, to which has happened what has happened to it."""
+        job = Job(id, self.client, self.function, task)
+        for name in _SHARED:
+            setattr(job, name, getattr(self, name))
+        return job
+
     def may_retry(self) -> bool:
         """Whether its client lets it run once more."""
         return self.attempt <= self.task.retries
@@ -91,6 +135,10 @@ class Job:
         self.task = structs.replace(self.task, id=key)
 
 
+_SHARED = set(Job.__slots__) - {"id", "client", "function", "task"}
+"""What the parts of a job have in common."""
+
+
 class Timeouts:
     """When jobs are given up.  Those that ended before are dropped lazily, but not late."""
 
@@ -99,11 +147,12 @@ class Timeouts:
         self._live: set[Job] = set()
         self._count = 0  # to order jobs with the same deadline
 
-    def add(self, job: Job, deadline: float) -> None:
-        """Give ``job`` up at ``deadline``."""
-        self._count += 1
-        self._live.add(job)
-        heappush(self._heap, (deadline, self._count, job))
+    def add(self, job: Job) -> None:
+        """Give ``job`` up at its deadline, if it has one."""
+        if job.deadline < math.inf:
+            self._count += 1
+            self._live.add(job)
+            heappush(self._heap, (job.deadline, self._count, job))
 
     def discard(self, job: Job) -> None:
         """Forget the job, if it is here."""

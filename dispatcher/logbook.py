@@ -94,8 +94,8 @@ class Logbook:
             case Send(peer, message):
                 if self._is_full:
                     logger.debug("to %s: %s", self._name(peer), said(message))
-            case Kill(peer, key):
-                logger.info("%s does not leave the task with key %d", self._name(peer), key)
+            case Kill(peer, keys):
+                logger.info("%s does not leave the task with key %d", self._name(peer), keys[0])
             case Keep(count):
                 logger.info("%d daemons are kept", count)
             case Lend(peers):
@@ -109,8 +109,8 @@ class Logbook:
         for task in tasks:
             client, id = self._core.origin(peer, task.id)
             ids, keys = clients.setdefault(client, ([], []))
-            ids.append(id)
-            keys.append(task.id)
+            ids += range(id, id + task.count)
+            keys += range(task.id, task.id + task.count)
         parts = [
             f"client {client}'s tasks {numbers(ids)} as {numbers(keys)}"
             for client, (ids, keys) in clients.items()

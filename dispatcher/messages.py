@@ -12,6 +12,7 @@ opaque here and everywhere else in ``dispatcher``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import Annotated, Any
 
@@ -76,6 +77,9 @@ class Task(_Part, frozen=True):
     """One call.  ``id`` is the sender's own number for it, larger than those it used before.
 
     An empty ``payload`` means that the first blob is the payload.
+
+    With ``following`` it is a *run*: several tasks that are alike but for their payloads, which
+    are told, kept and given out at the cost of one for as long as they stay together.
     """
 
     id: int
@@ -93,6 +97,50 @@ class Task(_Part, frozen=True):
     """What the daemon seeds the task's random numbers with; empty: nothing."""
     keep: bool = False
     """What it changes in its process is there to stay."""
+    following: tuple[bytes, ...] = ()
+    """The payloads of the tasks with the next ids; only where there are no blobs, no ``stream``
+    and no ``keep``."""
+
+    @property
+    def count(self) -> int:
+        """How many tasks it is."""
+        return 1 + len(self.following)
+
+    def each(self) -> Iterator[Task]:
+        """Yield its tasks one by one."""
+        if not self.following:
+            yield self
+            return
+        yield self.part(0, 1)
+        for index, payload in enumerate(self.following, 1):
+            yield Task(  # by position, which is faster
+                self.id + index,
+                self.function,
+                payload,
+                (),
+                self.priority,
+                self.timeout,
+                self.retries,
+                self.tags,
+            )
+
+    def part(self, start: int, count: int) -> Task:
+        """Return ``count`` of its tasks, from the one after ``start`` others."""
+        if count == self.count:
+            return self
+        return Task(
+            self.id + start,
+            self.function,
+            self.following[start - 1] if start else self.payload,
+            self.blobs,
+            self.priority,
+            self.timeout,
+            self.retries,
+            self.tags,
+            self.stream,
+            self.keep,
+            self.following[start : start + count - 1],
+        )
 
 
 class Kind(IntEnum):
@@ -146,6 +194,36 @@ class Outcome(_Part, frozen=True):
     """The last lines that the task printed."""
     story: tuple[Step, ...] = ()
     """What the dispatcher tells of the task; nothing where all was as usual, and short."""
+    following: tuple[bytes, ...] = ()
+    """The values of the tasks with the next ids, where all are values without blobs, logs and
+    stories; ``seconds`` is of all then."""
+
+    @property
+    def count(self) -> int:
+        """How many tasks it is about."""
+        return 1 + len(self.following)
+
+    def part(self, id: int, start: int, count: int, story: tuple[Step, ...] = ()) -> Outcome:
+        """Return ``count`` of its outcomes, from the one after ``start`` others.
+
+        They are of the tasks ``id`` and the next, whose story this is.
+        """
+        following, seconds = self.following, self.seconds
+        if count != self.count:
+            following = following[start : start + count - 1]
+            seconds *= count / self.count
+        return Outcome(  # by position, which is faster
+            id,
+            self.kind,
+            self.following[start - 1] if start else self.payload,
+            self.blobs,
+            seconds,
+            None,
+            False,
+            self.log,
+            story,
+            following,
+        )
 
 
 class Slot(_Part, frozen=True):

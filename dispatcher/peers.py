@@ -40,7 +40,8 @@ class Daemon:
     peer: int
     hello: Hello
     since: float
-    hand: dict[int, Job] = field(default_factory=dict)  # by key, in the order of evaluation
+    # By the key of each task, in the order of evaluation.
+    hand: dict[int, Job] = field(default_factory=dict)
     load: float = 0.0  # seconds that the hand should take
     began: float = 0.0  # when it should have begun the first task in its hand
     recalled: bool = False  # asked to hand back, and has not done so
@@ -54,13 +55,16 @@ class Daemon:
     clients: set[int] = field(default_factory=set)  # those in its process
     tags: frozenset[str] = NO_TAGS
 
-    def take(self, key: int) -> Job | None:
-        """Remove a job from the hand; None if it is not there."""
-        job = self.hand.pop(key, None)
-        if job is not None:
-            job.daemon = 0
-            self.load = self.load - job.cost if self.hand else 0.0
-        return job
+    def jobs(self) -> list[Job]:
+        """Return the jobs in the hand, in the order of evaluation."""
+        return list(dict.fromkeys(self.hand.values()))
+
+    def drop(self, job: Job) -> None:
+        """Remove a job from the hand."""
+        for key in job.keys:
+            del self.hand[key]
+        job.daemon = 0
+        self.load = self.load - job.cost * job.count if self.hand else 0.0
 
 
 @dataclass(slots=True)

@@ -271,8 +271,8 @@ class Process:
             else:
                 self._popen.kill()
 
-    def kill_if_busy_with(self, key: int) -> None:
-        """End it, unless it has left the task ``key`` in the meantime.
+    def kill_if_busy_with(self, keys: range) -> None:
+        """End it, unless it has left these tasks in the meantime.
 
         It is stopped while we look, so that the blow never falls on the next task.
         """
@@ -284,7 +284,7 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGSTOP)
             self._wait_until_stopped()
-            if self.started() == key:
+            if self.started() in keys:
                 self.kill()
             else:
                 os.kill(self.pid, signal.SIGCONT)

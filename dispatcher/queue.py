@@ -2,7 +2,8 @@
 
 A job is deeper than the one that has submitted it from inside a daemon: that one waits for it.
 The deepest and the outermost take turns.
-Clients take turns, one job a turn, so that a million tasks of one do not starve another's one.
+Clients take turns, one job a turn, so that a million tasks of one do not starve another's one;
+who takes out a run of tasks, and has no use for all of them, puts the others back.
 A job that comes back (its daemon died, or it was recalled) takes its old place, since its key
 never changes and keys grow with age.  A job with tags is only for those who carry them all.
 """
@@ -142,6 +143,7 @@ class Queue:
         self._outer_turn = False  # the outermost were not the first ones last time
 
     def __len__(self) -> int:
+        """Return how many tasks wait."""
         return self._size
 
     def __iter__(self) -> Iterator[Job]:
@@ -154,17 +156,23 @@ class Queue:
 
     def push(self, job: Job) -> None:
         """Add a job that is younger than all before it."""
+        self._size += job.count
         self._line(job).lane(job.task.priority, job.task.tags).fresh.append(job)
 
     def put_back(self, job: Job) -> None:
         """Add a job that has been in the queue before, at its old place."""
+        self._size += job.count
+        self.add_rest(job)
+
+    def add_rest(self, job: Job) -> None:
+        """Add what was cut off from a job that waits."""
         lane = self._line(job).lane(job.task.priority, job.task.tags)
         heappush(lane.returned, (job.key, job))
 
     def discard(self, job: Job) -> None:
         """Take a waiting job out, wherever it stands."""
         job.waiting = False
-        self._size -= 1
+        self._size -= job.count
         line = self._levels[job.depth].lines[job.client]
         line.live -= 1
         line.dead += 1
@@ -184,7 +192,7 @@ class Queue:
             job = self._levels[depth].pop(carried)
             if job is not None:
                 job.waiting = False
-                self._size -= 1
+                self._size -= job.count
                 if not self._levels[depth].lines[job.client].live:
                     self._tidy(job)
                 return job
@@ -228,5 +236,4 @@ class Queue:
         line = level.line(job.client)
         job.waiting = True
         line.live += 1
-        self._size += 1
         return line

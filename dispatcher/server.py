@@ -535,9 +535,9 @@ class Server:
                     self._hung_up.add(peer)
             case CutOff(_, reason):
                 self._expel(peer, reason)
-            case Kill(_, key):
+            case Kill(_, keys):
                 if peer.owner.process is not None:
-                    peer.owner.process.kill_if_busy_with(key)
+                    peer.owner.process.kill_if_busy_with(keys)
                 else:
                     self._tell(peer, Stop(replace=True))
                     self._hung_up.add(peer)

@@ -40,12 +40,17 @@ def ended(job: Job, daemon: Daemon, outcome: Outcome, now: float) -> tuple[Step,
     return steps(job, now, _sent(job, daemon), (now, how))
 
 
-def whereabouts(job: Job, daemon: Daemon | None, others: int, now: float) -> tuple[Step, ...]:
-    """Return the story of a job that is in the hand of a daemon, or waits beside ``others``."""
+def whereabouts(
+    job: Job, key: int, daemon: Daemon | None, others: int, now: float
+) -> tuple[Step, ...]:
+    """Return the story of a job's task that a daemon has in hand, or that waits beside ``others``.
+
+    ``key`` is the dispatcher's number for the task.
+    """
     if daemon is None:
         tags = f" with {', '.join(map(repr, job.task.tags))}" if job.task.tags else ""
         return steps(job, now, (now, f"waits for a daemon{tags}, as do {others:,} others"))
-    before = list(daemon.hand).index(job.key)
+    before = list(daemon.hand).index(key)
     if before:
         where = f"has not begun there: {before:,} are before it"
     else:

@@ -8,14 +8,23 @@ the expected messages is a ``ProtocolError``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import UnionType
 from typing import Any, TypeVar, cast
 
 import msgspec
 
 from dispatcher.hatch import Hatch
-from dispatcher.messages import Blob, Buffer, Function, Message, Outcome, ProtocolError, Task
+from dispatcher.messages import (
+    Blob,
+    Buffer,
+    Function,
+    Kind,
+    Message,
+    Outcome,
+    ProtocolError,
+    Task,
+)
 from dispatcher.shared import Shared, contents
 
 MAX_FRAMES = 65_536
@@ -26,6 +35,10 @@ BATCH_TASKS = 1_000
 BATCH_BLOBS = 1_000
 BATCH_BYTES = 1 << 20
 """How much a sender puts into one message at most, unless a single task is larger."""
+RUN_BYTES = 1 << 16
+"""How many bytes of payloads a sender puts into one run at most."""
+RUN_SECONDS = 0.001
+"""How long the tasks have taken, at most, whose values a daemon puts into one run."""
 
 _Part = TypeVar("_Part", Task, Function, Outcome)
 
@@ -103,15 +116,57 @@ def batches(parts: Sequence[_Part]) -> Iterator[tuple[_Part, ...]]:
     """Split ``parts`` into runs that each fit into one message."""
     batch: list[_Part] = []
     size = blobs = 0
+    tasks = 0
     for part in parts:
-        size += len(part.payload)
+        count, length = _extent(part)
+        tasks += count
+        size += length
         blobs += len(part.blobs)
-        if batch and (len(batch) == BATCH_TASKS or size > BATCH_BYTES or blobs > BATCH_BLOBS):
+        if batch and (tasks > BATCH_TASKS or size > BATCH_BYTES or blobs > BATCH_BLOBS):
             yield tuple(batch)
-            batch, size, blobs = [], len(part.payload), len(part.blobs)
+            batch, tasks, size, blobs = [], count, length, len(part.blobs)
         batch.append(part)
     if batch:
         yield tuple(batch)
+
+
+def _extent(part: Task | Function | Outcome) -> tuple[int, int]:
+    """Return how many things a part is, and how many bytes besides its blobs."""
+    if isinstance(part, Function) or not part.following:
+        return 1, len(part.payload)
+    return part.count, len(part.payload) + sum(map(len, part.following))
+
+
+def runs(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+    """Yield outcomes of single tasks again, those that make a run as one."""
+    run: list[Outcome] = []
+    size = 0
+    for outcome in outcomes:
+        size += len(outcome.payload)
+        if run and not (_makes_run(run[-1], outcome) and size <= RUN_BYTES):
+            yield _run(run)
+            run, size = [], len(outcome.payload)
+        run.append(outcome)
+    if run:
+        yield _run(run)
+
+
+def _makes_run(one: Outcome, other: Outcome) -> bool:
+    return other.id == one.id + 1 and _is_small(one) and _is_small(other)
+
+
+def _is_small(outcome: Outcome) -> bool:
+    small = outcome.kind is Kind.VALUE and outcome.seconds < RUN_SECONDS
+    return small and not (outcome.blobs or outcome.log)
+
+
+def _run(outcomes: Sequence[Outcome]) -> Outcome:
+    first, *others = outcomes
+    if not others:
+        return first
+    seconds = sum(outcome.seconds for outcome in outcomes)
+    following = tuple(outcome.payload for outcome in others)
+    return Outcome(first.id, first.kind, first.payload, seconds=seconds, following=following)
 
 
 def work(

@@ -61,7 +61,7 @@ def said(message: Message) -> str:
 def numbers(ids: Iterable[int]) -> str:
     """Return numbers, where several follow one another as one range: ``1-3, 7``."""
     runs: list[str] = []
-    for first, last in _runs(ids):
+    for first, last in spans(ids):
         if len(runs) == RANGES:
             runs.append("...")
             break
@@ -69,7 +69,8 @@ def numbers(ids: Iterable[int]) -> str:
     return ", ".join(runs)
 
 
-def _runs(ids: Iterable[int]) -> Iterator[tuple[int, int]]:
+def spans(ids: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Yield the first and the last of numbers that follow one another."""
     first = last = None
     for id in ids:
         if first is None or last is None:
@@ -84,13 +85,18 @@ def _runs(ids: Iterable[int]) -> Iterator[tuple[int, int]]:
 
 
 def _ids(tasks: Sequence[Task]) -> str:
-    return numbers(task.id for task in tasks)
+    return numbers(each for task in tasks for each in range(task.id, task.id + task.count))
 
 
 def _endings(outcomes: Sequence[Outcome]) -> str:
     """Return which tasks have ended, those with a value first."""
     parts = []
     for kind in Kind:
-        if ids := [outcome.id for outcome in outcomes if outcome.kind == kind]:
+        if ids := [
+            outcome.id + index
+            for outcome in outcomes
+            if outcome.kind == kind
+            for index in range(outcome.count)
+        ]:
             parts.append(numbers(ids) + ("" if kind is Kind.VALUE else f" {kind.name.lower()}"))
     return "; ".join(parts)

@@ -3,6 +3,7 @@
 What can be looked at cheaply is compared with a snapshot after each task.  What cannot (the
 states of random generators, signal handlers, timers, environment variables in the C library) is
 only changed through a few functions, so these are wrapped once, and note that they were called.
+The working directory is both: to look at it takes longer than many a task.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Cleanup:
     def __init__(self) -> None:
         """Take the process as it is for how it should be."""
         self._touched = False  # something may have changed the environment
+        self._moved = False  # the working directory may be another
         self._signals: dict[int, Any] = {}  # signals that were handled otherwise before, and how
         self._timers: set[int] = set()  # those that were set
         self._masked = False  # signals may be blocked
@@ -42,6 +44,8 @@ class Cleanup:
         """Whether the random states were set by somebody, so that they are not ours."""
         for name in ("putenv", "unsetenv"):
             _wrap(os, name, self._touch)
+        for name in ("chdir", "fchdir"):
+            _wrap(os, name, self._move)
         for name in ("seed", "setstate"):
             for owner in (random, random._inst):
                 _wrap(owner, name, self._spoil)
@@ -58,6 +62,7 @@ class Cleanup:
         self._variables = dict(os.environ)
         self._touched = False
         self._directory = _directory()
+        self._moved = False
         self._filters: Any = warnings.filters
         self._filter_list = list(self._filters)
         self._signals.clear()
@@ -67,12 +72,17 @@ class Cleanup:
         self._streams = sys.stdout, sys.stderr
         self._look_for_numpy()
 
-    def restore(self) -> None:
-        """Make everything as it was, but the random states: see ``freshen``."""
+    def restore(self, *, brief: bool = False) -> None:
+        """Make everything as it was, but the random states: see ``freshen``.
+
+        After what was ``brief``, the working directory is only looked at if that was noted.
+        """
         if self._touched or os.environ is not self._environ:
             self._restore_environment()
-        if _directory() != self._directory:
-            self._restore_directory()
+        if self._moved or not brief:
+            self._moved = False
+            if _directory() != self._directory:
+                self._restore_directory()
         if warnings.filters != self._filter_list or warnings.filters is not self._filters:
             self._restore_filters()
         if self._timers:  # first: they must not strike when nobody handles them any more
@@ -95,6 +105,9 @@ class Cleanup:
 
     def _touch(self, *_: Any) -> None:
         self._touched = True
+
+    def _move(self, *_: Any, **__: Any) -> None:
+        self._moved = True
 
     def _spoil(self, *_: Any, **__: Any) -> None:
         self.stale = True

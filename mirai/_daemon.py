@@ -70,6 +70,8 @@ FAREWELL = 1.0
 """How long the main thread may take to leave a task when the daemon must stop, in seconds."""
 SPOOL_INTERVAL = 0.02
 """How often what tasks print is sent, in seconds."""
+COMPANY = 0.001
+"""How long results wait for others to be sent with, while more are to follow, in seconds."""
 QUIET = 0.02
 """How long a daemon waits for its next task before it collects garbage, in seconds."""
 
@@ -84,7 +86,8 @@ class Hand:
         """``on_empty`` is called by ``take`` before it waits for a task."""
         self._on_empty = on_empty
         self._waiting: deque[Task] = deque()
-        self._change = threading.Condition()
+        self._lock = threading.Lock()
+        self._change = threading.Condition(self._lock)
         self._closed = False
         self._stopped = False
         self.current = 0
@@ -93,7 +96,8 @@ class Hand:
     def add(self, tasks: Iterable[Task]) -> None:
         """Evaluate these after all others."""
         with self._change:
-            self._waiting.extend(tasks)
+            for task in tasks:
+                self._waiting.extend(task.each())
             self._change.notify()
 
     def take(self, timeout: float | None = None) -> Task | None:
@@ -101,7 +105,11 @@ class Hand:
 
         Raises TimeoutError if none comes within ``timeout`` seconds.
         """
-        with self._change:
+        with self._lock:
+            if self._waiting and not (self._closed or self._stopped):  # as it is most often
+                task = self._waiting.popleft()
+                self.current = task.id
+                return task
             self.current = 0
             if self._on_empty is not None and not self._waiting:
                 self._on_empty()
@@ -127,6 +135,10 @@ class Hand:
         """Start no more; what waits is to be withdrawn."""
         with self._change:
             self._closed = True
+
+    def has_waiting(self) -> bool:
+        """Whether there are tasks that have not started."""
+        return bool(self._waiting)
 
     def is_empty(self) -> bool:
         """Whether there is no task, neither waiting nor running."""
@@ -186,11 +198,14 @@ class Daemon:
         self._supervised = supervised
         self._outbox: list[Outcome] = []
         self._asleep = False
+        self._gathers_since = 0.0  # since when results wait for others; 0: none does
         self._target = 0  # the task that an interrupt is meant for
         self._armed = 0  # the task that an interrupt can stop
         self._struck = False  # one has stopped the task
         self._handler = self._on_interrupt
-        self._pid = os.getpid()
+        self._forked = False
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._note_fork)
         self._logs = logger.isEnabledFor(logging.DEBUG)
         self._ending: Ending | None = None  # why it ends; None: of a failure
 
@@ -209,7 +224,7 @@ class Daemon:
         evaluate = self._evaluate_aloud if self._logs else self._evaluate
         while (task := self._next()) is not None:
             outcome = evaluate(task)
-            if os.getpid() != self._pid:
+            if self._forked:
                 os._exit(0)  # the task has forked, and this is the child: it is no daemon
             self._tasks += 1
             if self._limits.reached(self._tasks):
@@ -221,6 +236,9 @@ class Daemon:
         self._evaluator.close()
         if code := self._last_word():
             sys.exit(code)
+
+    def _note_fork(self) -> None:
+        self._forked = True
 
     def _next(self) -> Task | None:
         """Start the next task; while there is none, collect garbage once all is answered."""
@@ -284,7 +302,7 @@ class Daemon:
 
     def _answer(self, outcome: Outcome) -> None:
         self._outbox.append(outcome)
-        if self._asleep:
+        if self._asleep and (len(self._outbox) == 1 or not self._hand.has_waiting()):
             self._asleep = False
             self._link.ring()
 
@@ -304,12 +322,13 @@ class Daemon:
     def _turn(self) -> bool:
         """Wait, and do what there is to do; return False when it is time to leave."""
         self._asleep = True
-        self._link.wait(0 if self._outbox else self._patience())
+        self._link.wait(self._pause())
         self._asleep = False
         for message in self._link.receive():
             if not self._obey(message):
                 return False
-        self._flush()
+        if self._results_due() <= time.monotonic():
+            self._flush()
         self._look_at_limits()
         if self._link.ended:
             self._ending = self._why_lost()
@@ -325,6 +344,19 @@ class Daemon:
         if not self._link.reached:
             return Ending.UNREACHED
         return Ending.LOST if self._link.proved else Ending.UNPROVED
+
+    def _pause(self) -> float | None:
+        """Return how long to wait at most: until results are to be sent, or anything else."""
+        if self._outbox:
+            return max(0.0, self._results_due() - time.monotonic())
+        return self._patience()
+
+    def _results_due(self) -> float:
+        """Return when to send results: now if there is nothing more to do, or a little later."""
+        if not (self._outbox and self._hand.has_waiting()):
+            return 0.0
+        self._gathers_since = self._gathers_since or time.monotonic()
+        return self._gathers_since + COMPANY
 
     def _patience(self) -> float | None:
         """Return how long to wait at most: until a limit is reached, or text is to be sent."""
@@ -390,11 +422,12 @@ class Daemon:
             signal.raise_signal(signal.SIGINT)
 
     def _flush(self) -> None:
+        self._gathers_since = 0.0
         outcomes = self._outbox[:]  # the main thread may append meanwhile
         del self._outbox[: len(outcomes)]
         if self._spool is not None and (outcomes or self._spool.waits):
             self._send_printed(self._spool, outcomes)
-        for batch in wire.batches(outcomes):
+        for batch in wire.batches([*wire.runs(outcomes)]):
             done = Done(batch)
             if self._logs:
                 logger.debug("to the dispatcher: %s", said(done))

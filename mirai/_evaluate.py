@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import copy_context
 from sys import modules
+from time import perf_counter
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from mirai._cleanup import Cleanup
+
+
+BRIEF = 0.001
+"""After a task that took less, in seconds, it is not looked for what only C code could do unseen."""
 
 
 class Evaluator:
@@ -46,6 +50,7 @@ class Evaluator:
         self._lasting = lasting
         self._share = share
         self._keeps = False
+        self._seconds = 0.0  # that the last task took
         self._definitions: dict[int, Function] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
         self._latest: dict[int, Callable[..., Any]] = {}  # of those that are fresh for each task
@@ -71,13 +76,17 @@ class Evaluator:
         self._keeps = keep
         if self._cleanup is not None and self._cleanup.stale and not task.stream:
             self._cleanup.freshen()
-        begun = time.perf_counter()
-        retry_on: list[tuple[type[BaseException], ...]] = []
+        begun = perf_counter()
+        retry_on: tuple[tuple[type[BaseException], ...], ...] = ()
         try:
             imported = len(modules)
-            fn = self._function(task.function)
-            begun = time.perf_counter()  # what it takes to know the function, it takes once
-            args, kwargs, *retry_on = unpack(task.payload, task.blobs)
+            fn = self._functions.get(task.function)
+            if fn is None:
+                fn = self._function(task.function)
+                begun = perf_counter()  # what it takes to know the function, it takes once
+            call = unpack(task.payload, task.blobs)
+            args, kwargs = call[:2]
+            retry_on = call[2:]
             if len(modules) != imported and self._cleanup is not None:
                 self._cleanup.keep()  # what modules do when they are imported, they do once
             if task.stream:
@@ -93,14 +102,15 @@ class Evaluator:
                     seeded()
             payload, blobs = pack(value, self._reducer, share=self._share)
         except BaseException as error:
-            seconds = time.perf_counter() - begun
+            self._seconds = perf_counter() - begun
             if isinstance(error, self._let_through):
                 raise
             again = any(isinstance(error, kinds) for kinds in retry_on)
             _make_room(error)
             told = pack(_tell(error, self._reducer))
-            return Outcome(task.id, Kind.ERROR, *told, seconds, again=again)
-        return Outcome(task.id, Kind.VALUE, payload, blobs, time.perf_counter() - begun)
+            return Outcome(task.id, Kind.ERROR, *told, self._seconds, again=again)
+        self._seconds = perf_counter() - begun
+        return Outcome(task.id, Kind.VALUE, payload, blobs, self._seconds)
 
     def keep(self) -> None:
         """Take this process as it is now for how it should be after each task."""
@@ -113,7 +123,7 @@ class Evaluator:
         if self._keeps:
             self.keep()
         elif self._cleanup is not None:
-            self._cleanup.restore()
+            self._cleanup.restore(brief=self._seconds < BRIEF)
 
     def close(self) -> None:
         """Close the event loop, which cancels what a task has left running on it."""

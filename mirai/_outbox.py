@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count, repeat
+from itertools import count, islice, repeat
 from time import time
 from typing import Any
 
@@ -52,11 +52,15 @@ class Parcel:
     """What the sender of the parcel calls the function, until ``forget``; 0: nothing."""
 
 
+Entry = tuple[Mirai[Any], int, Packed, TaskOptions, bytes]
+"""A task to send: its mirai, its function's number, its payload, its options and its stream."""
+
+
 @dataclass(slots=True)
 class Gathered:
     """What has gathered since the last time."""
 
-    tasks: list[tuple[Mirai[Any], Task]] = field(default_factory=list)
+    tasks: list[Entry] = field(default_factory=list)
     standing: list[tuple[list[Mirai[Any]], Task]] = field(default_factory=list)
     """Calls for every daemon, each with an id of its own, and the mirais of its answers."""
     functions: list[Function] = field(default_factory=list)
@@ -65,7 +69,7 @@ class Gathered:
 
     def mirais(self) -> Iterator[Mirai[Any]]:
         """Yield those that wait for what has gathered."""
-        yield from (mirai for mirai, _ in self.tasks)
+        yield from (entry[0] for entry in self.tasks)
         for mirais, _ in self.standing:
             yield from mirais
 
@@ -76,7 +80,7 @@ class Gathered:
         not sent at all.
         """
         # In order but for a submit inside another one, from a signal handler or a finalizer.
-        self.tasks.sort(key=lambda entry: entry[1].id)
+        self.tasks.sort(key=lambda entry: entry[0].id)
         if self.standing:
             yield from self._standing(pending)
         yield from self._submits(self.tasks, pending)
@@ -88,24 +92,62 @@ class Gathered:
     def _standing(self, pending: Pending) -> Iterator[Message]:
         """Yield the calls for every daemon, and the tasks that were submitted before them."""
         for mirais, call in sorted(self.standing, key=lambda entry: entry[1].id):
-            before = [entry for entry in self.tasks if entry[1].id < call.id]
+            before = [entry for entry in self.tasks if entry[0].id < call.id]
             self.tasks = self.tasks[len(before) :]
             yield from self._submits(before, pending)
             for mirai in mirais:
                 pending.add(mirai)
             yield Everywhere(tuple(mirai.id for mirai in mirais), call)
 
-    def _submits(
-        self, entries: list[tuple[Mirai[Any], Task]], pending: Pending
-    ) -> Iterator[Message]:
-        tasks = []
-        for mirai, task in entries:
-            if not mirai.done():
-                pending.add(mirai)
-                tasks.append(task)
+    def _submits(self, entries: list[Entry], pending: Pending) -> Iterator[Message]:
+        wanted = [entry for entry in entries if not entry[0].done()]
+        for mirai, *_ in wanted:
+            pending.add(mirai)
         functions, self.functions = self.functions, []
-        for batch, some in wire.work(tasks, functions):
+        for batch, some in wire.work([*_tasks(wanted)], functions):
             yield Submit(batch, some)
+
+
+def _tasks(entries: list[Entry]) -> Iterator[Task]:
+    """Yield the tasks of these entries, in runs where they are alike."""
+    index = 0
+    while index < len(entries):
+        mirai, number, (payload, blobs), options, stream = entries[index]
+        index += 1
+        following: list[bytes] = []
+        if not (blobs or stream):
+            following = _following(entries, index)
+            index += len(following)
+        yield Task(  # by position, which is faster
+            mirai.id,
+            number,
+            payload,
+            blobs,
+            options.priority,
+            options.timeout or 0.0,
+            options.retries,
+            options.tags,
+            stream,
+            False,
+            tuple(following),
+        )
+
+
+def _following(entries: list[Entry], index: int) -> list[bytes]:
+    """Return the payloads of the tasks from this one on that can go in one run with the last."""
+    before, number, (payload, _), options, _ = entries[index - 1]
+    id, size = before.id, len(payload)
+    payloads: list[bytes] = []
+    for mirai, its_number, (payload, blobs), its_options, _ in islice(
+        entries, index, index - 1 + wire.BATCH_TASKS
+    ):
+        id += 1
+        size += len(payload)
+        alike = its_number == number and its_options is options and mirai.id == id
+        if not alike or blobs or size > wire.RUN_BYTES:
+            break
+        payloads.append(payload)
+    return payloads
 
 
 class Outbox:
@@ -168,9 +210,8 @@ class Outbox:
         name = options.name or parcel.label.partition(":")[0]
         number = self._number(parcel)
         loads = parcel.loads or repeat(None)
-        timeout = options.timeout or 0.0
         now = time()
-        entries = []
+        entries: list[Entry] = []
         for payload, load in zip(parcel.payloads, loads, strict=False):
             mirai: Mirai[Any] = Mirai(next(self._ids), name, self._profile)
             mirai._cancel_hook = hook
@@ -178,19 +219,9 @@ class Outbox:
             mirai._submitted = now
             if load is not None:
                 mirai._load = load
-            task = Task(
-                mirai.id,
-                number,
-                *payload,
-                options.priority,
-                timeout,
-                options.retries,
-                options.tags,
-                self._streams.next(),
-            )
-            entries.append((mirai, task))
+            entries.append((mirai, number, payload, options, self._streams.next()))
         self._box.tasks += entries
-        return [mirai for mirai, _ in entries]
+        return [entry[0] for entry in entries]
 
     def add_standing(
         self, parcel: Parcel, answers: int, hook: Callable[[Mirai[Any]], None]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from time import time
 from typing import Any, NoReturn
 
-from dispatcher.messages import Crash, Kind, Outcome
+from dispatcher.messages import Blob, Crash, Kind, Outcome
 from mirai._errors import (
     DaemonCrashed,
     DispatcherLost,
@@ -57,6 +57,9 @@ class Pending:
         """Settle the mirais of these outcomes.  Unknown ids are late answers, and dropped."""
         now = time()
         for outcome in outcomes:
+            for id, payload in enumerate(outcome.following, outcome.id + 1):
+                if (mirai := self._mirais.pop(id, None)) is not None:
+                    mirai.settle(Pickled(outcome.kind, payload), now)
             mirai = self._mirais.pop(outcome.id, None)
             if mirai is None:
                 continue
@@ -65,7 +68,7 @@ class Pending:
             if outcome.story:
                 mirai._told = events(outcome.story, now)
             if outcome.kind is Kind.VALUE or outcome.kind is Kind.ERROR:
-                mirai.settle(Pickled(outcome), now)
+                mirai.settle(Pickled(outcome.kind, outcome.payload, outcome.blobs), now)
             elif outcome.kind is Kind.CANCELLED:
                 mirai.settle(
                     Failure(TaskCancelled(f"task {mirai.id} ({mirai.name}) was cancelled")),
@@ -90,16 +93,17 @@ class Pending:
 class Pickled:
     """The answer of a task, as the daemon sent it."""
 
-    __slots__ = ("_outcome", "is_error")
+    __slots__ = ("_blobs", "_payload", "is_error")
 
-    def __init__(self, outcome: Outcome) -> None:
-        self.is_error = outcome.kind is Kind.ERROR
-        self._outcome = outcome
+    def __init__(self, kind: Kind, payload: bytes, blobs: tuple[Blob, ...] = ()) -> None:
+        self.is_error = kind is Kind.ERROR
+        self._payload = payload
+        self._blobs = blobs
 
     def read(self) -> Any:
         """Unpickle it: return the value, or raise the error."""
         try:
-            answer = unpack(self._outcome.payload, self._outcome.blobs, keep_classes=True)
+            answer = unpack(self._payload, self._blobs, keep_classes=True)
         except (Exception, SystemExit) as error:
             what = "error" if self.is_error else "result"
             raise SerializationError(

@@ -64,7 +64,7 @@ def pack(value: object, reducer: Reducer | None = None, *, share: bool = False) 
     Raises SerializationError, which says what cannot be pickled.
     """
     try:
-        if _is_plain(value, 3):
+        if type(value) in _SCALARS or _is_plain(value, 3):
             return _parcel(pickle.dumps(value, 5), (), share)
         blobs: list[Blob] = []
         with io.BytesIO() as file:
@@ -87,6 +87,8 @@ def unpack(payload: bytes, blobs: tuple[Blob, ...], *, keep_classes: bool = Fals
     With ``keep_classes``, a class of ``__main__`` that comes back to where it is from is left
     as it is there, instead of being given the attributes that it had when it was sent.
     """
+    if payload and not blobs and not (keep_classes and b"_class_setstate" in payload):
+        return pickle.loads(payload)
     buffers = [contents(blob.data) for blob in blobs]
     data = payload or buffers.pop(0)
     if keep_classes and (not payload or b"_class_setstate" in payload):

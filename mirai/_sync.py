@@ -132,7 +132,7 @@ class SyncChannel:
             else:
                 assert isinstance(message, Everywhere)
                 tasks = (structs.replace(message.call, id=message.ids[0]),)
-            for task in tasks:
+            for task in (each for task in tasks for each in task.each()):
                 self._pending.settle([self._run(task)])
                 with self._lock:
                     self._completed += 1

@@ -286,7 +286,7 @@ class Daemon:
             case Run(tasks, functions, forget):
                 self.evaluator.learn(functions, forget)
                 self.hand.add(tasks)
-                self._waiting += len(tasks)
+                self._waiting += sum(task.count for task in tasks)
             case Recall(ids):
                 self.link.up.send(Returned(tuple(self._withdraw(ids))))
             case Interrupt(ids):
@@ -338,7 +338,7 @@ class Daemon:
     def flush(self) -> None:
         """Send what has ended."""
         outcomes, self._outbox = self._outbox, []
-        for batch in wire.batches(outcomes):
+        for batch in wire.batches([*wire.runs(outcomes)]):
             self.link.up.send(Done(batch))
 
     def depart(self) -> None:
@@ -608,9 +608,9 @@ class World:
                 peer.link.down.send(message)
             case CutOff():
                 self._expel(peer)
-            case Kill(_, key):
+            case Kill(_, keys):
                 assert isinstance(peer, Daemon)
-                if peer.started is None or peer.started == key:
+                if peer.started is None or peer.started in keys:
                     peer.die()
 
     def _expel(self, peer: Client | Daemon) -> None:

@@ -148,8 +148,8 @@ class Stage:
         match command:
             case Send(peer, message):
                 return f"{self.title(peer)}: {self.said(message)}"
-            case Kill(peer, key):
-                return f"kill daemon {peer} if it is still busy with {self.names([key])}"
+            case Kill(peer, keys):
+                return f"kill daemon {peer} if it is still busy with {self.names(keys)}"
             case _:
                 return f"listen no more to {self.title(command.peer)}"
 

@@ -25,7 +25,9 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from msgspec import structs
 
+from dispatcher import wire
 from dispatcher.core import LOOK, MAX_LOSSES, NOT_FOR_DAEMONS, PATIENCE, STALL, Dispatcher
 from dispatcher.events import (
     Barren,
@@ -47,6 +49,7 @@ from dispatcher.events import (
 from dispatcher.messages import (
     VERSION,
     Ask,
+    Blob,
     Cancel,
     Crash,
     Done,
@@ -85,7 +88,7 @@ NOBODY = 10**6
 NEVER = float("inf")
 FROM_DAEMONS = (Done, Returned, Printed, Pong, Leave)
 
-PICK = st.integers(0, 11)
+PICK = st.integers(0, 13)
 TAGS = st.sampled_from([(), (), (), ("a",), ("b",), ("a", "b")])
 TIMEOUTS = st.sampled_from([0.0, 0.0, 0.0, PATIENCE / 2, 0.3])
 HOLD = st.sampled_from([False, False, True])
@@ -260,6 +263,7 @@ class Machine(RuleBasedStateMachine):
         count=st.sampled_from([1, 1, 2, 3, 8]),
         known=st.booleans(),
         forget=st.booleans(),
+        together=st.booleans(),
         tags=TAGS,
         priority=st.integers(0, 1),
         timeout=TIMEOUTS,
@@ -272,6 +276,7 @@ class Machine(RuleBasedStateMachine):
         count: int,
         known: bool,
         forget: bool,
+        together: bool,
         tags: tuple[str, ...],
         priority: int,
         timeout: float,
@@ -284,6 +289,7 @@ class Machine(RuleBasedStateMachine):
             known,
             forget,
             hold,
+            together=together,
             tags=tags,
             priority=priority,
             retries=retries,
@@ -314,8 +320,10 @@ class Machine(RuleBasedStateMachine):
         hold: bool,
         *,
         timeout: float = 0.0,
+        together: bool = True,
         **options: Any,
     ) -> None:
+        """Submit so many tasks, ``together``: in a run."""
         functions: tuple[Function, ...] = ()
         if not known or not user.functions:
             functions = (self.define(user),)
@@ -339,6 +347,9 @@ class Machine(RuleBasedStateMachine):
         forgotten = (number,) if forget else ()
         for each in forgotten:
             del user.functions[each]
+        if together and tasks:
+            following = tuple(task.payload for task in tasks[1:])
+            tasks = [structs.replace(tasks[0], following=following)]
         self.tell(user.peer, Submit(tuple(tasks), functions, forgotten), hold)
 
     def define(self, user: User) -> Function:
@@ -595,7 +606,7 @@ class Machine(RuleBasedStateMachine):
                     node.known[function.number] = function.payload
                 for number in forget:
                     assert node.known.pop(number, None), "it has to forget what it never knew"
-                for task in tasks:
+                for task in [task for some in tasks for task in some.each()]:
                     assert node.known.get(task.function) == self.calls[task.id].function
                     node.waiting.append(task.id)
                     node.received.add(task.id)
@@ -657,7 +668,7 @@ class Machine(RuleBasedStateMachine):
             else:
                 call.wanted = False
                 self.expected[call] = outcome.kind
-        self.tell(node.peer, Done(outcomes), hold)
+        self.tell(node.peer, Done(tuple(wire.runs(outcomes))), hold)
 
     def say_word(self, node: Node, hold: bool) -> None:
         word = node.words.popleft()
@@ -688,7 +699,7 @@ class Machine(RuleBasedStateMachine):
         self.kills.clear()
         self.flush(anyway=True)
         if seconds >= GRACE:
-            killed = {(kill.peer, kill.key) for kill in self.kills}
+            killed = {(kill.peer, key) for kill in self.kills for key in kill.keys}
             for node in self.nodes.values():
                 if node.hand and node.hand[0].unwanted_since + GRACE <= self.now:
                     first = node.hand[0]
@@ -738,12 +749,15 @@ class Machine(RuleBasedStateMachine):
         mine = Function(known or 5, "f", b"")
         return [
             Submit((Task(new, NOBODY, b""),)),
+            Submit((Task(new, known, b"", (Blob(b"b"),), following=(b"",)),)),
+            Submit((Task(new, known, b"", following=(b"",)), Task(new + 1, known, b""))),
             Submit((Task(old, 5, b""),), () if known == 5 else (Function(5, "f", b""),)),
             Submit((Task(new, mine.number, b""),), (mine, mine)),
             Submit((), (), (NOBODY,)),
             Submit((), (), (known, known)),
             Everywhere((new,), Task(0, NOBODY, b"")),
             Everywhere((new, new), Task(0, known, b"")),
+            Everywhere((new,), Task(0, known, b"", following=(b"",))),
             Done((Outcome(1, Kind.VALUE),)),
             Returned((1,)),
             Leave(),
@@ -755,6 +769,7 @@ class Machine(RuleBasedStateMachine):
         key = node.current or NOBODY
         return [
             *(Done((Outcome(key, Kind.VALUE), Outcome(key, kind))) for kind in NOT_FOR_DAEMONS),
+            Done((Outcome(key, Kind.VALUE), Outcome(key, Kind.ERROR, following=(b"",)))),
             Submit(()),
             Cancel((1,)),
             Scale(3),
@@ -788,7 +803,9 @@ class Machine(RuleBasedStateMachine):
         for command in commands:
             match command:
                 case Send(peer, Results(outcomes)):
-                    failed += [call for o in outcomes if (call := self.answer(peer, o))]
+                    for outcome in [one for some in outcomes for one in singly(some)]:
+                        if (call := self.answer(peer, outcome)) is not None:
+                            failed.append(call)
                 case Send(peer, Run() as run):
                     given += self.give(self.nodes[peer], run)
                 case Send(peer, Ping() as message):
@@ -836,7 +853,7 @@ class Machine(RuleBasedStateMachine):
 
     def give(self, node: Node, run: Run) -> list[tuple[Node, Call]]:
         given = []
-        for task in run.tasks:
+        for task in [task for some in run.tasks for task in some.each()]:
             if node.due:  # calls for every daemon come first
                 call = node.due.pop(0)
                 assert call.payload == task.payload
@@ -877,9 +894,11 @@ class Machine(RuleBasedStateMachine):
         node.pinged = self.now
 
     def kill(self, kill: Kill) -> None:
-        call, node = self.calls[kill.key], self.nodes[kill.peer]
-        assert not call.wanted and call.unwanted_since + GRACE <= self.now
-        assert node.hand[0] is call
+        node = self.nodes[kill.peer]
+        for key in kill.keys:
+            call = self.calls[key]
+            assert not call.wanted and call.unwanted_since + GRACE <= self.now
+        assert node.hand[0] is self.calls[kill.keys[0]]
         self.kills.append(kill)
 
     # ── what must hold ───────────────────────────────────────────────────────────────────
@@ -933,7 +952,8 @@ class Machine(RuleBasedStateMachine):
         for user in self.users.values():
             pending = {id: call.payload for id, call in user.pending.items() if call.wanted}
             jobs = self.core._clients[user.peer].jobs
-            assert {id: job.task.payload for id, job in jobs.items()} == pending
+            parts = {id: job.task.part(id - job.id, 1) for id, job in jobs.items()}
+            assert {id: task.payload for id, task in parts.items()} == pending
         lenders = [node for node in self.nodes.values() if self.lends(node)]
         for node in lenders:
             movable = [call.keys[-1] for call in node.hand if not call.pinned]
@@ -1103,6 +1123,12 @@ class Machine(RuleBasedStateMachine):
                 self.daemon_joins(call.tags, True, False)
                 return
         raise AssertionError("everybody waits for ever")
+
+
+def singly(outcome: Outcome) -> list[Outcome]:
+    """Return the outcomes of a run one by one."""
+    ids = range(outcome.id, outcome.id + outcome.count)
+    return [outcome.part(id, index, 1) for index, id in enumerate(ids)] if ids[1:] else [outcome]
 
 
 def choose(things: dict[int, T], pick: int) -> T:

@@ -20,8 +20,18 @@ from test_core import (
 )
 
 from dispatcher.events import Lost, Role
-from dispatcher.jobs import Timeouts
-from dispatcher.messages import Cancel, Done, Interrupt, Kind, Leave, Outcome, Returned
+from dispatcher.jobs import Estimate, FunctionEntry, Job, Timeouts
+from dispatcher.messages import (
+    Cancel,
+    Done,
+    Function,
+    Interrupt,
+    Kind,
+    Leave,
+    Outcome,
+    Returned,
+    Task,
+)
 
 
 def failed(key: int, *, again: bool) -> Done:
@@ -81,16 +91,16 @@ class TestTimeout:
 
     def test_they_come_in_order(self) -> None:
         timeouts = Timeouts()
-        jobs = [object() for _ in range(50)]
-        for i, job in enumerate(jobs):
-            timeouts.add(job, (i * 7) % 50)  # type: ignore[arg-type]
+        entry = FunctionEntry(Function(1, "f", b""), Estimate())
+        jobs = [Job(i, CLIENT, entry, Task(i, 1, b"")) for i in range(50)]
+        for job in jobs:
+            job.deadline = job.id * 7 % 50
+            timeouts.add(job)
         for job in jobs[::2]:
-            timeouts.discard(job)  # type: ignore[arg-type]
+            timeouts.discard(job)
         due = timeouts.due(30)
-        assert due == sorted(due, key=lambda job: jobs.index(job) * 7 % 50)  # type: ignore[arg-type]
-        assert {jobs.index(job) for job in due} == {  # type: ignore[arg-type]
-            i for i in range(1, 50, 2) if i * 7 % 50 <= 30
-        }
+        assert due == sorted(due, key=lambda job: job.deadline)
+        assert {job.id for job in due} == {i for i in range(1, 50, 2) if i * 7 % 50 <= 30}
 
 
 class TestRetry:

@@ -113,7 +113,7 @@ def test_one_that_leaves_is_leaving_whether_or_not_it_answers(pool: Pool) -> Non
 def test_a_cancelled_task_has_its_grace_time_and_no_more(pool: Pool) -> None:
     stalled(pool).step((CLIENT, Cancel((1,))))
     assert pass_time(pool, 4.9) == []
-    assert pass_time(pool, 0.2) == [Kill(D1, 1)]
+    assert pass_time(pool, 0.2) == [Kill(D1, range(1, 2))]
     pool.step((D1, Lost(CRASH, 1)))
     assert states(pool) == ["idle"]
 

@@ -44,7 +44,7 @@ def evaluate(evaluator: Evaluator, fn: Callable[..., Any], *args: Any, **kwargs:
 
 def value(outcome: Outcome) -> Any:
     assert outcome.kind is Kind.VALUE, told(outcome)
-    return Pickled(outcome).read()
+    return Pickled(outcome.kind, outcome.payload, outcome.blobs).read()
 
 
 def told(outcome: Outcome) -> tuple[str, str, str, bytes | None]:
@@ -58,7 +58,7 @@ def error(outcome: Outcome) -> BaseException:
     """Return what the caller will see."""
     assert outcome.kind is Kind.ERROR
     with pytest.raises(BaseException) as caught:  # noqa: PT011
-        Pickled(outcome).read()
+        Pickled(outcome.kind, outcome.payload, outcome.blobs).read()
     return caught.value
 
 

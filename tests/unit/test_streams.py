@@ -110,7 +110,7 @@ def evaluate(fn: Any, stream: bytes) -> Any:
     evaluator.learn((Function(1, "fn", *pack(fn)),), ())
     outcome = evaluator.evaluate(Task(9, 1, *pack(((), {})), stream=stream))
     evaluator.close()
-    return Pickled(outcome).read()
+    return Pickled(outcome.kind, outcome.payload, outcome.blobs).read()
 
 
 def draw() -> tuple[float, float, float]:
