@@ -723,7 +723,7 @@ class Dispatcher:
     # ── jobs ─────────────────────────────────────────────────────────────────────────────
 
     def _part(self, job: Job, start: int, count: int) -> Job:
-        """Return a job of these tasks alone, at most ``count``, that come after ``start`` others."""
+        """Return a job of these tasks alone: of ``count`` at most, after ``start`` others."""
         if start:
             job = self._cut(job, start)
         if count < job.count:

@@ -10,7 +10,8 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 
-from mirai._future import Mirai, Value
+from mirai._answer import Value
+from mirai._future import Mirai
 
 
 @dataclass(frozen=True, slots=True)

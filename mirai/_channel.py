@@ -36,6 +36,7 @@ from dispatcher.messages import (
 )
 from dispatcher.messages import ProtocolError as WireError
 from dispatcher.words import said
+from mirai._answer import Failure, Value
 from mirai._budget import Budget, Memory
 from mirai._errors import (
     AuthenticationError,
@@ -46,7 +47,7 @@ from mirai._errors import (
     again,
 )
 from mirai._feed import Feed
-from mirai._future import Failure, Mirai, Value, check_may_wait, on_event_loop, settlers
+from mirai._future import Mirai, check_may_wait, on_event_loop, settlers
 from mirai._options import TaskOptions
 from mirai._outbox import Call, Outbox, Parcel
 from mirai._pending import Pending

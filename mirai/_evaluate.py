@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 BRIEF = 0.001
-"""After a task that took less, in seconds, it is not looked for what only C code could do unseen."""
+"""A task that took less, in seconds, is taken to have done nothing that only C code does unseen."""
 
 
 class Evaluator:

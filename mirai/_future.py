@@ -17,9 +17,10 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING
 from time import time
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from dispatcher.story import SLOW
+from mirai._answer import Answer, Failure, unpickled
 from mirai._errors import DispatcherLost, MiraiError, TaskCancelled
 from mirai._landing import Landing
 from mirai._story import Event, Story
@@ -56,41 +57,6 @@ def begin_era() -> None:
     settlers.clear()
 
 
-class Answer(Protocol):
-    """How a task ended, not yet unpickled."""
-
-    @property
-    def is_error(self) -> bool:
-        """Whether ``read`` raises."""
-
-    def read(self) -> Any:
-        """Return the value, or raise the error."""
-
-
-class Value:
-    """The answer of a mirai that is settled with an object of this process."""
-
-    is_error = False
-
-    def __init__(self, value: object) -> None:
-        self.value = value
-
-    def read(self) -> Any:
-        return self.value
-
-
-class Failure:
-    """The answer of a mirai that fails for a reason found in this process."""
-
-    is_error = True
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    def read(self) -> Any:
-        raise self.error
-
-
 class Mirai(Future[T], Generic[T]):
     """A value that will be there later: the result of one task.
 
@@ -109,7 +75,7 @@ class Mirai(Future[T], Generic[T]):
     _waiters: Any = ()
     _done_callbacks: Any = ()
     _gates: Any = ()  # one for each who waits in ``result`` or ``exception``
-    _answer: Answer | None = None  # until it is read
+    _answer: Answer | bytes | None = None  # until it is read; bytes are a value's pickle
     _result: Any = None
     _exception: BaseException | None = None
     _cancel_hook: Callable[[Mirai[Any]], None] | None = None
@@ -155,12 +121,14 @@ class Mirai(Future[T], Generic[T]):
 
     def _failed(self) -> bool:
         answer = self._answer  # another thread may read it just now, and then it is None
-        return self._exception is not None if answer is None else answer.is_error
+        return self._exception is not None if answer is None else _is_error(answer)
 
     # ── settling ─────────────────────────────────────────────────────────────────────────
 
-    def settle(self, answer: Answer, now: float = 0.0, *, cancelled: bool = False) -> bool:
+    def settle(self, answer: Answer | bytes, now: float = 0.0, *, cancelled: bool = False) -> bool:
         """Resolve it, once: return False, and change nothing, if it is resolved already.
+
+        Bytes are a value's pickle.
 
         For mirai's own use; called in any thread.  Callbacks run in this thread.  ``now`` is for
         whoever settles many at once and knows the time.
@@ -189,7 +157,7 @@ class Mirai(Future[T], Generic[T]):
                 for waiter in self._waiters:
                     if cancelled:
                         waiter.add_cancelled(self)
-                    elif answer.is_error:
+                    elif _is_error(answer):
                         waiter.add_exception(self)
                     else:
                         waiter.add_result(self)
@@ -360,14 +328,14 @@ class Mirai(Future[T], Generic[T]):
         finally:
             gates.remove(gate)
 
-    def _read(self, answer: Answer) -> None:
+    def _read(self, answer: Answer | bytes) -> None:
         """Unpickle the answer.  If two threads do so at once, the first object is everyone's.
 
         What is not an Exception, such as Ctrl-C, leaves the answer to be read again.
         """
         value, failure = None, None
         try:
-            value = answer.read()
+            value = unpickled(answer) if type(answer) is bytes else answer.read()  # type: ignore[union-attr]
         except Exception as error:
             failure = error
         with _lock:
@@ -386,6 +354,10 @@ class Mirai(Future[T], Generic[T]):
 
                 yield from wait(self)
         return self.result()
+
+
+def _is_error(answer: Answer | bytes) -> bool:
+    return not isinstance(answer, bytes) and answer.is_error
 
 
 async def give_way() -> None:

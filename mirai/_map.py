@@ -15,8 +15,9 @@ from functools import partial
 from itertools import chain, count
 from typing import Any, Generic, Protocol, TypeVar, cast
 
+from mirai._answer import Value
 from mirai._feed import Feed
-from mirai._future import Mirai, Value, give_way
+from mirai._future import Mirai, give_way
 from mirai._landing import SLICE
 from mirai._outbox import Call
 

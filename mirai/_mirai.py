@@ -8,9 +8,10 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from typing import Any, ParamSpec, TypeVar, overload
 
+from mirai._answer import Value
 from mirai._constant import Constant
 from mirai._errors import MiraiError
-from mirai._future import Mirai, Value
+from mirai._future import Mirai
 from mirai._limits import seconds
 from mirai._map import MiraiDict, MiraiMap, MiraiStream, elements_of
 from mirai._options import DEFAULTS, Seconds, TaskOptions

@@ -14,14 +14,16 @@ from itertools import count, islice, repeat
 from time import time
 from typing import Any
 
+from msgspec import Struct
+
 from dispatcher import wire
-from dispatcher.messages import Cancel, Everywhere, Function, Message, Submit, Task
+from dispatcher.messages import Blob, Cancel, Everywhere, Function, Message, Submit, Task
 from mirai._budget import Load
 from mirai._errors import MiraiError
 from mirai._future import Mirai
 from mirai._options import TaskOptions
 from mirai._pending import Pending
-from mirai._serialize import FunctionPickles, Packed, Reducer, function_name, pack
+from mirai._serialize import FunctionPickles, Packed, Reducer, pack, pack_call
 from mirai._story import Event
 from mirai._streams import Streams
 
@@ -34,8 +36,7 @@ KNOWN_FUNCTIONS = 512
 """How many functions the dispatcher keeps for us; those used longest ago are forgotten."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parcel:
+class Parcel(Struct, frozen=True):
     """Tasks of one function, pickled and not yet numbered."""
 
     function: Packed | None
@@ -52,8 +53,9 @@ class Parcel:
     """What the sender of the parcel calls the function, until ``forget``; 0: nothing."""
 
 
-Entry = tuple[Mirai[Any], int, Packed, TaskOptions, bytes]
-"""A task to send: its mirai, its function's number, its payload, its options and its stream."""
+Entry = tuple[Mirai[Any], int, bytes, tuple[Blob, ...], TaskOptions, bytes]
+"""A task to send: its mirai, its function's number, its payload and blobs, its options and its
+stream."""
 
 
 @dataclass(slots=True)
@@ -112,7 +114,7 @@ def _tasks(entries: list[Entry]) -> Iterator[Task]:
     """Yield the tasks of these entries, in runs where they are alike."""
     index = 0
     while index < len(entries):
-        mirai, number, (payload, blobs), options, stream = entries[index]
+        mirai, number, payload, blobs, options, stream = entries[index]
         index += 1
         following: list[bytes] = []
         if not (blobs or stream):
@@ -135,16 +137,17 @@ def _tasks(entries: list[Entry]) -> Iterator[Task]:
 
 def _following(entries: list[Entry], index: int) -> list[bytes]:
     """Return the payloads of the tasks from this one on that can go in one run with the last."""
-    before, number, (payload, _), options, _ = entries[index - 1]
+    before, number, payload, _, options, _ = entries[index - 1]
     id, size = before.id, len(payload)
     payloads: list[bytes] = []
-    for mirai, its_number, (payload, blobs), its_options, _ in islice(
+    for mirai, its_number, payload, blobs, its_options, _ in islice(
         entries, index, index - 1 + wire.BATCH_TASKS
     ):
         id += 1
         size += len(payload)
-        alike = its_number == number and its_options is options and mirai.id == id
-        if not alike or blobs or size > wire.RUN_BYTES:
+        if its_number != number or mirai.id != id or blobs or size > wire.RUN_BYTES:
+            break
+        if its_options is not options and its_options != options:
             break
         payloads.append(payload)
     return payloads
@@ -194,15 +197,16 @@ class Outbox:
 
         Raises SerializationError.
         """
-        function, changes = self._pickles.find(fn)
+        function, label, changes = self._pickles.find(fn)
         fresh = changes and bool(function[0]) and not function[1]
         payloads = [self.pack(call, options) for call in calls]
-        return Parcel(function, function_name(fn), payloads, options, fresh=fresh)
+        return Parcel(function, label, payloads, options, (), fresh)
 
     def pack(self, call: Call, options: TaskOptions) -> Packed:
         """Pickle the payload of one task.  Raises SerializationError."""
-        whole = (*call, options.retry_on) if options.retry_on else call
-        return pack(whole, self._reducer, share=self._share)
+        if not options.retry_on:
+            return pack_call(call, self._reducer, share=self._share)
+        return pack((*call, options.retry_on), self._reducer, share=self._share)
 
     def add(self, parcel: Parcel, hook: Callable[[Mirai[Any]], None]) -> list[Mirai[Any]]:
         """Add the tasks of a parcel; return their mirais, which call ``hook`` when cancelled."""
@@ -219,7 +223,7 @@ class Outbox:
             mirai._submitted = now
             if load is not None:
                 mirai._load = load
-            entries.append((mirai, number, payload, options, self._streams.next()))
+            entries.append((mirai, number, *payload, options, self._streams.next()))
         self._box.tasks += entries
         return [entry[0] for entry in entries]
 

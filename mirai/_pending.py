@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from time import time
-from typing import Any, NoReturn
+from typing import Any
 
-from dispatcher.messages import Blob, Crash, Kind, Outcome
+from dispatcher.messages import Crash, Kind, Outcome
+from mirai._answer import Failure, Pickled
 from mirai._errors import (
     DaemonCrashed,
     DispatcherLost,
     MiraiError,
-    RemoteError,
-    SerializationError,
     TaskCancelled,
     TaskTimeout,
     again,
 )
-from mirai._future import Failure, Mirai
-from mirai._serialize import unpack
+from mirai._future import Mirai
 from mirai._story import events
 
 _DECLINED = "the dispatcher is shutting down, and takes no more tasks"
@@ -57,9 +55,9 @@ class Pending:
         """Settle the mirais of these outcomes.  Unknown ids are late answers, and dropped."""
         now = time()
         for outcome in outcomes:
-            for id, payload in enumerate(outcome.following, outcome.id + 1):
-                if (mirai := self._mirais.pop(id, None)) is not None:
-                    mirai.settle(Pickled(outcome.kind, payload), now)
+            if outcome.following:
+                self._settle_run(outcome, now)
+                continue
             mirai = self._mirais.pop(outcome.id, None)
             if mirai is None:
                 continue
@@ -67,7 +65,9 @@ class Pending:
                 mirai._log = outcome.log
             if outcome.story:
                 mirai._told = events(outcome.story, now)
-            if outcome.kind is Kind.VALUE or outcome.kind is Kind.ERROR:
+            if outcome.kind is Kind.VALUE and not outcome.blobs:
+                mirai.settle(outcome.payload, now)
+            elif outcome.kind is Kind.VALUE or outcome.kind is Kind.ERROR:
                 mirai.settle(Pickled(outcome.kind, outcome.payload, outcome.blobs), now)
             elif outcome.kind is Kind.CANCELLED:
                 mirai.settle(
@@ -83,52 +83,17 @@ class Pending:
                 crash = _crashed(outcome.crash or Crash("the daemon died"))
                 mirai.settle(_with_story(crash, mirai))
 
+    def _settle_run(self, outcome: Outcome, now: float) -> None:
+        """Settle the mirais of a run, all with values."""
+        for id, payload in enumerate((outcome.payload, *outcome.following), outcome.id):
+            if (mirai := self._mirais.pop(id, None)) is not None:
+                mirai.settle(payload, now)
+
     def lose(self, error: MiraiError, *, cancelled: bool = False) -> None:
         """Settle all of them with ``error``."""
         mirais, self._mirais = self._mirais, {}
         for mirai in mirais.values():
             mirai.settle(Failure(again(error)), cancelled=cancelled)
-
-
-class Pickled:
-    """The answer of a task, as the daemon sent it."""
-
-    __slots__ = ("_blobs", "_payload", "is_error")
-
-    def __init__(self, kind: Kind, payload: bytes, blobs: tuple[Blob, ...] = ()) -> None:
-        self.is_error = kind is Kind.ERROR
-        self._payload = payload
-        self._blobs = blobs
-
-    def read(self) -> Any:
-        """Unpickle it: return the value, or raise the error."""
-        try:
-            answer = unpack(self._payload, self._blobs, keep_classes=True)
-        except (Exception, SystemExit) as error:
-            what = "error" if self.is_error else "result"
-            raise SerializationError(
-                f"the task's {what} cannot be unpickled here: {type(error).__name__}: {error}"
-            ) from error
-        if not self.is_error:
-            return answer
-        match answer:
-            case [str(), str(), str(), bytes() | None]:
-                _raise(*answer)
-        raise SerializationError("the task's error is none that a daemon of ours would tell")
-
-
-def _raise(type_name: str, message: str, traceback: str, pickled: bytes | None) -> NoReturn:
-    """Raise the task's own exception, with where it arose as its cause."""
-    told = RemoteError(type_name, message, traceback)
-    if pickled is None:
-        raise told
-    try:
-        error = unpack(pickled, (), keep_classes=True)
-    except Exception:
-        raise told from None  # its class cannot be found here
-    if not isinstance(error, Exception):
-        raise told
-    raise error from told
 
 
 def _with_story(error: MiraiError, mirai: Mirai[Any]) -> Failure:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from dispatcher.log import Guarded
 from dispatcher.messages import Scale, Slot, ToClient
 from dispatcher.security import KeyPair
+from mirai._answer import Value
 from mirai._channel import Carrier, Channel
 from mirai._errors import DispatcherLost, MiraiError, TaskCancelled
 from mirai._feed import Feed
-from mirai._future import Mirai, Value
+from mirai._future import Mirai
 from mirai._link import Link
 from mirai._options import DEFAULTS, TaskOptions
 from mirai._outbox import Call

@@ -14,9 +14,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial, update_wrapper
 from importlib import import_module
+from itertools import repeat
 from operator import is_
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cloudpickle
 import cloudpickle.cloudpickle as _cloudpickle
@@ -72,6 +73,21 @@ def pack(value: object, reducer: Reducer | None = None, *, share: bool = False) 
             return _parcel(file.getvalue(), tuple(blobs), share)
     except Exception as error:
         raise SerializationError(_explain(value, error, reducer)) from error
+
+
+def pack_call(
+    call: tuple[tuple[Any, ...], dict[str, Any]],
+    reducer: Reducer | None = None,
+    *,
+    share: bool = False,
+) -> Packed:
+    """Pickle the arguments and keywords of a call, like ``pack``, and sooner where they are few."""
+    args, kwargs = call
+    if not kwargs and len(args) < _PLAIN_ITEMS and _SCALARS.issuperset(map(type, args)):
+        data = pickle.dumps(call, 5)
+        if len(data) < LARGE:
+            return data, ()
+    return pack(call, reducer, share=share)
 
 
 def dumps(value: object, reducer: Reducer | None = None) -> bytes:
@@ -329,34 +345,97 @@ class FunctionPickles:
         self._size = size
         self._reducer = reducer
         self._share = share
-        self._known: OrderedDict[int, tuple[list[object], Packed]] = OrderedDict()
+        self._known: OrderedDict[int, _Known] = OrderedDict()
 
     def pack(self, fn: object) -> Packed:
         """Pickle ``fn``, or return its pickle.  Raises SerializationError."""
         return self.find(fn)[0]
 
-    def find(self, fn: object) -> tuple[Packed, bool]:
-        """Return the pickle of ``fn``, and whether ``fn`` may change in place.
+    def find(self, fn: object) -> tuple[Packed, str, bool]:
+        """Return the pickle of ``fn``, its name, and whether ``fn`` may change in place.
 
         Raises SerializationError.
         """
         if type(fn) is partial or type(fn) is Constant:
             packed = pack(fn, self._reducer, share=self._share)
-            return packed, _fingerprint(_bound(fn)) is None  # too many to keep
-        fingerprint = _fingerprint(fn)
-        if fingerprint is None:
-            return pack(fn, self._reducer, share=self._share), True
+            return packed, function_name(fn), _fingerprint(_bound(fn)) is None  # too many to keep
         key = id(getattr(fn, "__code__", fn))  # in the fingerprint, so that it stays alive
         known = self._known.get(key)
-        if known is not None:
-            before, packed = known
-            if len(before) == len(fingerprint) and all(map(is_, before, fingerprint)):
-                return packed, False
+        if (
+            known is not None
+            and known.surface is not None
+            and type(fn) is FunctionType
+            and _all_same(known.surface, _surface(fn))
+        ):
+            return known.packed, known.name, False
+        fingerprint = _fingerprint(fn)
+        if fingerprint is None:
+            return pack(fn, self._reducer, share=self._share), function_name(fn), True
+        if known is not None and _all_same(known.fingerprint, fingerprint):
+            return known.packed, known.name, False
         packed = pack(fn, self._reducer, share=self._share)
-        self._known[key] = (fingerprint, packed)
+        known = _Known(fingerprint, packed, function_name(fn), _whole_surface(fn))
+        self._known[key] = known
         if len(self._known) > self._size:
             self._known.popitem(last=False)
-        return packed, False
+        return packed, known.name, False
+
+
+class _Known(NamedTuple):
+    """A function that has been pickled."""
+
+    fingerprint: list[object]
+    packed: Packed
+    name: str
+    surface: list[object] | None
+    """What one look shows of it, where that is all that its pickle depends on."""
+
+
+def _all_same(some: list[object], others: list[object]) -> bool:
+    return len(some) == len(others) and all(map(is_, some, others))
+
+
+def _surface(fn: FunctionType) -> list[object]:
+    """Return what the pickle of a function by value holds, as far as one look shows it."""
+    names = _global_names(fn.__code__)
+    return [
+        fn.__code__,
+        fn.__defaults__,
+        fn.__name__,
+        fn.__qualname__,
+        fn.__module__,
+        fn.__doc__,
+        *map(fn.__globals__.get, names, repeat(_ABSENT, len(names))),
+        *fn.__annotations__.values(),
+        *(fn.__kwdefaults__ or ()),
+        *fn.__dict__,
+        *_cloudpickle._PICKLE_BY_VALUE_MODULES,  # which decides how its globals are pickled
+    ]
+
+
+def _whole_surface(fn: object) -> list[object] | None:
+    """Return a function's surface if nothing that its pickle depends on is beneath that.
+
+    What is beneath are other functions that are pickled by value, what is in cells, in containers
+    and in attributes, and submodules.
+    """
+    if type(fn) is not FunctionType or fn.__closure__ or fn.__kwdefaults__ or fn.__dict__:
+        return None
+    by_value = cloudpickle.list_registry_pickle_by_value()
+    surface = _surface(fn)
+    if _is_importable(fn, by_value) or not all(_is_flat(part, by_value) for part in surface):
+        return None
+    return surface
+
+
+def _is_flat(part: object, by_value: set[str]) -> bool:
+    """Whether it is all of itself: what cannot change, or is pickled as its name."""
+    kind = type(part)
+    if kind in _SCALARS or kind is CodeType or part is _ABSENT:
+        return True
+    if kind is ModuleType:
+        return not hasattr(part, "__path__")
+    return _is_importable(part, by_value)
 
 
 def _bound(call: partial[Any] | Constant) -> tuple[object, ...]:

@@ -27,11 +27,12 @@ from dispatcher.messages import (
     Submit,
     Task,
 )
+from mirai._answer import Value
 from mirai._budget import Budget, Memory
 from mirai._errors import DispatcherLost, MiraiError
 from mirai._evaluate import Evaluator
 from mirai._feed import Feed
-from mirai._future import Mirai, Value, running_loop
+from mirai._future import Mirai, running_loop
 from mirai._options import TaskOptions
 from mirai._outbox import Call, Outbox, Parcel
 from mirai._pending import Pending
@@ -132,10 +133,11 @@ class SyncChannel:
             else:
                 assert isinstance(message, Everywhere)
                 tasks = (structs.replace(message.call, id=message.ids[0]),)
-            for task in (each for task in tasks for each in task.each()):
-                self._pending.settle([self._run(task)])
-                with self._lock:
-                    self._completed += 1
+            for task in tasks:
+                for each in task.each():
+                    self._pending.settle([self._run(each)])
+                    with self._lock:
+                        self._completed += 1
 
     def _run(self, task: Task) -> Outcome:
         begun = time.monotonic()

@@ -10,8 +10,9 @@ import pytest
 import trio
 import trio.testing
 
+from mirai._answer import Failure, Value
 from mirai._budget import Budget, Load, Memory
-from mirai._future import Failure, Mirai, Value
+from mirai._future import Mirai
 
 
 def taken(budget: Budget, size: int) -> Load:

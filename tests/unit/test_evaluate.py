@@ -19,8 +19,8 @@ import pytest
 import mirai._evaluate
 from dispatcher.messages import Function, Kind, Outcome, Task
 from mirai import RemoteError, SerializationError
+from mirai._answer import Pickled
 from mirai._evaluate import Evaluator
-from mirai._pending import Pickled
 from mirai._serialize import LARGE, pack, unpack
 
 

@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from mirai import Mirai, TaskCancelled
-from mirai._future import Failure, Value
+from mirai._answer import Failure, Value
 from mirai._landing import SLICE, Landing
 
 BOOM = ValueError("boom")

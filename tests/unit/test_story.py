@@ -31,8 +31,8 @@ from dispatcher.messages import (
 )
 from dispatcher.story import KEPT, SLOW, cause
 from mirai import DaemonCrashed, Mirai, Story, TaskCancelled, TaskTimeout
+from mirai._answer import Failure, Value
 from mirai._errors import DispatcherLost
-from mirai._future import Failure, Value
 from mirai._pending import Pending
 from mirai._story import Event
 

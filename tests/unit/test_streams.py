@@ -28,10 +28,11 @@ from dispatcher.messages import (
     Task,
 )
 from mirai import MiraiError, SerializationError, task_generator
+from mirai._answer import Pickled
 from mirai._evaluate import Evaluator
 from mirai._options import DEFAULTS
 from mirai._outbox import Outbox
-from mirai._pending import Pending, Pickled
+from mirai._pending import Pending
 from mirai._serialize import pack
 from mirai._streams import Streams, kept
 
