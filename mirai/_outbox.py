@@ -43,6 +43,8 @@ class Parcel(Struct, frozen=True):
     """None: the dispatcher knows it already by its ``number``."""
     label: str
     """The function's name for the dispatcher."""
+    name: str
+    """The function's name for people."""
     payloads: list[Packed]
     options: TaskOptions
     loads: Sequence[Load] = ()
@@ -197,10 +199,10 @@ class Outbox:
 
         Raises SerializationError.
         """
-        function, label, changes = self._pickles.find(fn)
+        function, label, name, changes = self._pickles.find(fn)
         fresh = changes and bool(function[0]) and not function[1]
         payloads = [self.pack(call, options) for call in calls]
-        return Parcel(function, label, payloads, options, (), fresh)
+        return Parcel(function, label, options.name or name, payloads, options, (), fresh)
 
     def pack(self, call: Call, options: TaskOptions) -> Packed:
         """Pickle the payload of one task.  Raises SerializationError."""
@@ -210,8 +212,7 @@ class Outbox:
 
     def add(self, parcel: Parcel, hook: Callable[[Mirai[Any]], None]) -> list[Mirai[Any]]:
         """Add the tasks of a parcel; return their mirais, which call ``hook`` when cancelled."""
-        options = parcel.options
-        name = options.name or parcel.label.partition(":")[0]
+        name, options = parcel.name, parcel.options
         number = self._number(parcel)
         loads = parcel.loads or repeat(None)
         now = time()
@@ -235,11 +236,10 @@ class Outbox:
         payload, blobs = parcel.payloads[0]
         self._stand((number, next(self._ids) if blobs else payload))
         call = Task(next(self._ids), number, *parcel.payloads[0])
-        name = parcel.label.partition(":")[0]
         now = time()
         mirais: list[Mirai[Any]] = []
         for _ in range(answers):
-            mirai: Mirai[Any] = Mirai(next(self._ids), name, self._profile)
+            mirai: Mirai[Any] = Mirai(next(self._ids), parcel.name, self._profile)
             mirai._cancel_hook = hook
             mirai._recount_hook = self._recount
             mirai._submitted = now

@@ -11,10 +11,9 @@ import io
 import pickle
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial, update_wrapper
 from importlib import import_module
-from itertools import repeat
 from operator import is_
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple, Protocol
@@ -349,83 +348,97 @@ class FunctionPickles:
 
     def pack(self, fn: object) -> Packed:
         """Pickle ``fn``, or return its pickle.  Raises SerializationError."""
-        return self.find(fn)[0]
+        return self.find(fn).packed
 
-    def find(self, fn: object) -> tuple[Packed, str, bool]:
-        """Return the pickle of ``fn``, its name, and whether ``fn`` may change in place.
-
-        Raises SerializationError.
-        """
-        if type(fn) is partial or type(fn) is Constant:
-            packed = pack(fn, self._reducer, share=self._share)
-            return packed, function_name(fn), _fingerprint(_bound(fn)) is None  # too many to keep
-        key = id(getattr(fn, "__code__", fn))  # in the fingerprint, so that it stays alive
-        known = self._known.get(key)
-        if (
-            known is not None
-            and known.surface is not None
-            and type(fn) is FunctionType
-            and _all_same(known.surface, _surface(fn))
-        ):
-            return known.packed, known.name, False
+    def find(self, fn: object) -> Pickle:
+        """Return the pickle of ``fn``, made now or before.  Raises SerializationError."""
+        code = getattr(fn, "__code__", fn)
+        known = self._known.get(id(code))  # it is in the fingerprint, and so still that one
+        if known is not None and type(fn) is FunctionType and _has_face(fn, known.face):
+            return known.pickle
+        if type(fn) is partial or type(fn) is Constant:  # too many to keep
+            return self._pickle(fn, changes=_fingerprint(_bound(fn)) is None)
         fingerprint = _fingerprint(fn)
         if fingerprint is None:
-            return pack(fn, self._reducer, share=self._share), function_name(fn), True
+            return self._pickle(fn, changes=True)
         if known is not None and _all_same(known.fingerprint, fingerprint):
-            return known.packed, known.name, False
-        packed = pack(fn, self._reducer, share=self._share)
-        known = _Known(fingerprint, packed, function_name(fn), _whole_surface(fn))
-        self._known[key] = known
+            return known.pickle
+        fresh = _Known(self._pickle(fn), fingerprint, _face(fn))
+        self._known[id(code)] = fresh
         if len(self._known) > self._size:
             self._known.popitem(last=False)
-        return packed, known.name, False
+        return fresh.pickle
+
+    def _pickle(self, fn: object, *, changes: bool = False) -> Pickle:
+        label = function_name(fn)
+        packed = pack(fn, self._reducer, share=self._share)
+        return Pickle(packed, label, label.partition(":")[0], changes)
+
+
+class Pickle(NamedTuple):
+    """A function that has been pickled."""
+
+    packed: Packed
+    label: str
+    """Under which calls of the same code are known to cost alike."""
+    name: str
+    """What people call it."""
+    changes: bool
+    """Whether it may change in place."""
 
 
 class _Known(NamedTuple):
-    """A function that has been pickled."""
+    """A function that is known, and what its pickle depends on."""
 
+    pickle: Pickle
     fingerprint: list[object]
-    packed: Packed
-    name: str
-    surface: list[object] | None
-    """What one look shows of it, where that is all that its pickle depends on."""
+    face: _Face | None
 
 
-def _all_same(some: list[object], others: list[object]) -> bool:
+_Face = tuple[list[object], list[object]]
+"""What one look shows of a function: what it has of its own, and what it may find by its names."""
+
+
+def _all_same(some: Sequence[object], others: Sequence[object]) -> bool:
     return len(some) == len(others) and all(map(is_, some, others))
 
 
-def _surface(fn: FunctionType) -> list[object]:
-    """Return what the pickle of a function by value holds, as far as one look shows it."""
-    names = _global_names(fn.__code__)
-    return [
+def _look(fn: FunctionType) -> _Face:
+    own = [
         fn.__code__,
         fn.__defaults__,
         fn.__name__,
         fn.__qualname__,
         fn.__module__,
         fn.__doc__,
-        *map(fn.__globals__.get, names, repeat(_ABSENT, len(names))),
         *fn.__annotations__.values(),
-        *(fn.__kwdefaults__ or ()),
-        *fn.__dict__,
-        *_cloudpickle._PICKLE_BY_VALUE_MODULES,  # which decides how its globals are pickled
+        *_cloudpickle._PICKLE_BY_VALUE_MODULES,  # which decides how what it finds is pickled
     ]
+    names, space = _global_names(fn.__code__), fn.__globals__
+    return own, [space.get(name, _ABSENT) for name in names] if names else []
 
 
-def _whole_surface(fn: object) -> list[object] | None:
-    """Return a function's surface if nothing that its pickle depends on is beneath that.
+def _has_face(fn: FunctionType, face: _Face | None) -> bool:
+    """Whether one look shows that its pickle is still the same."""
+    if face is None or fn.__closure__ or fn.__kwdefaults__ or fn.__dict__:
+        return False
+    own, found = _look(fn)
+    return _all_same(own, face[0]) and _all_same(found, face[1])
 
-    What is beneath are other functions that are pickled by value, what is in cells, in containers
-    and in attributes, and submodules.
+
+def _face(fn: object) -> _Face | None:
+    """Return what one look shows, if that is all that the pickle of ``fn`` depends on.
+
+    That is not so where other functions are pickled with it, or what is in cells, in containers
+    and in attributes, or submodules.
     """
     if type(fn) is not FunctionType or fn.__closure__ or fn.__kwdefaults__ or fn.__dict__:
         return None
     by_value = cloudpickle.list_registry_pickle_by_value()
-    surface = _surface(fn)
-    if _is_importable(fn, by_value) or not all(_is_flat(part, by_value) for part in surface):
+    own, found = _look(fn)
+    if _is_importable(fn, by_value) or not all(_is_flat(part, by_value) for part in own + found):
         return None
-    return surface
+    return own, found
 
 
 def _is_flat(part: object, by_value: set[str]) -> bool:

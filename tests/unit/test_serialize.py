@@ -350,7 +350,7 @@ def is_cached(make: Callable[[], Any]) -> bool:
 
 def changes(fn: object) -> bool:
     """Whether it may change in place."""
-    return FunctionPickles().find(fn)[2]
+    return FunctionPickles().find(fn).changes
 
 
 def test_what_may_change_in_place() -> None:
