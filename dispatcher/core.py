@@ -673,10 +673,14 @@ class Dispatcher:
             self._retry(job)
         else:
             story: tuple[Step, ...] = ()
+            parts: list[Outcome] = []
             slow = outcome.seconds >= SLOW and not outcome.following
             if slow or job.story or outcome.kind is Kind.ERROR:
                 story = ended(job, daemon, outcome, now)
-            self._settle(job, outcome.part(job.id, start, job.count, story))
+            count = 1 if story else job.count  # in a run, no task has a story
+            for index in range(0, job.count, count):
+                parts.append(outcome.part(job.id + index, start + index, count, story))
+            self._settle(job, *parts)
 
     def _pass_on(self, daemon: Daemon, printed: Printed) -> None:
         """Tell a task's client what it prints, while it is wanted."""
@@ -770,19 +774,18 @@ class Dispatcher:
             yield job, start
             start += job.count
 
-    def _settle(self, job: Job, outcome: Outcome) -> None:
-        """Answer a job that is in no queue and no hand."""
+    def _settle(self, job: Job, *outcomes: Outcome) -> None:
+        """Answer a job that is in no queue and no hand: with its outcomes, or each task alike."""
         client = self._clients[job.client]
-        jobs, outcomes = client.jobs, self._post(job.client).outcomes
+        jobs, mail = client.jobs, self._post(job.client)
         for id in job.ids:
             del jobs[id]
         if client.daemon:
             self._doubtful.add(client.daemon)
         self._timeouts.discard(job)
-        if outcome.count == job.count:
-            outcomes.append(outcome)
-        else:
-            outcomes += [structs.replace(outcome, id=id) for id in job.ids]
+        if sum(outcome.count for outcome in outcomes) < job.count:
+            outcomes = tuple(structs.replace(outcomes[0], id=id) for id in job.ids)
+        mail.outcomes += outcomes
         self._completed += job.count
         self._release(job)
 

@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import Any, Protocol
@@ -155,6 +155,7 @@ class Channel:
         self._outbox = Outbox(
             profile, seed=seed, reducer=reducer, share=link.shares, recount=self.recount
         )
+        self._hook = self._cancel  # one for all mirais
         self._requests = _Requests()
         self._end: tuple[MiraiError, bool] | None = None  # why it ended; as a cancellation?
 
@@ -192,6 +193,19 @@ class Channel:
             return self._send(self._outbox.parcel(fn, calls, options))
         return self._send_all(self.feed(fn, calls, options), self._budget)
 
+    def submit_all(
+        self, fn: Callable[..., Any], calls: Iterable[Call], options: TaskOptions
+    ) -> Sequence[Mirai[Any]]:
+        """Send one task for each call of ``fn`` like ``submit``; the mirais may be a ``Lot``."""
+        if self._budget is not None:
+            return self.submit(fn, calls, options)
+        parcel = self._outbox.parcel(fn, calls, options)
+        with self._lock:
+            self._check_open()
+            mirais = self._outbox.add_lot(parcel, self._hook)
+            self._wake()
+        return mirais
+
     def try_submit(
         self, fn: Callable[..., Any], call: Call, options: TaskOptions
     ) -> Mirai[Any] | None:
@@ -227,7 +241,7 @@ class Channel:
         parcel = self._outbox.parcel(fn, [call], options)
         with self._lock:
             self._check_open()
-            mirais = self._outbox.add_standing(parcel, answers, self._cancel)
+            mirais = self._outbox.add_standing(parcel, answers, self._hook)
             self._wake()
         return mirais
 
@@ -300,7 +314,7 @@ class Channel:
     def _send(self, parcel: Parcel) -> list[Mirai[Any]]:
         with self._lock:
             self._check_open()
-            mirais = self._outbox.add(parcel, self._cancel)
+            mirais = self._outbox.add(parcel, self._hook)
             self._wake()
         return mirais
 

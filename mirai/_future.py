@@ -47,6 +47,12 @@ def check_may_wait() -> None:
 _lock = threading.RLock()
 _era = object()  # what the mirais that were made in this process have in common
 
+
+def guard() -> threading.RLock:
+    """Return the lock under which mirais without a Condition change."""
+    return _lock
+
+
 FORKED = "this process was forked; its mirais belong to its parent"
 
 
@@ -122,6 +128,16 @@ class Mirai(Future[T], Generic[T]):
     def _failed(self) -> bool:
         answer = self._answer  # another thread may read it just now, and then it is None
         return self._exception is not None if answer is None else _is_error(answer)
+
+    def annotate(self, log: str, told: tuple[Event, ...]) -> None:
+        """Know what the task has printed, and what the dispatcher tells, if there is anything.
+
+        For mirai's own use, before it is settled.
+        """
+        if log:
+            self._log = log
+        if told:
+            self._told = told
 
     # ── settling ─────────────────────────────────────────────────────────────────────────
 

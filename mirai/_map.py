@@ -16,9 +16,11 @@ from itertools import chain, count
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from mirai._answer import Value
+from mirai._errors import SerializationError
 from mirai._feed import Feed
 from mirai._future import Mirai, give_way
 from mirai._landing import SLICE
+from mirai._lot import Lot
 from mirai._outbox import Call
 
 T = TypeVar("T")
@@ -39,19 +41,25 @@ class Progress(Protocol):
 class _Mirais(Generic[T, K, R]):
     """Mirais in the order of their elements, each with the key of its element."""
 
-    def __init__(self, mirais: list[Mirai[T]], keys: Sequence[K]) -> None:
+    def __init__(self, mirais: Sequence[Mirai[T]], keys: Sequence[K]) -> None:
         self._mirais = mirais
         self._keys = keys
 
     def __len__(self) -> int:
         return len(self._mirais)
 
+    def _lot(self) -> Lot[T] | None:
+        """Return the lot that nobody has looked into yet, if it is one."""
+        mirais = self._mirais
+        return mirais if isinstance(mirais, Lot) and mirais.is_sealed() else None
+
     def __iter__(self) -> Iterator[Mirai[T]]:
         """Iterate over the mirais, in order."""
         return iter(self._mirais)
 
     def __repr__(self) -> str:
-        done = sum(mirai.done() for mirai in self._mirais)
+        lot = self._lot()
+        done = sum(mirai.done() for mirai in self._mirais) if lot is None else lot.answered()
         return f"<{type(self).__name__} of {len(self)}, {done} done>"
 
     def cancel(self) -> int:
@@ -66,6 +74,11 @@ class _Mirais(Generic[T, K, R]):
         that says which element it was; with ``stop``, it is raised at once, and what has not
         ended is cancelled.
         """
+        lot = None if progress or stop else self._lot()
+        if lot is not None:
+            lot.wait()
+            if (read := _read_all(lot)) is not None:
+                return self._joined(read, flat)
         bar = _bar(len(self)) if progress else None
         try:
             if bar is not None or stop:
@@ -90,6 +103,10 @@ class _Mirais(Generic[T, K, R]):
     async def _wait(self) -> R:
         values = []
         try:
+            if (lot := self._lot()) is not None:
+                await lot.ended()
+                if (read := await _read_slowly(lot)) is not None:
+                    return self._shape(read)
             for index, mirai in enumerate(self._mirais):
                 await _ended(index, mirai)
                 if mirai.exception() is None:
@@ -125,6 +142,9 @@ class _Mirais(Generic[T, K, R]):
 
     def _values(self, flat: bool) -> R:
         values = [_value(*pair) for pair in zip(self._keys, self._mirais, strict=True)]
+        return self._joined(values, flat)
+
+    def _joined(self, values: list[T], flat: bool) -> R:
         if flat:
             return cast(R, list(chain.from_iterable(cast(Any, values))))
         return self._shape(values)
@@ -151,12 +171,12 @@ class MiraiMap(_Mirais[T, int, list[T]]):
 class MiraiDict(_Mirais[T, K, dict[K, T]], Generic[K, T]):
     """The mirais of a map over a dict's values: like ``MiraiMap``, with the dict's keys."""
 
-    def __init__(self, mirais: list[Mirai[T]], keys: Sequence[K]) -> None:
+    def __init__(self, mirais: Sequence[Mirai[T]], keys: Sequence[K]) -> None:
         super().__init__(mirais, keys)
-        self._by_key = dict(zip(keys, mirais, strict=True))
+        self._places = {key: index for index, key in enumerate(keys)}
 
     def __getitem__(self, key: K) -> Mirai[T]:
-        return self._by_key[key]
+        return self._mirais[self._places[key]]
 
     def _shape(self, values: list[T]) -> dict[K, T]:
         return dict(zip(self._keys, values, strict=True))
@@ -379,6 +399,36 @@ def _keywords(columns: Iterable[object]) -> list[str]:
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"columns of the same name: {', '.join(map(repr, twice))}")
     return names
+
+
+def _read_all(lot: Lot[T]) -> list[T] | None:
+    """Return all values of a lot that have been answered; None if it has to be opened for that."""
+    if not lot.is_sealed():
+        return None
+    values = lot.kept()
+    if values is None:
+        try:
+            values = list(lot.read())
+        except SerializationError:  # that says in which element, when it is opened
+            return None
+        lot.keep(values)
+    return values.copy()
+
+
+async def _read_slowly(lot: Lot[T]) -> list[T] | None:
+    """Do what ``_read_all`` does, and let others have their turn at times."""
+    if not lot.is_sealed() or lot.kept() is not None:
+        return _read_all(lot)
+    values = []
+    try:
+        for value in lot.read():
+            values.append(value)
+            if len(values) % SLICE == 0:
+                await give_way()
+    except SerializationError:
+        return None
+    lot.keep(values)
+    return values.copy()
 
 
 def _value(key: object, mirai: Mirai[T]) -> T:

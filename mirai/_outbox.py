@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count, islice, repeat
 from time import time
 from typing import Any
@@ -21,6 +22,7 @@ from dispatcher.messages import Blob, Cancel, Everywhere, Function, Message, Sub
 from mirai._budget import Load
 from mirai._errors import MiraiError
 from mirai._future import Mirai
+from mirai._lot import Lot
 from mirai._options import TaskOptions
 from mirai._pending import Pending
 from mirai._serialize import FunctionPickles, Packed, Reducer, pack, pack_call
@@ -29,6 +31,9 @@ from mirai._streams import Streams
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """The arguments and keywords of one call."""
+
+Hook = Callable[[Mirai[Any]], None]
+"""What a mirai calls when it is cancelled."""
 
 MAX_STANDING = 1_000
 """How many calls for every daemon the dispatcher keeps for us."""
@@ -59,12 +64,15 @@ Entry = tuple[Mirai[Any], int, bytes, tuple[Blob, ...], TaskOptions, bytes]
 """A task to send: its mirai, its function's number, its payload and blobs, its options and its
 stream."""
 
+LotEntry = tuple[Lot[Any], int, list[bytes], TaskOptions]
+"""The tasks of a map to send: their lot, their function's number, their payloads and options."""
+
 
 @dataclass(slots=True)
 class Gathered:
     """What has gathered since the last time."""
 
-    tasks: list[Entry] = field(default_factory=list)
+    tasks: list[Entry | LotEntry] = field(default_factory=list)
     standing: list[tuple[list[Mirai[Any]], Task]] = field(default_factory=list)
     """Calls for every daemon, each with an id of its own, and the mirais of its answers."""
     functions: list[Function] = field(default_factory=list)
@@ -73,7 +81,11 @@ class Gathered:
 
     def mirais(self) -> Iterator[Mirai[Any]]:
         """Yield those that wait for what has gathered."""
-        yield from (entry[0] for entry in self.tasks)
+        for entry in self.tasks:
+            if isinstance(entry[0], Lot):
+                yield from entry[0]
+            else:
+                yield entry[0]
         for mirais, _ in self.standing:
             yield from mirais
 
@@ -90,7 +102,7 @@ class Gathered:
         yield from self._submits(self.tasks, pending)
         if self.forget:
             yield Submit((), (), tuple(self.forget))
-        if ids := tuple(id for id in self.cancels if pending.remove(id)):
+        if ids := tuple(id for id in self.cancels if pending.pop(id) is not None):
             yield Cancel(ids)
 
     def _standing(self, pending: Pending) -> Iterator[Message]:
@@ -103,13 +115,78 @@ class Gathered:
                 pending.add(mirai)
             yield Everywhere(tuple(mirai.id for mirai in mirais), call)
 
-    def _submits(self, entries: list[Entry], pending: Pending) -> Iterator[Message]:
-        wanted = [entry for entry in entries if not entry[0].done()]
-        for mirai, *_ in wanted:
-            pending.add(mirai)
+    def _submits(self, entries: list[Entry | LotEntry], pending: Pending) -> Iterator[Message]:
+        tasks: list[Task] = []
+        singles: list[Entry] = []
+        for entry in entries:
+            if len(entry) == 6:
+                singles.append(entry)
+                continue
+            lot, number, payloads, options = entry
+            if not lot.is_sealed():  # some may be cancelled already
+                singles += (
+                    (mirai, number, payload, (), options, b"")
+                    for mirai, payload in zip(lot, payloads, strict=True)
+                )
+                continue
+            pending.add_lot(lot)
+            tasks += _single_tasks(singles, pending)
+            tasks += _lot_tasks(lot, number, payloads, options)
+            singles = []
+        tasks += _single_tasks(singles, pending)
         functions, self.functions = self.functions, []
-        for batch, some in wire.work([*_tasks(wanted)], functions):
+        for batch, some in wire.work(tasks, functions):
             yield Submit(batch, some)
+
+
+def _single_tasks(entries: list[Entry], pending: Pending) -> Iterator[Task]:
+    """Yield the tasks of these entries that are still wanted, in runs where they are alike."""
+    wanted = [entry for entry in entries if not entry[0].done()]
+    for entry in wanted:
+        pending.add(entry[0])
+    return _tasks(wanted)
+
+
+def _lot_tasks(
+    lot: Lot[Any], number: int, payloads: list[bytes], options: TaskOptions
+) -> Iterator[Task]:
+    """Yield the tasks of a lot, in runs."""
+    start = 0
+    while start < len(payloads):
+        size = 0
+        end = start
+        for payload in islice(payloads, start, start + wire.BATCH_TASKS):
+            size += len(payload)
+            if size > wire.RUN_BYTES and end > start:
+                break
+            end += 1
+        following = tuple(payloads[start + 1 : end])
+        yield _task(lot.id + start, number, payloads[start], (), options, b"", following)
+        start = end
+
+
+def _task(
+    id: int,
+    number: int,
+    payload: bytes,
+    blobs: tuple[Blob, ...],
+    options: TaskOptions,
+    stream: bytes,
+    following: tuple[bytes, ...],
+) -> Task:
+    return Task(  # by position, which is faster
+        id,
+        number,
+        payload,
+        blobs,
+        options.priority,
+        options.timeout or 0.0,
+        options.retries,
+        options.tags,
+        stream,
+        False,
+        following,
+    )
 
 
 def _tasks(entries: list[Entry]) -> Iterator[Task]:
@@ -122,19 +199,7 @@ def _tasks(entries: list[Entry]) -> Iterator[Task]:
         if not (blobs or stream):
             following = _following(entries, index)
             index += len(following)
-        yield Task(  # by position, which is faster
-            mirai.id,
-            number,
-            payload,
-            blobs,
-            options.priority,
-            options.timeout or 0.0,
-            options.retries,
-            options.tags,
-            stream,
-            False,
-            tuple(following),
-        )
+        yield _task(mirai.id, number, payload, blobs, options, stream, tuple(following))
 
 
 def _following(entries: list[Entry], index: int) -> list[bytes]:
@@ -210,40 +275,51 @@ class Outbox:
             return pack_call(call, self._reducer, share=self._share)
         return pack((*call, options.retry_on), self._reducer, share=self._share)
 
-    def add(self, parcel: Parcel, hook: Callable[[Mirai[Any]], None]) -> list[Mirai[Any]]:
+    def add(self, parcel: Parcel, hook: Hook) -> list[Mirai[Any]]:
         """Add the tasks of a parcel; return their mirais, which call ``hook`` when cancelled."""
         name, options = parcel.name, parcel.options
         number = self._number(parcel)
         loads = parcel.loads or repeat(None)
         now = time()
         entries: list[Entry] = []
-        for payload, load in zip(parcel.payloads, loads, strict=False):
-            mirai: Mirai[Any] = Mirai(next(self._ids), name, self._profile)
-            mirai._cancel_hook = hook
-            mirai._recount_hook = self._recount
-            mirai._submitted = now
+        for (payload, blobs), load in zip(parcel.payloads, loads, strict=False):
+            mirai = self._mirai(next(self._ids), name, now, hook)
             if load is not None:
                 mirai._load = load
-            entries.append((mirai, number, *payload, options, self._streams.next()))
+            entries.append((mirai, number, payload, blobs, options, self._streams.next()))
         self._box.tasks += entries
         return [entry[0] for entry in entries]
 
-    def add_standing(
-        self, parcel: Parcel, answers: int, hook: Callable[[Mirai[Any]], None]
-    ) -> list[Mirai[Any]]:
+    def add_lot(self, parcel: Parcel, hook: Hook) -> Sequence[Mirai[Any]]:
+        """Add the tasks of a map like ``add``; where they can make a lot, return that."""
+        payloads = [payload for payload, blobs in parcel.payloads if not blobs]
+        if len(payloads) < max(2, len(parcel.payloads)) or self._streams.are_drawn():
+            return self.add(parcel, hook)
+        number = self._number(parcel)
+        now = time()
+        make = partial(self._mirai, name=parcel.name, now=now, hook=hook)
+        ids = [*islice(self._ids, len(payloads))]
+        while ids[-1] - ids[0] >= len(ids):  # a finalizer, say, has taken some meanwhile
+            ids = [*islice(self._ids, len(payloads))]
+        lot: Lot[Any] = Lot(ids[0], len(ids), make)
+        self._box.tasks.append((lot, number, payloads, parcel.options))
+        return lot
+
+    def _mirai(self, id: int, name: str, now: float, hook: Hook) -> Mirai[Any]:
+        mirai: Mirai[Any] = Mirai(id, name, self._profile)
+        mirai._cancel_hook = hook
+        mirai._recount_hook = self._recount
+        mirai._submitted = now
+        return mirai
+
+    def add_standing(self, parcel: Parcel, answers: int, hook: Hook) -> list[Mirai[Any]]:
         """Add a call for every daemon; return the mirais of the first so many answers."""
         number = self._number(parcel)
         payload, blobs = parcel.payloads[0]
         self._stand((number, next(self._ids) if blobs else payload))
         call = Task(next(self._ids), number, *parcel.payloads[0])
         now = time()
-        mirais: list[Mirai[Any]] = []
-        for _ in range(answers):
-            mirai: Mirai[Any] = Mirai(next(self._ids), parcel.name, self._profile)
-            mirai._cancel_hook = hook
-            mirai._recount_hook = self._recount
-            mirai._submitted = now
-            mirais.append(mirai)
+        mirais = [self._mirai(next(self._ids), parcel.name, now, hook) for _ in range(answers)]
         self._box.standing.append((mirais, call))
         return mirais
 

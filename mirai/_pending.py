@@ -1,7 +1,8 @@
 """The mirais that have been sent and not answered, by task id.
 
 One thread owns an instance.  A mirai leaves it exactly once: with its outcome, because it was
-cancelled, or because the connection is lost.
+cancelled, or because the connection is lost.  For those of a lot the lot stands in, as long as
+nobody has asked for them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mirai._errors import (
     again,
 )
 from mirai._future import Mirai
+from mirai._lot import Lot
 from mirai._story import events
 
 _DECLINED = "the dispatcher is shutting down, and takes no more tasks"
@@ -30,7 +32,7 @@ class Pending:
     """Task id -> mirai."""
 
     def __init__(self) -> None:
-        self._mirais: dict[int, Mirai[Any]] = {}
+        self._mirais: dict[int, Mirai[Any] | Lot[Any]] = {}
 
     def __len__(self) -> int:
         return len(self._mirais)
@@ -39,35 +41,37 @@ class Pending:
         """Wait for this mirai's outcome."""
         self._mirais[mirai.id] = mirai
 
+    def add_lot(self, lot: Lot[Any]) -> None:
+        """Wait for the outcomes of all its tasks."""
+        self._mirais.update(dict.fromkeys(range(lot.id, lot.id + len(lot)), lot))
+
     def get(self, id: int) -> Mirai[Any] | None:
         """Return a mirai that is waited for; None if it is not."""
-        return self._mirais.get(id)
+        found = self._mirais.get(id)
+        return found.open()[id - found.id] if isinstance(found, Lot) else found
 
-    def remove(self, id: int) -> bool:
-        """Wait for it no longer; return whether it was waited for."""
-        return self._mirais.pop(id, None) is not None
+    def pop(self, id: int) -> Mirai[Any] | None:
+        """Return a mirai that was waited for, and wait for it no longer; None if it was not."""
+        found = self._mirais.pop(id, None)
+        return found.release(id) if isinstance(found, Lot) else found
 
     def since(self, id: int) -> list[Mirai[Any]]:
         """Return the mirais that are younger than this id."""
-        return [mirai for number, mirai in self._mirais.items() if number > id]
+        young = (self.get(number) for number in self._mirais if number > id)
+        return [mirai for mirai in young if mirai is not None]
 
     def settle(self, outcomes: Iterable[Outcome]) -> None:
         """Settle the mirais of these outcomes.  Unknown ids are late answers, and dropped."""
         now = time()
         for outcome in outcomes:
-            if outcome.following:
-                self._settle_run(outcome, now)
+            if outcome.kind is Kind.VALUE and not outcome.blobs:
+                self._settle_values(outcome, now)
                 continue
-            mirai = self._mirais.pop(outcome.id, None)
+            mirai = self.pop(outcome.id)
             if mirai is None:
                 continue
-            if outcome.log:
-                mirai._log = outcome.log
-            if outcome.story:
-                mirai._told = events(outcome.story, now)
-            if outcome.kind is Kind.VALUE and not outcome.blobs:
-                mirai.settle(outcome.payload, now)
-            elif outcome.kind is Kind.VALUE or outcome.kind is Kind.ERROR:
+            mirai.annotate(outcome.log, events(outcome.story, now))
+            if outcome.kind is Kind.VALUE or outcome.kind is Kind.ERROR:
                 mirai.settle(Pickled(outcome.kind, outcome.payload, outcome.blobs), now)
             elif outcome.kind is Kind.CANCELLED:
                 mirai.settle(
@@ -83,16 +87,28 @@ class Pending:
                 crash = _crashed(outcome.crash or Crash("the daemon died"))
                 mirai.settle(_with_story(crash, mirai))
 
-    def _settle_run(self, outcome: Outcome, now: float) -> None:
-        """Settle the mirais of a run, all with values."""
-        for id, payload in enumerate((outcome.payload, *outcome.following), outcome.id):
-            if (mirai := self._mirais.pop(id, None)) is not None:
+    def _settle_values(self, outcome: Outcome, now: float) -> None:
+        """Settle one mirai, or those of a run, all with values."""
+        log, told = outcome.log, events(outcome.story, now)
+        payloads = (outcome.payload, *outcome.following)
+        ids = range(outcome.id, outcome.id + len(payloads))
+        pop = self._mirais.pop
+        found = [pop(id, None) for id in ids]
+        first = found[0]
+        if isinstance(first, Lot) and found.count(first) == len(found):
+            first.settle(outcome.id, payloads, now, log, told)
+            return
+        for id, mirai, payload in zip(ids, found, payloads, strict=True):
+            if isinstance(mirai, Lot):
+                mirai.settle(id, (payload,), now, log, told)
+            elif mirai is not None:
+                mirai.annotate(log, told)
                 mirai.settle(payload, now)
 
     def lose(self, error: MiraiError, *, cancelled: bool = False) -> None:
         """Settle all of them with ``error``."""
-        mirais, self._mirais = self._mirais, {}
-        for mirai in mirais.values():
+        lost = [mirai for id in list(self._mirais) if (mirai := self.pop(id)) is not None]
+        for mirai in lost:
             mirai.settle(Failure(again(error)), cancelled=cancelled)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -171,10 +171,10 @@ class Daemons:
         fn: Callable[..., Any],
         calls: Iterable[Call],
         options: TaskOptions = DEFAULTS,
-    ) -> list[Mirai[Any]]:
+    ) -> Sequence[Mirai[Any]]:
         """Send one task for each call, given by its arguments and keywords: all, or none."""
         self._check_tags(options)
-        return self._open().submit(fn, calls, options)
+        return self._open().submit_all(fn, calls, options)
 
     def try_submit(
         self,

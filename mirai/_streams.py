@@ -36,6 +36,10 @@ class Streams:
         self._root = b"" if seed is None else _digest(f"{seed:x}".encode(), 16)
         self._numbers = count()
 
+    def are_drawn(self) -> bool:
+        """Whether ``next`` returns anything for a task that is submitted here and now."""
+        return bool(self._root or (running.draws is not None and running.draws.stream))
+
     def next(self) -> bytes:
         """Return the next task's stream; empty without a seed.
 

@@ -74,6 +74,12 @@ class SyncChannel:
         """Evaluate each call of ``fn`` now; return mirais that are settled."""
         return self._send(self._outbox.parcel(fn, calls, options))
 
+    def submit_all(
+        self, fn: Callable[..., Any], calls: Iterable[Call], options: TaskOptions
+    ) -> list[Mirai[Any]]:
+        """Evaluate each call of ``fn`` now; return mirais that are settled."""
+        return self.submit(fn, calls, options)
+
     def try_submit(
         self, fn: Callable[..., Any], call: Call, options: TaskOptions
     ) -> Mirai[Any] | None:

@@ -1127,6 +1127,7 @@ class Machine(RuleBasedStateMachine):
 
 def singly(outcome: Outcome) -> list[Outcome]:
     """Return the outcomes of a run one by one."""
+    assert not (outcome.following and (outcome.story or outcome.log)), "a run with a story"
     ids = range(outcome.id, outcome.id + outcome.count)
     return [outcome.part(id, index, 1) for index, id in enumerate(ids)] if ids[1:] else [outcome]
 

@@ -77,8 +77,8 @@ def test_unknown_and_late_outcomes_are_dropped() -> None:
 
 def test_what_is_removed_is_waited_for_no_longer() -> None:
     pending, (one,) = waiting(1)
-    assert pending.remove(1)
-    assert not pending.remove(1)
+    assert pending.pop(1) is not None
+    assert pending.pop(1) is None
     pending.settle([value(1, "late")])
     assert not one.done()
 
