@@ -140,24 +140,23 @@ def _extent(part: Task | Function | Outcome) -> tuple[int, int]:
 def runs(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
     """Yield outcomes of single tasks again, those that make a run as one."""
     run: list[Outcome] = []
-    size = 0
+    room = following = 0  # bytes that the run may grow by, and the id that would follow
     for outcome in outcomes:
-        size += len(outcome.payload)
-        if run and not (_makes_run(run[-1], outcome) and size <= RUN_BYTES):
+        small = (
+            outcome.seconds < RUN_SECONDS
+            and outcome.kind is Kind.VALUE
+            and not (outcome.blobs or outcome.log)
+        )
+        room -= len(outcome.payload)
+        if run and not (small and outcome.id == following and room >= 0):
             yield _run(run)
-            run, size = [], len(outcome.payload)
+            run = []
+        if not run:
+            room = RUN_BYTES - len(outcome.payload)
         run.append(outcome)
+        following = outcome.id + 1 if small else 0
     if run:
         yield _run(run)
-
-
-def _makes_run(one: Outcome, other: Outcome) -> bool:
-    return other.id == one.id + 1 and _is_small(one) and _is_small(other)
-
-
-def _is_small(outcome: Outcome) -> bool:
-    small = outcome.kind is Kind.VALUE and outcome.seconds < RUN_SECONDS
-    return small and not (outcome.blobs or outcome.log)
 
 
 def _run(outcomes: Sequence[Outcome]) -> Outcome:
