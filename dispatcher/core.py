@@ -626,19 +626,17 @@ class Dispatcher:
         client.functions[function.number] = FunctionEntry(definition, estimate)
 
     def _cancel(self, client: Client, ids: Sequence[int], now: float) -> None:
-        for first, last in spans(ids):
+        jobs = client.jobs
+        for first, last in spans([id for id in dict.fromkeys(ids) if id in jobs]):
             id = first
             while id <= last:
-                job = client.jobs.get(id)
-                if job is not None:
-                    job = self._part(job, id - job.id, last + 1 - id)
-                    self._abandon(job, now)
-                    id += job.count
-                    continue
-                for standing in client.standing:
-                    if id in standing.ids:
-                        standing.ids.remove(id)
-                id += 1
+                job = self._part(jobs[id], id - jobs[id].id, last + 1 - id)
+                self._abandon(job, now)
+                id += job.count
+        for standing in client.standing if any(each.ids for each in client.standing) else ():
+            for id in ids:
+                if id in standing.ids:
+                    standing.ids.remove(id)
 
     def _finish(self, daemon: Daemon, outcomes: Sequence[Outcome], now: float) -> None:
         """Pass on how tasks ended.  Whatever the daemon was not asked for is dropped."""

@@ -192,6 +192,7 @@ class Daemon:
             cleanup=Cleanup() if cleanup else None,
             reducer=serial or None,
             share=self._link.shares,
+            is_stopped=lambda: self._struck,
         )
         self._garbage = Garbage.of_this_process() if cleanup else None
         self._watermark = watermark

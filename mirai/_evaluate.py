@@ -36,19 +36,22 @@ class Evaluator:
         *,
         lasting: bool = True,
         share: bool = False,
+        is_stopped: Callable[[], bool] | None = None,
     ) -> None:
         """``let_through``: what a task raises of these is raised here, and is no outcome.
 
         ``cleanup``: what ``clean_up`` does after each task; None: nothing.  ``reducer`` knows how
         to pickle some of the objects that tasks return or raise.  ``lasting``: coroutines share
         an event loop, and so must all be evaluated by the same thread, one after the other.
-        ``share``: large objects that tasks return may lie in shared memory.
+        ``share``: large objects that tasks return may lie in shared memory.  ``is_stopped``:
+        whether the task that has just raised was stopped, so that nobody wants to know what.
         """
         self._let_through = let_through
         self._cleanup = cleanup
         self._reducer = reducer
         self._lasting = lasting
         self._share = share
+        self._is_stopped = is_stopped
         self._keeps = False
         self._seconds = 0.0  # that the last task took
         self._definitions: dict[int, Function] = {}
@@ -105,6 +108,8 @@ class Evaluator:
             self._seconds = perf_counter() - begun
             if isinstance(error, self._let_through):
                 raise
+            if self._is_stopped is not None and self._is_stopped():
+                return Outcome(task.id, Kind.CANCELLED)
             again = any(isinstance(error, kinds) for kinds in retry_on)
             _make_room(error)
             told = pack(_tell(error, self._reducer))

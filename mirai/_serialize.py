@@ -64,7 +64,9 @@ def pack(value: object, reducer: Reducer | None = None, *, share: bool = False) 
     Raises SerializationError, which says what cannot be pickled.
     """
     try:
-        if type(value) in _SCALARS or _is_plain(value, 3):
+        if type(value) in _SCALARS and len(data := pickle.dumps(value, 5)) < LARGE:
+            return data, ()
+        if _is_plain(value, 3):
             return _parcel(pickle.dumps(value, 5), (), share)
         blobs: list[Blob] = []
         with io.BytesIO() as file:

@@ -177,7 +177,7 @@ class TestMap:
     def test_on_asyncio(self, way: Callable[[Any], Coroutine[Any, Any, int]]) -> None:
         async def main() -> int:
             mirais, turns = mirai_map(abs, range(MANY)), 0
-            mirais.collect()
+            wait_until(lambda: f"{MANY} done" in repr(mirais))
             going = asyncio.ensure_future(way(mirais))
             while not going.done():
                 await asyncio.sleep(0)
@@ -190,7 +190,7 @@ class TestMap:
     def test_on_trio(self, way: Callable[[Any], Coroutine[Any, Any, int]]) -> None:
         async def main() -> int:
             mirais, turns, counts = mirai_map(abs, range(MANY)), 0, []
-            mirais.collect()
+            wait_until(lambda: f"{MANY} done" in repr(mirais))
 
             async def go() -> None:
                 counts.append(await way(mirais))

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no na
 def hold(pipe: str) -> int:
     """Keep the interpreter's lock, in a call in C, until somebody writes into the pipe."""
     fd = os.open(pipe, os.O_RDWR)
+    Path(pipe + " is read").touch()
     ctypes.PyDLL(None).read(fd, ctypes.create_string_buffer(1), 1)
     os.close(fd)
     return os.getpid()
@@ -82,6 +83,7 @@ def test_one_that_is_heard_again_is_not_stalled_any_more() -> None:
 def test_a_cancelled_task_is_killed_with_its_daemon_after_the_grace_time(pipe: str) -> None:
     with daemons(1, dispatcher=False, grace=0.3):
         held = mirai(hold, pipe)
+        wait_until(Path(pipe + " is read").exists)  # before, it may be slow as well
         wait_until(is_in_state("stalled"))
         pid = status().daemons[0].pid
         assert held.cancel()

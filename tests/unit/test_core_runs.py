@@ -151,6 +151,14 @@ def test_some_are_cancelled_in_hand(ids: tuple[int, ...]) -> None:
     assert {each.payload for each in told} <= {b"v%d" % id for id in range(2, 7)}
 
 
+def test_to_name_one_twice_leaves_none_out() -> None:
+    pool = Pool()
+    one = run(1, 5)
+    pool.submit(1, payload=one.payload, following=one.following)
+    pool.step((CLIENT, Cancel((3, 3, 4, 99, 4, 5))))
+    assert pool.report().awaiting == 2
+
+
 def test_those_that_are_handed_back_wait_at_their_old_place() -> None:
     pool = Pool([D1])
     submit(pool, 2, 10)
