@@ -105,7 +105,7 @@ _T = TypeVar("_T")
 
 HORIZON = 0.004
 """Seconds of work that a daemon may have in hand."""
-OVERHEAD = 8e-6
+OVERHEAD = 4e-6
 """Seconds that any task costs besides the call itself."""
 LONGEST = 4 * HORIZON
 """A call that took longer counts as this long, or one outlier would spoil the mean."""
@@ -651,7 +651,8 @@ class Dispatcher:
                 daemon.done += job.count
                 if outcome.kind is not Kind.CANCELLED:
                     # In this order, min and max make a number even of NaN.
-                    job.function.estimate.learn(max(0.0, min(LONGEST, outcome.seconds / count)))
+                    mean = max(0.0, min(LONGEST, outcome.seconds / count))
+                    job.function.estimate.learn(mean, job.count)
                 self._answer(job, outcome, start, daemon, now)
         if head not in daemon.hand:
             daemon.overdue = False

@@ -19,13 +19,14 @@ class Estimate:
         self.seconds: float | None = None
         self.count = 0
 
-    def learn(self, seconds: float) -> None:
-        """Take one more duration into the mean: all alike at first, the recent ones later."""
-        self.count += 1
+    def learn(self, seconds: float, count: int = 1) -> None:
+        """Take so many more durations into the mean: all alike at first, the recent ones later."""
+        self.count += count
         if self.seconds is None:
             self.seconds = seconds
         else:
-            self.seconds += (seconds - self.seconds) * max(0.1, 1 / self.count)
+            weight = 0.1 if count == 1 else 1 - 0.9**count
+            self.seconds += (seconds - self.seconds) * max(weight, count / self.count)
 
 
 class FunctionEntry:

@@ -64,7 +64,7 @@ from mirai._serial import Serial
 
 logger = Guarded("mirai")
 
-SWITCH_INTERVAL = 0.0005
+SWITCH_INTERVAL = 0.0002
 """How long the main thread may keep the I/O thread from running, in seconds."""
 FAREWELL = 1.0
 """How long the main thread may take to leave a task when the daemon must stop, in seconds."""
