@@ -81,7 +81,7 @@ class _Requests:
 
 
 class Carrier(Protocol):
-    """The way to a dispatcher: ``mirai._link.Link``, or ``mirai._inproc.InProcess``.
+    """The way to a dispatcher: a ``LineLink``, a ``Link``, or an ``InProcess``.
 
     It is made in one thread, and then belongs to the channel's; only ``ring`` is for all.
     """

@@ -27,6 +27,8 @@ from msgspec import structs
 
 from dispatcher import wire
 from dispatcher.hatch import Hatch
+from dispatcher.keys import KeyPair
+from dispatcher.line import Line
 from dispatcher.log import Guarded, rename, show
 from dispatcher.messages import (
     VERSION,
@@ -50,13 +52,13 @@ from dispatcher.messages import (
     Welcome,
 )
 from dispatcher.processes import JOINED, Watermark
-from dispatcher.security import KeyPair
 from dispatcher.words import said
+from mirai._channel import Carrier
 from mirai._cleanup import Cleanup, Garbage
 from mirai._ending import Ending
 from mirai._evaluate import Evaluator
 from mirai._limits import NO_LIMITS, Limits
-from mirai._link import Link
+from mirai._line_link import LineLink
 from mirai._plan import read_init
 from mirai._printed import Printout, Spool, record
 from mirai._profiles import DEFAULT, Home, cancel_inner, flush_inner, inner_mark, mark_daemon
@@ -145,9 +147,7 @@ class Daemon:
 
     def __init__(
         self,
-        url: str,
-        pair: KeyPair,
-        server: str,
+        link: Carrier,
         watermark: Watermark | None = None,
         limits: Limits = NO_LIMITS,
         *,
@@ -156,13 +156,12 @@ class Daemon:
         stream: bool = False,
         serial: Serial | None = None,
         supervised: bool = False,
-        hatch: Hatch | None = None,
     ) -> None:
-        """``stream``: the host wants to see at once what tasks print.
+        """Take over ``link``.  ``stream``: the host wants to see at once what tasks print.
 
         ``supervised``: whoever has started it must know why it ends.
         """
-        self._link = Link(url, pair, server, ToDaemon, hatch)
+        self._link = link
         self._limits = limits
         self._tags = tags
         self._welcome = False
@@ -464,14 +463,11 @@ def main() -> None:
     if config["watermark"] >= 0:
         watermark = Watermark(config["watermark"])
         os.close(config["watermark"])
-    pair = KeyPair(config["public"], config["secret"])
     options = config["options"]
     serial = Serial.decode(options.get("serial", ""))
     mark_daemon(_home(config, serial))
     daemon = Daemon(
-        config["url"],
-        pair,
-        config["server"],
+        _connect(config),
         watermark,
         Limits(**options["limits"]),
         tags=tuple(config["tags"]),
@@ -479,9 +475,19 @@ def main() -> None:
         stream=options.get("stream", False),
         serial=serial,
         supervised=config.get("lifeline", False),
-        hatch=Hatch(config["hatch"]) if config.get("hatch", -1) >= 0 else None,
     )
     daemon.run(read_init(options["init"]) if "init" in options else None)
+
+
+def _connect(config: dict[str, Any]) -> Carrier:
+    """Return the connection to the dispatcher: over our line, if we have been given one."""
+    hatch = Hatch(config["hatch"]) if config.get("hatch", -1) >= 0 else None
+    if config.get("line", -1) >= 0:
+        return LineLink(Line(config["line"]), config["url"], ToDaemon, hatch)
+    from mirai._link import Link  # it loads ZeroMQ
+
+    pair = KeyPair(config["public"], config["secret"])
+    return Link(config["url"], pair, config["server"], ToDaemon, hatch)
 
 
 def _log_to(fd: int, level: str) -> None:
