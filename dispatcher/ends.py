@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket  # socket makes enums, slowly
+import contextlib
 
 LEAST = 3
 """The least number of a descriptor that a child can keep: it has a use for 0, 1 and 2."""
@@ -19,8 +20,8 @@ def pair(kind: int, room: int = 0) -> tuple[int, int]:
     """
     ends = _socket.socketpair(_socket.AF_UNIX, kind)
     try:
-        if room:
-            for end in ends:
+        for end in ends if room else ():
+            with contextlib.suppress(OSError):  # it is more than the system gives anyone
                 end.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, room)
         one = another(ends[0].fileno(), LEAST)
         try:

@@ -10,6 +10,7 @@ the first, then the sizes of the others, then the frames.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections import deque
@@ -28,6 +29,9 @@ GULPS = 32
 """How often one look reads at most: other lines want to be heard too."""
 BUFFERS = 512
 """How many buffers the system is given at once: it takes 1,024 at most."""
+
+_LATER = (errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM)
+"""What the system says that it cannot do at the moment."""
 
 _PROLOGUE = Struct("=IQ")
 _SIZE = 8  # bytes of each size in the table
@@ -110,11 +114,10 @@ class Line:
             if len(parts) == 1:
                 return self._socket.send(parts[0], _FLAGS)
             return self._socket.sendmsg(parts[:BUFFERS], (), _FLAGS)
-        except (BlockingIOError, InterruptedError):
-            return 0
-        except OSError:
-            self._deaf = True
-            self._kept.clear()
+        except OSError as error:
+            if error.errno not in _LATER:
+                self._deaf = True
+                self._kept.clear()
             return 0
 
     # ── receiving ────────────────────────────────────────────────────────────────────────
@@ -123,7 +126,8 @@ class Line:
         """Yield what has arrived: the frames of each message.
 
         It takes one look, and so comes to an end.  Whoever stops before that goes on with the
-        next call, while ``has_more``.  Raises ProtocolError, after which the line has ended.
+        next call, while ``has_more``.  Raises ProtocolError, after which nothing more is heard;
+        the other end can still be told.
         """
         gulps, full = GULPS, not self.ended
         self.has_more = full
@@ -136,8 +140,10 @@ class Line:
             while self.has_more and (message := next(self._messages)) is not None:
                 yield message
         except ProtocolError:
-            self._end()
+            self.ended, self.has_more = True, False
             raise
+        except MemoryError:  # for what comes next, and so nothing more can be heard
+            self._over = True
         self.has_more = False
         self.ended = self.ended or self._over
 
@@ -152,9 +158,9 @@ class Line:
             else:
                 count, wanted = self._socket.recv_into(room), len(room)
                 self._room = room[count:]
-        except (BlockingIOError, InterruptedError):
-            return False
-        except OSError:
+        except OSError as error:
+            if error.errno in _LATER:
+                return False
             count, wanted = 0, 1
         self._over = not count
         return count == wanted
@@ -185,10 +191,7 @@ class Line:
 
     def _piece(self, size: int) -> Generator[None, None, bytearray]:
         """Return the next so many bytes; yield while they are not there."""
-        try:
-            piece = bytearray(size)
-        except MemoryError:
-            raise ProtocolError(f"a frame of {size} bytes, more than there is room for") from None
+        piece = bytearray(size)
         have = min(size, len(self._data) - self._at)
         piece[:have] = memoryview(self._data)[self._at : self._at + have]
         self._at += have
@@ -203,13 +206,10 @@ class Line:
 
     def close(self) -> None:
         """Close this end, and drop what was not sent yet."""
-        self._end()
-        self._socket.close()
-
-    def _end(self) -> None:
         self.ended = self._deaf = True
         self.has_more = False
         self._kept.clear()
+        self._socket.close()
 
 
 def _parts(frames: Sequence[Buffer]) -> list[Buffer]:

@@ -27,11 +27,15 @@ class Lines:
         """Own a descriptor of the end of a line at whose other end is ``owner``."""
         self._lines.add(_OnLine(Line(fd), owner, self._desk, self._selector, self._lines))
 
-    def close(self, seconds: float) -> None:
-        """Close all, once they have taken what was sent; that may take so many seconds."""
+    def finish(self, seconds: float) -> None:
+        """Wait until all have taken what was sent, for so many seconds at most."""
         until = time.monotonic() + seconds
-        for each in list(self._lines):
+        for each in self._lines:
             each.finish(until)
+
+    def close(self) -> None:
+        """Close all."""
+        for each in list(self._lines):
             each.leave()
 
 
@@ -89,7 +93,9 @@ class _OnLine:
             for frames in self._line.receive():
                 self._desk.take(self._peer, frames)
         except ProtocolError as error:
-            self._desk.object(self._peer, str(error))
+            self._watch(0)
+            self._desk.object(self._peer, str(error))  # who has it told why, and cut off
+            return
         if self._line.ended:
             self._watch(0)
             self._desk.hang_up(self._peer)

@@ -394,6 +394,8 @@ class StandIns:
 
     def deadline(self) -> float | None:
         """When ``dismiss`` has something to do; None if never."""
+        if not self.kinds:  # they are never fewer than those that are needed
+            return None
         return self._since + LULL if self.kinds != self._needed else None
 
     def dismiss(self, now: float) -> bool:

@@ -1,8 +1,9 @@
-"""The shell around the core: sockets, processes and the clock.
+"""The shell around the core: processes, the clock, and the ways on which peers come.
 
-One thread, one loop.  Each turn gathers what has happened since the last, lets the core decide
-once, and obeys.  A peer is declared lost only when its connection has ended *and* everything
-that it sent before has been read, so that no finished work is lost with it.
+Those are lines (``lines``) and what has an address (``router``).  One thread, one loop.  Each turn
+gathers what has happened since the last, lets the core decide once, and obeys.  A peer is declared
+lost only when its connection has ended *and* everything that it sent before has been read, so that
+no finished work is lost with it.
 
 The loop is that of a process, which calls ``run``, or is turned by the thread of a client in the
 same process, whose messages need no socket.  That thread then does everything but ``ring``.
@@ -77,6 +78,9 @@ logger = Guarded("dispatcher")
 LAST_WORDS = {False: 0.2, True: 10.0}
 """Drained or not -> seconds that the last answers have to leave; peers that are gone take
 none of it."""
+
+LONGEST = 3_600.0
+"""How long to sleep at most, in seconds: the system knows no number for a year."""
 
 Deliver = Callable[[Message], None]
 
@@ -254,11 +258,13 @@ class Server:
         if self._nursery.must_look():
             self._nursery.look_for_dead()
         self._router.look()
-        if self._router.receive(hurry=bool(self._hung_up)):
-            self._declare_lost(time.monotonic())
-        self._router.end_connections(time.monotonic())
+        all_read = self._router.receive(hurry=bool(self._hung_up))
+        now = time.monotonic()
+        if all_read:
+            self._declare_lost(now)
+        self._router.end_connections(now)
         events, self._events = self._events, []
-        commands = self._core.handle(events, time.monotonic())
+        commands = self._core.handle(events, now)
         if self._logbook.is_on:
             self._logbook.write(events, commands)
         for command in commands:
@@ -277,12 +283,11 @@ class Server:
             self._nursery.deadline(),
             self._router.deadline(),
         )
-        waits = [each - time.monotonic() for each in deadlines if each is not None]
-        if timeout is not None:
-            waits.append(timeout)
-        if not waits:
-            return None
-        return max(0.0, min(waits))
+        due = [each for each in deadlines if each is not None]
+        if not due:
+            return timeout
+        wait = min(min(due) - time.monotonic(), LONGEST if timeout is None else timeout)
+        return max(0.0, wait)
 
     def _announce_drain(self) -> None:
         self._drain_is_news = False
@@ -480,8 +485,9 @@ class Server:
         logger.info("it ends, and tells %d peers to leave", len(self._peers))
         for peer in self._peers.values():
             self._tell(peer, Stop())
+        self._lines.finish(LAST_WORDS[self.drained])  # or daemons would not hear of it
         self._nursery.end()
-        self._lines.close(LAST_WORDS[self.drained])
+        self._lines.close()
         self._router.close(int(LAST_WORDS[self.drained] * 1_000))
         for thing in (self._selector, self._wake_in, self._wake_out):
             thing.close()

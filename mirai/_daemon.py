@@ -1,8 +1,10 @@
-"""A daemon: its I/O thread owns the socket, and its main thread evaluates.
+"""A daemon: its I/O thread owns the connection, and its main thread evaluates.
 
 The I/O thread answers the dispatcher at any time, also in the middle of a long task: it takes
 what arrives, hands back what has not started, interrupts what has, and sends what has ended.
-The main thread does nothing but evaluate, since it is the one that signals interrupt.
+The main thread evaluates, since it is the one that signals interrupt.  Where tasks come one by
+one, and are short, it does without the other: it sends what has ended, and listens for the next
+one (``Ear``); whatever else arrives it leaves to the I/O thread.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import time
 import traceback
 from _signal import getsignal  # type: ignore[import-not-found]  # signal's makes enums, slowly
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -51,10 +53,12 @@ from dispatcher.messages import (
     ToDaemon,
     Welcome,
 )
+from dispatcher.messages import ProtocolError as WireError
 from dispatcher.processes import JOINED, Watermark
 from dispatcher.words import said
 from mirai._channel import Carrier
 from mirai._cleanup import Cleanup, Garbage
+from mirai._ear import Ear
 from mirai._ending import Ending
 from mirai._evaluate import Evaluator
 from mirai._limits import NO_LIMITS, Limits
@@ -184,6 +188,11 @@ class Daemon:
         self._watermark = watermark
         self._supervised = supervised
         self._outbox: list[Outcome] = []
+        self._sending = threading.Lock()  # held by who takes from the outbox, until it is sent
+        self._ear = Ear()
+        self._mail: deque[Message | WireError] = deque()  # for the I/O thread, from the main thread
+        self._sends_itself = link.for_all and not stream
+        self._listens_itself = self._sends_itself and limits.idle_time is None
         self._asleep = False
         self._target = 0  # the task that an interrupt is meant for
         self._armed = 0  # the task that an interrupt can stop
@@ -223,6 +232,8 @@ class Daemon:
 
     def _next(self) -> Task | None:
         """Start the next task; while there is none, collect garbage once all is answered."""
+        if self._ear.lent:
+            self._listen()
         if self._garbage is None or not self._tasks:
             return self._hand.take()
         try:
@@ -282,10 +293,36 @@ class Daemon:
         self._link.ring()
 
     def _answer(self, outcome: Outcome) -> None:
+        """Send it at once where nothing can go along with it; else the I/O thread does."""
         self._outbox.append(outcome)
-        if self._asleep:
+        if self._ear.lent or (self._asleep and self._sends_itself and not self._hand._waiting):
+            self._send_outcomes()
+        elif self._asleep:
             self._asleep = False
             self._link.ring()
+
+    def _listen(self) -> None:
+        """Listen in place of the I/O thread, if that is for us: the next task may come soon."""
+        if self._ear.borrow():
+            keep = False
+            try:
+                self._link.wait(QUIET)
+                keep = self._hear()
+            finally:
+                self._ear.give_back(keep=keep)
+
+    def _hear(self) -> bool:
+        """Take what has come; return whether that was one task, and nothing for others."""
+        try:
+            for message in self._link.receive():
+                self._mail.append(message)
+        except WireError as error:
+            self._mail.append(error)
+        match self._mail:
+            case [Run(tasks) as run] if len(tasks) == 1:
+                self._mail.clear()
+                return self._obey(run)
+        return False
 
     # ── the I/O thread ───────────────────────────────────────────────────────────────────
 
@@ -302,14 +339,23 @@ class Daemon:
 
     def _turn(self) -> bool:
         """Wait, and do what there is to do; return False when it is time to leave."""
+        lent = self._ear.lent
+        if lent and self._ear.nap():
+            self._look_at_limits()
+            return True
         self._asleep = True
-        self._link.wait(0 if self._outbox else self._patience())
+        self._link.wait(0 if lent or self._outbox else self._patience())
         self._asleep = False
-        for message in self._link.receive():
+        lone = False
+        for message in self._messages():
+            lone = self._is_lone(message)
             if not self._obey(message):
                 return False
-        self._flush()
+        self._send_outcomes()
         self._look_at_limits()
+        if lone and not (self._leaving or self._hand.is_empty()):
+            self._ear.lend()
+            self._send_outcomes()  # what ended before that was seen
         if self._link.ended:
             self._ending = self._why_lost()
         elif self._leaving and not self._welcome:
@@ -317,6 +363,24 @@ class Daemon:
         else:
             return True
         return False
+
+    def _messages(self) -> Iterator[Message]:
+        """Yield what has arrived: what the main thread has heard first."""
+        while self._mail:
+            heard = self._mail.popleft()
+            if isinstance(heard, WireError):
+                raise heard
+            yield heard
+        yield from self._link.receive()
+
+    def _is_lone(self, message: Message) -> bool:
+        """Whether the main thread gets one task by this message, and has no other."""
+        alone = isinstance(message, Run) and len(message.tasks) == 1
+        return alone and self._listens_itself and self._hand.is_empty()
+
+    def _send_outcomes(self) -> None:
+        with self._sending:
+            self._flush()
 
     def _why_lost(self) -> Ending:
         if self._link.denied:

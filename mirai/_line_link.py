@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import select
+import threading
 from collections.abc import Iterator
 from types import UnionType
 
@@ -16,6 +17,9 @@ from dispatcher.messages import Message
 from dispatcher.wire import Reader, encode
 from mirai._bell import Bell
 
+LONGEST = 3_600.0
+"""How long one call of ``wait`` takes at most, in seconds: no number is for a year."""
+
 
 class LineLink:
     """The end of a line whose other end is a dispatcher's: nobody else can be there."""
@@ -23,6 +27,7 @@ class LineLink:
     reached = True
     proved = True
     denied = False
+    for_all = True
 
     def __init__(
         self, line: Line, url: str, expected: UnionType, hatch: Hatch | None = None
@@ -41,7 +46,8 @@ class LineLink:
         self._poll = select.poll()  # not epoll: a forked child would have a share in that
         self._poll.register(self._bell.fileno(), select.POLLIN)
         self._poll.register(line.fileno(), select.POLLIN)
-        self._writes = False  # whether we wait until the line takes more
+        self._writes = False  # whether who waits is to wait for room on the line too
+        self._lock = threading.RLock()  # what goes into the hatch is in the order of messages
 
     @property
     def ended(self) -> bool:
@@ -57,17 +63,25 @@ class LineLink:
         """Wait until there is something to do, for at most ``timeout`` seconds (None: for ever)."""
         if self._line.has_more:
             timeout = 0
-        for fd, event in self._poll.poll(None if timeout is None else math.ceil(timeout * 1_000)):
+        if self._line.wants_to_write != self._writes:
+            with self._lock:
+                self._look_for_room()
+        longest = None if timeout is None else math.ceil(min(timeout, LONGEST) * 1_000)
+        for fd, event in self._poll.poll(longest):
             if fd == self._bell.fileno():
                 self._bell.silence()
             elif event & select.POLLOUT:
-                self._line.flush()
-                self._look_for_room()
+                with self._lock:
+                    self._line.flush()
+                    self._look_for_room()
 
     def send(self, message: Message) -> None:
         """Send without waiting.  Into a connection that has ended, it sends nothing."""
-        self._line.send(encode(message, self._hatch))
-        self._look_for_room()
+        with self._lock:
+            self._line.send(encode(message, self._hatch))
+            if self._line.wants_to_write and not self._writes:
+                self._look_for_room()
+                self.ring()  # who waits just now does not wait for that
 
     def receive(self) -> Iterator[Message]:
         """Yield what has arrived.  Raises dispatcher.messages.ProtocolError."""

@@ -33,6 +33,8 @@ _ENDED = _FAILED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT
 class Link:
     """A connection that is made once; when it ends, it has ended for good."""
 
+    for_all = False
+
     def __init__(
         self,
         url: str,

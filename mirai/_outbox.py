@@ -236,6 +236,21 @@ class Outbox:
         gathered.forget += [self._forgets.popleft() for _ in range(len(self._forgets))]
         return gathered
 
+    def take_lone(self) -> tuple[Mirai[Any], Task] | None:
+        """Return the only task that has gathered, where nothing else has; None otherwise.
+
+        What brings large buffers along or counts for a memory budget is left where it is.
+        """
+        box = self._box
+        others = box.standing or box.functions or box.forget or self._cancels or self._forgets
+        if others or len(box.tasks) != 1:
+            return None
+        mirai, task = box.tasks[0]
+        if task.blobs or mirai._load is not None:
+            return None
+        box.tasks.clear()
+        return mirai, task
+
     def next_id(self) -> int:
         """Return a number that no task has."""
         return next(self._ids)

@@ -692,7 +692,7 @@ def test_a_revoked_key() -> None:
 
             here = gc.get_objects()
             pairs = [each for each in here if type(each).__name__ == "KeyPair"]
-            told = [each for each in here if isinstance(each, dict) and "secret" in each]
+            told = [each for each in here if type(each) is dict and type(each.get("secret")) is str]
             return [
                 *((each.public, each.secret) for each in pairs),
                 *((each["public"], each["secret"]) for each in told),

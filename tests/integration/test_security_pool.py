@@ -271,13 +271,15 @@ def home_server() -> str:
     return _profiles._home.server
 
 
-@pytest.mark.parametrize("url", ["ipc", "tcp://127.0.0.1:0"])
-def test_the_keys_of_a_daemon_end_with_it(url: str, visits: Callable[[str, str], Visit]) -> None:
+@pytest.mark.parametrize("url", [None, "tcp://127.0.0.1:0"])
+def test_the_keys_of_a_daemon_end_with_it(
+    url: str | None, visits: Callable[[str, str], Visit]
+) -> None:
     with daemons(1, url) as pool:
         visit = visits(pool.url, mirai(home_server).result())
         pairs = {name: KeyPair(*pair) for name, pair in mirai(own_pairs).result().items()}
-        assert set(pairs) == ({"inner"} if url == "ipc" else {"daemon", "inner"})
-        if url != "ipc":
+        assert set(pairs) == ({"daemon", "inner"} if url else {"inner"})
+        if url:
             assert visit(pairs["daemon"]).is_denied()  # it is for one connection
         left_behind = visit(pairs["inner"]).join()
         left_behind.say(Ask(1))

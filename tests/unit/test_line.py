@@ -265,14 +265,16 @@ def test_nonsense_ends_it(stranger: tuple[socket.socket, Line], data: bytes) -> 
         found += line.receive()
     assert line.ended
     assert heard(line) == []
-    assert line.send([b"x"]) is False
+    assert line.send([b"refused"])
+    assert raw.recv(100) == written([b"refused"])
 
 
-def test_a_frame_that_there_is_no_room_for(
+def test_a_frame_that_there_is_no_memory_for_ends_it(
     stranger: tuple[socket.socket, Line], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(line_module, "MAX_FRAME", 2**64)
     raw, line = stranger
-    raw.sendall(struct.pack("=IQQ", 2, 0, 2**62))
-    with pytest.raises(ProtocolError, match="more than there is room for"):
-        list(line.receive())
+    raw.sendall(written([b"before"]) + struct.pack("=IQQ", 2, 0, 2**62))
+    assert heard(line) == [[b"before"]]
+    assert line.ended
+    assert heard(line) == []
