@@ -8,6 +8,7 @@ standard input ends the dispatcher, so that it never outlives the process that h
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 
@@ -36,6 +37,7 @@ def main() -> None:
     from dispatcher.server import serve
 
     serve(settings, started, error, signals)
+    os._exit(0)  # nothing is left to be done, and whoever waits for us need not wait for that
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import os
 from struct import Struct
 from typing import TYPE_CHECKING
 
+from dispatcher.ends import another, pair
 from dispatcher.shared import AVAILABLE, Shared, adopt, scarce
 
 if TYPE_CHECKING:  # daemons are started before what it loads
@@ -38,15 +39,7 @@ class Hatch:
         """Return descriptors of both ends, for a child to inherit; None where there are none."""
         if not AVAILABLE:
             return None
-        ends = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
-        for end in ends:  # as much as one may have: room for some 500
-            end.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, 1 << 20)
-        try:  # a child has a use for 0, 1 and 2
-            one, other = (_another(end.fileno(), 3) for end in ends)
-        finally:
-            for end in ends:
-                end.close()
-        return one, other
+        return pair(_socket.SOCK_SEQPACKET, room=1 << 20)  # as much as one may have: for some 500
 
     def hand(self, shared: Shared) -> int:
         """Put it in, and return its serial; 0 if there is no room, or nobody at the other end."""
@@ -101,16 +94,9 @@ class Hatch:
     def _reserve(self) -> None:
         """Have a descriptor to spare, since one that comes when all are taken would be lost."""
         with contextlib.suppress(OSError, ValueError):  # there is none left, or the end is closed
-            self._spare = _another(self._socket.fileno(), scarce())
+            self._spare = another(self._socket.fileno(), scarce())
 
     def _release(self) -> None:
         if self._spare >= 0:
             os.close(self._spare)
             self._spare = -1
-
-
-def _another(fd: int, least: int) -> int:
-    """Return one more descriptor of the same thing, with at least this number."""
-    from fcntl import F_DUPFD_CLOEXEC, fcntl
-
-    return fcntl(fd, F_DUPFD_CLOEXEC, least)

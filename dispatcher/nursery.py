@@ -117,6 +117,7 @@ class Nursery:
         introduction |= {
             "watermark": process.child_fd,
             "hatch": process.child_hatch,
+            "line": process.child_line,
             "log": (process.child_log, self._plan.log),
             "options": self._plan.options,
             "tags": self._plan.tags(process.kind),
@@ -265,7 +266,7 @@ class Nursery:
     def end(self) -> None:
         """End all of them: those that are connected have been told, and may leave by themselves."""
         for process in self._processes:
-            if not process.connected:
+            if not (process.joined and process.connected):
                 process.kill()
         until = time.monotonic() + FAREWELL
         while any(process.reap() is None for process in self._processes):

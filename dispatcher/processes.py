@@ -21,6 +21,7 @@ from itertools import islice
 from typing import IO, Any
 
 from dispatcher import descriptors
+from dispatcher.ends import above_streams, stream_pair
 from dispatcher.hatch import Hatch
 from dispatcher.log import descriptor
 from dispatcher.shared import AVAILABLE, sized
@@ -82,23 +83,12 @@ class Watermark:
     def create() -> int:
         """Return a descriptor of eight zero bytes that have no name in any file system."""
         if AVAILABLE:
-            return _above_streams(sized("mirai-watermark", 8))
+            return above_streams(sized("mirai-watermark", 8))
         import tempfile  # slow, and rarely needed
 
         with tempfile.TemporaryFile() as file:
             os.ftruncate(file.fileno(), 8)
-            return _above_streams(os.dup(file.fileno()))
-
-
-def _above_streams(fd: int) -> int:
-    """Return it, or another if our own streams are closed: a child has a use for their numbers."""
-    if fd > 2:
-        return fd
-    import fcntl
-
-    high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-    os.close(fd)
-    return high
+            return above_streams(os.dup(file.fileno()))
 
 
 class Process:
@@ -113,13 +103,15 @@ class Process:
         cwd: str | None = None,
         streams: tuple[int, int] | None = None,
         share: bool = False,
+        line: bool = False,
         log: bool = False,
     ) -> None:
         """Start it and write ``lead``, which is no secret, to its standard input.
 
         ``env`` is added to our own environment.  ``streams`` are the descriptors to which it
         prints; without them, what it prints comes to us.  ``share``: give it a hatch, where
-        memory can be shared.  ``log``: give it our standard error besides, to log to.
+        memory can be shared.  ``line``: give it an end of a line.  ``log``: give it our standard
+        error besides, to log to.
         """
         self.kind = 0  # what it was given, besides what all are given: see ``Plan.kind``
         self.joined = False  # it has said Hello once
@@ -134,6 +126,7 @@ class Process:
         self._watermark: Watermark | None = None
         self.hatch: Hatch | None = None
         self.child_hatch = -1
+        self.line = self.child_line = -1  # descriptors of both ends; ours is the server's to close
         self.child_log = descriptor() if log else -1
         captured = (subprocess.PIPE if POSIX else subprocess.DEVNULL), subprocess.STDOUT
         stdout, stderr = streams or captured
@@ -142,6 +135,8 @@ class Process:
                 self._watermark = Watermark(self.child_fd)
             if share and (ends := Hatch.pair()) is not None:
                 self.hatch, self.child_hatch = Hatch(ends[0]), ends[1]
+            if line:
+                self.line, self.child_line = stream_pair()
             self._popen = subprocess.Popen(
                 argv,
                 stdin=subprocess.PIPE,
@@ -177,7 +172,7 @@ class Process:
         self._write(lead)
 
     def _for_the_child(self) -> tuple[int, ...]:
-        return self.child_fd, self.child_hatch, self.child_log
+        return self.child_fd, self.child_hatch, self.child_line, self.child_log
 
     def configure(self, line: bytes, *, lifeline: bool = False) -> None:
         """Give it its keys and options, and close its standard input.
@@ -320,6 +315,9 @@ class Process:
         if self.hatch is not None:
             self.hatch.close()
             self.hatch = None
+        if self.line >= 0:
+            os.close(self.line)
+            self.line = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +340,8 @@ class Plan:
     """The descriptors to which they print, if it does not come to the dispatcher."""
     log: str = ""
     """The level at which they and the dispatcher log; empty: not at all."""
+    lines: bool = False
+    """Whether each has a line to us, instead of connecting to where we listen."""
 
     def kind(self, number: int) -> int:
         """Return the kind of daemon that has this number: the first number with the same slot."""
@@ -362,6 +362,7 @@ class Plan:
             cwd=self.cwd,
             streams=self.streams,
             share=True,
+            line=self.lines,
             log=bool(self.log),
         )
         process.kind = kind
@@ -393,6 +394,8 @@ class StandIns:
 
     def deadline(self) -> float | None:
         """When ``dismiss`` has something to do; None if never."""
+        if not self.kinds:  # they are never fewer than those that are needed
+            return None
         return self._since + LULL if self.kinds != self._needed else None
 
     def dismiss(self, now: float) -> bool:

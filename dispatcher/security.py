@@ -1,4 +1,4 @@
-"""Keys, who may connect, and sockets that cannot forget CURVE.
+"""Who may connect, and sockets that cannot forget CURVE.
 
 A peer's role is the role of its public key: ``Gate`` answers libzmq's ZAP requests with it, and
 libzmq binds the answer to the connection, so that a peer cannot claim to be another.
@@ -6,15 +6,15 @@ libzmq binds the answer to the connection, so that a peer cannot claim to be ano
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import zmq
 from zmq.utils import z85
+
+from dispatcher.keys import KeyPair, require_curve
 
 DOMAIN = b"mirai"
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
@@ -34,21 +34,6 @@ MAX_FRAME_BYTES = 8 << 30
 """The largest frame that a socket takes from an authenticated peer, in bytes."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class KeyPair:
-    """A CURVE key pair, each half as 40 characters of Z85.  The secret is not in the repr."""
-
-    public: str
-    secret: str = field(repr=False)
-
-    @classmethod
-    def new(cls) -> KeyPair:
-        """Draw a fresh pair at random.  Raises OSError where there is no CURVE."""
-        _require_curve()
-        public, secret = zmq.curve_keypair()
-        return cls(public.decode(), secret.decode())
 
 
 class Gate(Generic[T]):
@@ -96,7 +81,7 @@ def listen(context: zmq.Context[zmq.Socket[bytes]], pair: KeyPair) -> zmq.Socket
 
     Raises OSError where there is no CURVE: it never listens without.
     """
-    _require_curve()
+    require_curve()
     socket = context.socket(zmq.ROUTER)
     socket.curve_server = True
     socket.curve_secretkey = pair.secret.encode()
@@ -116,7 +101,7 @@ def dial(context: zmq.Context[zmq.Socket[bytes]], pair: KeyPair, server: str) ->
     It makes one connection, and is to be closed when that has ended: a peer that reconnects is
     a new peer.  Raises OSError where there is no CURVE.
     """
-    _require_curve()
+    require_curve()
     socket = context.socket(zmq.DEALER)
     socket.curve_serverkey = server.encode()
     socket.curve_publickey = pair.public.encode()
@@ -153,14 +138,6 @@ def admit_only_this_user(socket: zmq.Socket[bytes], url: str) -> None:
     if url.startswith("ipc://") and sys.platform == "linux":
         user = os.geteuid()
         socket.setsockopt(zmq.IPC_FILTER_UID, user - (user >> 31 << 32))  # as a signed int
-
-
-def _require_curve() -> None:
-    if not zmq.has("curve"):
-        raise OSError(
-            errno.ENOTSUP,
-            "this pyzmq has no CURVE, without which mirai connects to nobody; that of PyPI has it",
-        )
 
 
 def _bound(socket: zmq.Socket[bytes]) -> None:

@@ -1,8 +1,8 @@
 """The host's link to one dispatcher: one thread that owns the socket and what is pending.
 
 Callers leave tasks in an outbox and wake the thread only if it sleeps; it sends whatever has
-gathered as one message.  A channel ends once, with an error that says why, and that error
-settles whatever was not answered.
+gathered as one message.  A task that comes alone, soon after the last answer, its caller sends.
+A channel ends once, with an error that says why, and that error settles whatever was not answered.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +32,7 @@ from dispatcher.messages import (
     Results,
     Scale,
     Stop,
+    Submit,
     Told,
     Welcome,
 )
@@ -62,6 +64,12 @@ MESSAGES_A_TURN = 64
 PATIENCE = 2.0
 """How long a story may wait for the dispatcher, in seconds."""
 
+LINGER = 1.0
+"""How long callers may send tasks themselves after the last answer, in seconds."""
+
+SENDS_WHOLE = sys.platform == "linux"
+"""Whether the system sends what is not large as a whole or not at all: Ctrl-C tears nothing."""
+
 WATCH = 0
 """The number under which the channel itself asks; those of callers' requests are larger."""
 
@@ -82,9 +90,9 @@ class _Requests:
 
 
 class Carrier(Protocol):
-    """The way to a dispatcher: ``mirai._link.Link``, or ``mirai._inproc.InProcess``.
+    """The way to a dispatcher: a ``LineLink``, a ``Link``, or an ``InProcess``.
 
-    It is made in one thread, and then belongs to the channel's; only ``ring`` is for all.
+    It is made in one thread, and then belongs to another; only ``ring`` is always for all.
     """
 
     @property
@@ -109,6 +117,10 @@ class Carrier(Protocol):
     @property
     def shares(self) -> bool:
         """Whether memory can be shared with who is at the other end."""
+
+    @property
+    def for_all(self) -> bool:
+        """Whether other threads may send too, and wait and receive in place of the owner."""
 
     def ring(self) -> None:
         """Make ``wait`` return."""
@@ -158,6 +170,10 @@ class Channel:
         self._hook = self._cancel  # one for all mirais
         self._requests = _Requests()
         self._end: tuple[MiraiError, bool] | None = None  # why it ended; as a cancellation?
+        # Whether a caller is in the middle of adding something: another one then is its signal
+        # handler or a finalizer, whose task must leave later.  Ctrl-C may leave it set.
+        self._adding = False
+        self._direct: Mirai[Any] | None = None  # what a caller is about to send itself
 
         self._pending = Pending()
         self._asked: dict[int, Mirai[Any]] = {}
@@ -167,6 +183,8 @@ class Channel:
         self._welcome = False
         self._nap = 0  # which sleep the thread is in, or is about to fall into; 0: it is awake
         self._rung = 0  # for which of them the bell was rung
+        self._attentive = False  # whether it will look by itself how things stand
+        self._heard = -LINGER  # when it has heard something last
         self._link = link
         self._thread = threading.Thread(target=self._run, name=f"mirai-{profile}", daemon=True)
         try:
@@ -201,9 +219,11 @@ class Channel:
             return self.submit(fn, calls, options)
         parcel = self._outbox.parcel(fn, calls, options)
         with self._lock:
+            inside, self._adding = self._adding, True
             self._check_open()
             mirais = self._outbox.add_lot(parcel, self._hook)
             self._wake()
+            self._adding = inside
         return mirais
 
     def try_submit(
@@ -240,9 +260,11 @@ class Channel:
         """
         parcel = self._outbox.parcel(fn, [call], options)
         with self._lock:
+            inside, self._adding = self._adding, True
             self._check_open()
             mirais = self._outbox.add_standing(parcel, answers, self._hook)
             self._wake()
+            self._adding = inside
         return mirais
 
     def ask(self, at_least: int = 0) -> Mirai[Any]:
@@ -313,10 +335,34 @@ class Channel:
 
     def _send(self, parcel: Parcel) -> list[Mirai[Any]]:
         with self._lock:
+            inside, self._adding = self._adding, True
             self._check_open()
             mirais = self._outbox.add(parcel, self._hook)
-            self._wake()
+            if inside or not self._send_itself():
+                self._wake()
+            self._adding = inside
         return mirais
+
+    def _send_itself(self) -> bool:
+        """Send a task that comes alone in the caller's thread; return whether that was done.
+
+        Only where nothing pends: many are better sent together.  The thread sleeps meanwhile, or
+        waits for our lock.  Ctrl-C may come after any call: then nobody has the mirai, and if
+        ``_direct`` tells that it may not have been sent, the thread forgets it.
+        """
+        nap = self._nap
+        if not (nap and self._attentive) or self._rung == nap or self._pending:
+            return False
+        lone = self._outbox.take_lone()
+        if lone is None:
+            return False
+        self._direct, task = lone
+        self._pending.add(self._direct)
+        message = Submit((task,))
+        self._log("to", message)
+        self._link.send(message)
+        self._direct = None
+        return True
 
     def _send_all(self, feed: Feed, budget: Budget) -> list[Mirai[Any]]:
         """Send whatever the feed brings, or nothing."""
@@ -389,8 +435,9 @@ class Channel:
     def _loop(self) -> None:
         naps = count(1)
         while self._end is None:
+            patience = self._patience(time.monotonic())
+            self._attentive = patience is not None and SENDS_WHOLE and self._link.for_all
             self._nap = next(naps)
-            patience = self._watch.patience(bool(self._pending), time.monotonic())
             self._link.wait(0 if self._has_mail() else patience)
             self._nap = 0
             ended = self._link.ended  # before we read: what has arrived by now is all there is
@@ -400,6 +447,16 @@ class Channel:
             self._flush()
             if self._watch.is_due(time.monotonic()):
                 self._look()
+
+    def _patience(self, now: float) -> float | None:
+        """Return for how long to sleep at most; None: for ever.
+
+        Where it was just heard that a task has ended, callers may soon send another themselves:
+        it must then be seen in time that it pends.
+        """
+        patience = self._watch.patience(bool(self._pending), now)
+        left = self._heard + LINGER - now
+        return left if patience is None and left > 0 else patience
 
     def _look(self) -> None:
         """Ask what our tasks wait for."""
@@ -416,6 +473,7 @@ class Channel:
         """Take what has arrived; a frame of its own, so that nothing of it is kept meanwhile."""
         for message in islice(self._link.receive(), limit):
             self._take(message)
+            self._heard = time.monotonic()
 
     def _has_mail(self) -> bool:
         return bool(self._outbox or self._requests or self._end)
@@ -424,6 +482,10 @@ class Channel:
         """Send what has gathered."""
         if self._has_mail():
             with self._lock:
+                self._adding = False
+                if self._direct is not None:  # Ctrl-C has come while it was sent
+                    self._pending.pop(self._direct.id)
+                    self._direct = None
                 gathered = self._outbox.take()
                 requests, self._requests = self._requests, _Requests()
             self._asked |= {ask.id: ask for ask, _ in requests.asks}  # before anything can fail

@@ -20,7 +20,7 @@ from typing import Any
 from zmq.utils import z85
 
 from dispatcher.events import Role
-from dispatcher.security import KeyPair
+from dispatcher.keys import KeyPair
 from mirai._errors import MiraiError
 
 VERSION = 1

@@ -1,8 +1,10 @@
-"""A daemon: its I/O thread owns the socket, and its main thread evaluates.
+"""A daemon: its I/O thread owns the connection, and its main thread evaluates.
 
 The I/O thread answers the dispatcher at any time, also in the middle of a long task: it takes
 what arrives, hands back what has not started, interrupts what has, and sends what has ended.
-The main thread does nothing but evaluate, since it is the one that signals interrupt.
+The main thread evaluates, since it is the one that signals interrupt.  Where tasks come one by
+one, and are short, it does without the other: it sends what has ended, and listens for the next
+one (``Ear``); whatever else arrives it leaves to the I/O thread.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import time
 import traceback
 from _signal import getsignal  # type: ignore[import-not-found]  # signal's makes enums, slowly
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -27,6 +29,8 @@ from msgspec import structs
 
 from dispatcher import wire
 from dispatcher.hatch import Hatch
+from dispatcher.keys import KeyPair
+from dispatcher.line import Line
 from dispatcher.log import Guarded, rename, show
 from dispatcher.messages import (
     VERSION,
@@ -49,14 +53,16 @@ from dispatcher.messages import (
     ToDaemon,
     Welcome,
 )
+from dispatcher.messages import ProtocolError as WireError
 from dispatcher.processes import JOINED, Watermark
-from dispatcher.security import KeyPair
 from dispatcher.words import said
+from mirai._channel import Carrier
 from mirai._cleanup import Cleanup, Garbage
+from mirai._ear import Ear
 from mirai._ending import Ending
 from mirai._evaluate import Evaluator
 from mirai._limits import NO_LIMITS, Limits
-from mirai._link import Link
+from mirai._line_link import LineLink
 from mirai._plan import read_init
 from mirai._printed import Printout, Spool, record
 from mirai._profiles import DEFAULT, Home, cancel_inner, flush_inner, inner_mark, mark_daemon
@@ -157,9 +163,7 @@ class Daemon:
 
     def __init__(
         self,
-        url: str,
-        pair: KeyPair,
-        server: str,
+        link: Carrier,
         watermark: Watermark | None = None,
         limits: Limits = NO_LIMITS,
         *,
@@ -168,13 +172,12 @@ class Daemon:
         stream: bool = False,
         serial: Serial | None = None,
         supervised: bool = False,
-        hatch: Hatch | None = None,
     ) -> None:
-        """``stream``: the host wants to see at once what tasks print.
+        """Take over ``link``.  ``stream``: the host wants to see at once what tasks print.
 
         ``supervised``: whoever has started it must know why it ends.
         """
-        self._link = Link(url, pair, server, ToDaemon, hatch)
+        self._link = link
         self._limits = limits
         self._tags = tags
         self._welcome = False
@@ -198,8 +201,13 @@ class Daemon:
         self._watermark = watermark
         self._supervised = supervised
         self._outbox: list[Outcome] = []
+        self._sending = threading.Lock()  # held by who takes from the outbox, until it is sent
+        self._ear = Ear()
+        self._mail: deque[Message | WireError] = deque()  # for the I/O thread, from the main thread
+        self._sends_itself = link.for_all and not stream
+        self._listens_itself = self._sends_itself and limits.idle_time is None
         self._asleep = False
-        self._gathers_since = 0.0  # since when results wait for others; 0: none does
+        self._gathers_since = 0.0  # when the first of the results came that are to be sent
         self._target = 0  # the task that an interrupt is meant for
         self._armed = 0  # the task that an interrupt can stop
         self._struck = False  # one has stopped the task
@@ -243,6 +251,8 @@ class Daemon:
 
     def _next(self) -> Task | None:
         """Start the next task; while there is none, collect garbage once all is answered."""
+        if self._ear.lent:
+            self._listen()
         if self._garbage is None or not self._tasks:
             return self._hand.take()
         try:
@@ -302,10 +312,50 @@ class Daemon:
         self._link.ring()
 
     def _answer(self, outcome: Outcome) -> None:
+        """Send it at once where no more are to follow; else a little later, with others."""
         self._outbox.append(outcome)
-        if self._asleep and (len(self._outbox) == 1 or not self._hand.has_waiting()):
+        if len(self._outbox) == 1:
+            self._gathers_since = time.monotonic()
+        if not self._hand.has_waiting():
+            self._send_or_ring()
+        elif self._sends_itself and self._results_due() <= time.monotonic():
+            self._send_outcomes()
+        elif len(self._outbox) == 1:
+            self._ring()  # it sees that they do not wait for long, should the next task be long
+
+    def _send_or_ring(self) -> None:
+        if self._ear.lent or (self._asleep and self._sends_itself):
+            self._send_outcomes()
+        else:
+            self._ring()
+
+    def _ring(self) -> None:
+        if self._asleep:
             self._asleep = False
             self._link.ring()
+
+    def _listen(self) -> None:
+        """Listen in place of the I/O thread, if that is for us: the next task may come soon."""
+        if self._ear.borrow():
+            keep = False
+            try:
+                self._link.wait(QUIET)
+                keep = self._hear()
+            finally:
+                self._ear.give_back(keep=keep)
+
+    def _hear(self) -> bool:
+        """Take what has come; return whether that was one task, and nothing for others."""
+        try:
+            for message in self._link.receive():
+                self._mail.append(message)
+        except WireError as error:
+            self._mail.append(error)
+        match self._mail:
+            case [Run((task,)) as run] if task.count == 1:
+                self._mail.clear()
+                return self._obey(run)
+        return False
 
     # ── the I/O thread ───────────────────────────────────────────────────────────────────
 
@@ -322,15 +372,24 @@ class Daemon:
 
     def _turn(self) -> bool:
         """Wait, and do what there is to do; return False when it is time to leave."""
+        lent = self._ear.lent
+        if lent and self._ear.nap():
+            self._look_at_limits()
+            return True
         self._asleep = True
-        self._link.wait(self._pause())
+        self._link.wait(0 if lent else self._pause())
         self._asleep = False
-        for message in self._link.receive():
+        lone = False
+        for message in self._messages():
+            lone = self._is_lone(message)
             if not self._obey(message):
                 return False
         if self._results_due() <= time.monotonic():
-            self._flush()
+            self._send_outcomes()
         self._look_at_limits()
+        if lone and not (self._leaving or self._hand.is_empty()):
+            self._ear.lend()
+            self._send_outcomes()  # what ended before that was seen
         if self._link.ended:
             self._ending = self._why_lost()
         elif self._leaving and not self._welcome:
@@ -338,6 +397,26 @@ class Daemon:
         else:
             return True
         return False
+
+    def _messages(self) -> Iterator[Message]:
+        """Yield what has arrived: what the main thread has heard first."""
+        while self._mail:
+            heard = self._mail.popleft()
+            if isinstance(heard, WireError):
+                raise heard
+            yield heard
+        yield from self._link.receive()
+
+    def _is_lone(self, message: Message) -> bool:
+        """Whether the main thread gets one task by this message, and has no other."""
+        match message:
+            case Run((task,)) if task.count == 1:
+                return self._listens_itself and self._hand.is_empty()
+        return False
+
+    def _send_outcomes(self) -> None:
+        with self._sending:
+            self._flush()
 
     def _why_lost(self) -> Ending:
         if self._link.denied:
@@ -356,7 +435,6 @@ class Daemon:
         """Return when to send results: now if there is nothing more to do, or a little later."""
         if not (self._outbox and self._hand.has_waiting()):
             return 0.0
-        self._gathers_since = self._gathers_since or time.monotonic()
         return self._gathers_since + COMPANY
 
     def _patience(self) -> float | None:
@@ -423,7 +501,6 @@ class Daemon:
             signal.raise_signal(signal.SIGINT)
 
     def _flush(self) -> None:
-        self._gathers_since = 0.0
         outcomes = self._outbox[:]  # the main thread may append meanwhile
         del self._outbox[: len(outcomes)]
         if self._spool is not None and (outcomes or self._spool.waits):
@@ -498,14 +575,11 @@ def main() -> None:
     if config["watermark"] >= 0:
         watermark = Watermark(config["watermark"])
         os.close(config["watermark"])
-    pair = KeyPair(config["public"], config["secret"])
     options = config["options"]
     serial = Serial.decode(options.get("serial", ""))
     mark_daemon(_home(config, serial))
     daemon = Daemon(
-        config["url"],
-        pair,
-        config["server"],
+        _connect(config),
         watermark,
         Limits(**options["limits"]),
         tags=tuple(config["tags"]),
@@ -513,9 +587,19 @@ def main() -> None:
         stream=options.get("stream", False),
         serial=serial,
         supervised=config.get("lifeline", False),
-        hatch=Hatch(config["hatch"]) if config.get("hatch", -1) >= 0 else None,
     )
     daemon.run(read_init(options["init"]) if "init" in options else None)
+
+
+def _connect(config: dict[str, Any]) -> Carrier:
+    """Return the connection to the dispatcher: over our line, if we have been given one."""
+    hatch = Hatch(config["hatch"]) if config.get("hatch", -1) >= 0 else None
+    if config.get("line", -1) >= 0:
+        return LineLink(Line(config["line"]), config["url"], ToDaemon, hatch)
+    from mirai._link import Link  # it loads ZeroMQ
+
+    pair = KeyPair(config["public"], config["secret"])
+    return Link(config["url"], pair, config["server"], ToDaemon, hatch)
 
 
 def _log_to(fd: int, level: str) -> None:

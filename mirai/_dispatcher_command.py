@@ -14,7 +14,7 @@ import zmq
 
 from dispatcher import descriptors
 from dispatcher.events import Role
-from dispatcher.security import KeyPair
+from dispatcher.keys import KeyPair
 from dispatcher.server import Config, Server
 from mirai._arguments import checked, count, parser
 from mirai._connection import Connection, Stamp, advertised, remove

@@ -226,10 +226,13 @@ class Mirai(Future[T], Generic[T]):
         within the pool's grace time, its daemon is killed and replaced.
         """
         error = TaskCancelled(f"task {self.id} ({self.name}) was cancelled")
-        if self.done() or not self.settle(Failure(error), cancelled=True):
-            return self.cancelled()
-        if self._cancel_hook is not None:
+        if not self.done():
+            self.settle(Failure(error), cancelled=True)
+        if not self.cancelled():
+            return False
+        if self._cancel_hook is not None:  # also at the next try, if Ctrl-C comes before it
             self._cancel_hook(self)
+            self._cancel_hook = None
         return True
 
     def done(self) -> bool:

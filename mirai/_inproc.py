@@ -25,6 +25,7 @@ class InProcess:
     denied = False
     reached = True
     proved = True
+    for_all = False
     shares = AVAILABLE
 
     def __init__(self, config: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""One connection to a dispatcher, with a bell: what a channel and a daemon have in common.
+"""One connection to a dispatcher over ZeroMQ, with a bell: for a channel or for a daemon.
 
 The thread that owns a link waits on it for messages, for the connection's end, and for the bell,
 which any other thread may ring.
@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import math
-import socket
 from collections.abc import Iterator
 from types import UnionType
 
 import zmq
 
 from dispatcher.hatch import Hatch
+from dispatcher.keys import KeyPair
 from dispatcher.messages import Message
-from dispatcher.security import KeyPair, dial, watch_for_silence
+from dispatcher.security import dial, watch_for_silence
 from dispatcher.sockets import monitor_events, receive_frames
 from dispatcher.wire import Reader, encode
+from mirai._bell import Bell
 
 _FAILED = (
     zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -31,6 +32,8 @@ _ENDED = _FAILED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED | zmq.EVENT_CONNECT
 
 class Link:
     """A connection that is made once; when it ends, it has ended for good."""
+
+    for_all = False
 
     def __init__(
         self,
@@ -56,9 +59,8 @@ class Link:
         """Whether somebody was there."""
         self.proved = False
         """Whether both sides have proved their keys."""
-        self._bell, self._rope = socket.socketpair()
-        self._bell.setblocking(False)
-        self._rope.setblocking(False)
+        self._bell = Bell()
+        self.ring = self._bell.ring
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = dial(self._context, pair, server)
         self._monitor = self._socket.get_monitor_socket(_BEGUN | _ENDED)
@@ -68,17 +70,11 @@ class Link:
         watch_for_silence(self._socket, url)
         self._socket.connect(url)
 
-    def ring(self) -> None:
-        """Make ``wait`` return.  The only method for other threads than the owner."""
-        with contextlib.suppress(OSError):  # full: it will wake anyway; closed: nobody is there
-            self._rope.send(b"\0")
-
     def wait(self, timeout: float | None) -> None:
         """Wait until there is something to do, for at most ``timeout`` seconds (None: for ever)."""
         ready = dict(self._poller.poll(None if timeout is None else math.ceil(timeout * 1_000)))
         if self._bell.fileno() in ready:
-            with contextlib.suppress(BlockingIOError):
-                self._bell.recv(4_096)
+            self._bell.silence()
         if self._monitor in ready:
             self._read_monitor()
 
@@ -103,7 +99,6 @@ class Link:
         if self._hatch is not None:
             self._hatch.close()
         self._bell.close()
-        self._rope.close()
 
     def _read_monitor(self) -> None:
         for event, _ in monitor_events(self._monitor):

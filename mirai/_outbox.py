@@ -347,6 +347,22 @@ class Outbox:
         gathered.forget += [self._forgets.popleft() for _ in range(len(self._forgets))]
         return gathered
 
+    def take_lone(self) -> tuple[Mirai[Any], Task] | None:
+        """Return the only task that has gathered, where nothing else has; None otherwise.
+
+        What brings large buffers along or counts for a memory budget is left where it is.
+        """
+        box = self._box
+        others = box.standing or box.functions or box.forget or self._cancels or self._forgets
+        if others or len(box.tasks) != 1:
+            return None
+        entry = box.tasks[0]
+        if len(entry) != 6 or entry[3] or entry[0]._load is not None:
+            return None
+        box.tasks.clear()
+        mirai, number, payload, blobs, options, stream = entry
+        return mirai, _task(mirai.id, number, payload, blobs, options, stream, ())
+
     def next_id(self) -> int:
         """Return a number that no task has."""
         return next(self._ids)

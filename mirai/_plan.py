@@ -77,6 +77,7 @@ def plan_of(options: PoolOptions, slots: tuple[Slot, ...], profile: str) -> dict
         "output": path,
         "streams": _own_streams() if options.output == "inherit" else None,
         "log": level(),
+        "lines": options.has_lines,
     }
 
 

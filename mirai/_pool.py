@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from dispatcher.keys import KeyPair
 from dispatcher.log import Guarded
 from dispatcher.messages import Scale, Slot, ToClient
-from dispatcher.security import KeyPair
 from mirai._answer import Value
 from mirai._channel import Carrier, Channel
 from mirai._errors import DispatcherLost, MiraiError, TaskCancelled
 from mirai._feed import Feed
 from mirai._future import Mirai
-from mirai._link import Link
+from mirai._line_link import LineLink
 from mirai._options import DEFAULTS, TaskOptions
 from mirai._outbox import Call
 from mirai._plan import Slots, plan_of
@@ -42,7 +42,7 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class PoolKeys(NamedTuple):
-    """The keys of a pool; each local daemon has one besides, which only the dispatcher knows."""
+    """The keys of a pool that we draw for it; those of local daemons only the dispatcher knows."""
 
     server: KeyPair
     client: KeyPair
@@ -96,14 +96,15 @@ class Daemons:
             if self._options.init is not None:
                 self._channel.call(self._options.init)
             return
-        is_open = self._options.url.startswith("tcp://")
-        guests = {role: KeyPair.new() for role in ("client", "daemon") if is_open}
-        self._keys = PoolKeys(KeyPair.new(), KeyPair.new(), guests)
+        if not self._options.has_lines:
+            is_open = self._options.url.startswith("tcp://")
+            guests = {role: KeyPair.new() for role in ("client", "daemon") if is_open}
+            self._keys = PoolKeys(KeyPair.new(), KeyPair.new(), guests)
         assert self._slots is not None
         slots = self._slots.up_to(self._options.count)
         config = dispatcher_config(self._options, self._keys, slots, self.profile)
         seed, memory = self._options.seed, self._options.memory
-        self.attach(self._connect(config, self._keys), seed=seed, memory=memory, serial=serial)
+        self.attach(self._connect(config), seed=seed, memory=memory, serial=serial)
 
     def attach(
         self,
@@ -141,6 +142,8 @@ class Daemons:
         serial: Serial | None = None,
     ) -> None:
         """Connect to a dispatcher that stands on its own; use ``connect()`` instead."""
+        from mirai._link import Link  # it loads ZeroMQ
+
         link = Link(connection.url, pair, connection.server, ToClient)
         self.attach(link, seed=seed, memory=memory, serial=serial)
         try:
@@ -407,7 +410,7 @@ class Daemons:
         threading.Thread(target=end, name="mirai-shutdown").start()
         return ended
 
-    def _connect(self, config: dict[str, Any], keys: PoolKeys) -> Carrier:
+    def _connect(self, config: dict[str, Any]) -> Carrier:
         """Start a dispatcher, in a process of its own or in this one."""
         assert self._options is not None
         if not self._options.dispatcher:
@@ -415,8 +418,13 @@ class Daemons:
 
             return InProcess(config)
         self._process = DispatcherProcess(config)
-        url = self._process.listening_url()
-        return Link(url, keys.client, keys.server.public, ToClient, self._process.hatch)
+        url, hatch = self._process.listening_url(), self._process.hatch
+        if self._process.line is not None:
+            return LineLink(self._process.line, url, ToClient, hatch)
+        from mirai._link import Link  # it loads ZeroMQ
+
+        assert self._keys is not None
+        return Link(url, self._keys.client, self._keys.server.public, ToClient, hatch)
 
     def _open(self) -> Channel | SyncChannel:
         if self._channel is None:
@@ -452,15 +460,18 @@ async def _shielded(mirai: Mirai[None]) -> None:
 
 
 def dispatcher_config(
-    options: PoolOptions, keys: PoolKeys, slots: tuple[Slot, ...], profile: str
+    options: PoolOptions, keys: PoolKeys | None, slots: tuple[Slot, ...], profile: str
 ) -> dict[str, Any]:
-    """Return a ``dispatcher.server.Config``, in what JSON knows."""
+    """Return a ``dispatcher.server.Config``, in what JSON knows.
+
+    Without ``keys``, it draws its own, and only what is on a line can talk to it from outside.
+    """
     return {
         "url": options.url,
-        "public": keys.server.public,
-        "secret": keys.server.secret,
-        "client": keys.client.public,
-        "guests": {pair.public: role for role, pair in keys.guests.items()},
+        "public": "" if keys is None else keys.server.public,
+        "secret": "" if keys is None else keys.server.secret,
+        "client": "" if keys is None else keys.client.public,
+        "guests": {} if keys is None else {pair.public: role for role, pair in keys.guests.items()},
         "host_pid": os.getpid(),
         "grace": options.grace,
         "plan": plan_of(options, slots, profile),

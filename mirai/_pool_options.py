@@ -64,6 +64,11 @@ class PoolOptions:
         if not callable(self.tags):
             check_tags(self.tags)
 
+    @property
+    def has_lines(self) -> bool:
+        """Whether the processes of the pool that its host has started talk over lines."""
+        return os.name == "posix" and self.url.startswith("ipc")
+
 
 def _check_flags(options: PoolOptions) -> None:
     for name in ("dispatcher", "sync", "cleanup"):

@@ -11,7 +11,9 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from dispatcher.ends import stream_pair
 from dispatcher.hatch import Hatch
+from dispatcher.line import Line
 from dispatcher.story import ending
 from mirai._errors import MiraiError
 
@@ -70,13 +72,15 @@ class DispatcherProcess:
         """Start it.  ``config`` is what ``dispatcher.server.Config`` says."""
         self.hatch: Hatch | None = None
         """Beside the connection to it, where memory can be shared."""
+        self.line: Line | None = None
+        """The connection to it, if that is a line."""
         try:
             self._start(config)
             self._tell(config)
         except BaseException:  # Ctrl-C, say: nobody else knows of what has been started
             if hasattr(self, "_popen"):
                 self.end()
-            self._close_hatch()
+            self._close_ends()
             raise
 
     def _start(self, config: dict[str, Any]) -> None:
@@ -89,6 +93,12 @@ class DispatcherProcess:
                 stack.callback(os.close, ends[1])
                 inherited.append(ends[1])
                 config["hatch"] = ends[1]
+            if config["plan"]["lines"]:
+                ours, theirs = stream_pair()
+                self.line = Line(ours)
+                stack.callback(os.close, theirs)
+                inherited.append(theirs)
+                config["line"] = theirs
             self._popen = subprocess.Popen(
                 boot_argv("dispatcher.__main__"),
                 stdin=subprocess.PIPE,
@@ -135,14 +145,16 @@ class DispatcherProcess:
         return ending(self._popen.wait())
 
     def release(self) -> None:
-        """Close our ends of its pipes; the end of its standard input tells it to leave."""
+        """Close our ends of all between us; the end of its standard input tells it to leave."""
         for pipe in (self._popen.stdin, self._popen.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
-        self._close_hatch()
+        self._close_ends()
 
-    def _close_hatch(self) -> None:
+    def _close_ends(self) -> None:
+        if self.line is not None:
+            self.line.close()
         if self.hatch is not None:
             self.hatch.close()
 

@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from dispatcher.keys import KeyPair
 from dispatcher.messages import ToClient
-from dispatcher.security import KeyPair
 from mirai import _future
 from mirai._errors import DispatcherLost, MiraiError
 from mirai._limits import Limits, seconds
-from mirai._link import Link
 from mirai._log import set_up
 from mirai._pool import Daemons
 from mirai._pool_options import (
@@ -325,6 +324,8 @@ def _inner_pool(home: Home) -> Daemons:
     global _inner
     with _guard:
         if _inner is None:
+            from mirai._link import Link  # it loads ZeroMQ, which few daemons have a use for
+
             pool = Daemons(home.profile, None, _forget)
             _living.add(pool)
             link = Link(home.url, home.pair, home.server, ToClient)

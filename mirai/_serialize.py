@@ -20,9 +20,8 @@ from typing import Any, NamedTuple, Protocol
 
 import cloudpickle
 import cloudpickle.cloudpickle as _cloudpickle
-from zmq import Frame
 
-from dispatcher.messages import Blob
+from dispatcher.messages import Blob, Buffer
 from dispatcher.shared import Shared, contents
 from mirai._constant import Constant
 from mirai._errors import SerializationError
@@ -220,7 +219,13 @@ def _parcel(data: bytes, blobs: tuple[Blob, ...], share: bool) -> Packed:
 def _blob(view: memoryview, share: bool) -> Blob:
     """Copy bytes to where they can travel from."""
     shared = Shared.copy(view) if share and len(view) >= SHARED else None
-    return Blob(Frame(view, copy=True) if shared is None else shared)
+    return Blob(_copy(view) if shared is None else shared)
+
+
+def _copy(view: memoryview) -> Buffer:
+    """Return a copy that is sent as it is: where ZeroMQ is in use, one of its own frames."""
+    frame = getattr(sys.modules.get("zmq"), "Frame", None)
+    return bytes(view) if frame is None else frame(view, copy=True)
 
 
 def _collector(blobs: list[Blob], share: bool) -> Callable[[pickle.PickleBuffer], bool]:

@@ -31,8 +31,11 @@ DOOR = {
     "__version__",
     "core",
     "descriptors",
+    "ends",
     "events",
     "hatch",
+    "keys",
+    "line",
     "log",
     "messages",
     "processes",
@@ -94,7 +97,7 @@ def unpickles(source: str) -> set[str]:
 
 
 def has_sockets(source: str) -> set[str]:
-    """These rooms of the client know nothing of ZeroMQ."""
+    """These rooms know nothing of ZeroMQ."""
     return roots(source) & {"zmq"}
 
 
@@ -149,8 +152,11 @@ RULES: list[tuple[Rule, str, tuple[str, ...]]] = [
     (unpickles, "dispatcher/*", ()),
     (has_sockets, "mirai/_evaluate.py", ()),
     (has_sockets, "mirai/_pending.py", ()),
+    (has_sockets, "mirai/_serialize.py", ()),
+    (has_sockets, "mirai/_line_link.py", ()),
+    (has_sockets, "dispatcher/line*.py", ()),
     (uses_optional_packages, "*", tuple(OPTIONAL.values())),
-    (may_wait_for_a_peer, "dispatcher/server.py", ()),
+    (may_wait_for_a_peer, "dispatcher/router.py", ()),
     (may_wait_for_a_peer, "mirai/_link.py", ()),
     (prints, "*", ("*/__main__.py", "mirai/_demo.py", "mirai/_*_command.py")),
 ]

@@ -18,9 +18,10 @@ import zmq
 from conftest import ROOT
 
 from dispatcher.events import Role
+from dispatcher.keys import KeyPair
 from dispatcher.messages import VERSION, Ask, Hello, Message, Refused, Report, Submit, Task, Welcome
 from dispatcher.messages import Function as WireFunction
-from dispatcher.security import KeyPair, dial
+from dispatcher.security import dial
 from dispatcher.sockets import monitor_events, receive_frames
 from dispatcher.wire import decode, encode
 from mirai import Daemons, connect

@@ -9,9 +9,10 @@ import zmq
 
 from dispatcher import server
 from dispatcher.events import Role
+from dispatcher.keys import KeyPair
 from dispatcher.messages import VERSION, Done, Hello, Kind, Outcome, ToClient
 from dispatcher.processes import Plan
-from dispatcher.security import KeyPair, dial
+from dispatcher.security import dial
 from dispatcher.wire import encode
 from mirai import MiraiError, ProtocolError, daemons
 from mirai._channel import Channel
@@ -30,8 +31,8 @@ def test_a_dispatcher_that_talks_nonsense() -> None:
     future = channel.submit(abs, [((-1,), {})], DEFAULTS)[0]
     while not it._core.has_waiting():
         it.turn(0.01)
-    (route,) = it._peers
-    it._router.send_multipart([route, b"nonsense"])
+    (route,) = it._router._peers
+    it._router._router.send_multipart([route, b"nonsense"])
     error = future.exception(timeout=20)
     channel.close(MiraiError("the test is over"))
     it.close()

@@ -368,8 +368,8 @@ END = {
     "SIGKILL": ("ended with SIGKILL",),
     "SIGTERM": ("has shut down",),
     "segfault": ("ended with SIGSEGV",),
-    # libzmq asserts, here and there, that it was given the memory it asked for
-    "MemoryError": ("the connection to the dispatcher", "ended with SIGABRT"),
+    # libzmq asserts, here and there, that it was given the memory it asked for; Python raises
+    "MemoryError": ("the connection to the dispatcher", "ended with SIGABRT", "ended with exit"),
 }
 """What is said of a dispatcher that was struck so: one of these."""
 

@@ -17,8 +17,9 @@ import trio
 import zmq
 from conftest import Script, processes_marked, wait_until
 
+from dispatcher.keys import KeyPair
 from dispatcher.messages import ToClient
-from dispatcher.security import KeyPair, dial, listen
+from dispatcher.security import dial, listen
 from mirai import (
     AuthenticationError,
     DispatcherLost,
@@ -199,6 +200,14 @@ class TestDaemons:
             assert mirai(abs, -1).result() == 1
 
 
+def keys_for_tasks() -> tuple[str, str, str]:
+    """Return the dispatcher's public key, and the pair with which this task could join it."""
+    from mirai._profiles import _home
+
+    assert _home is not None
+    return _home.server, _home.pair.public, _home.pair.secret
+
+
 class TestUrls:
     @pytest.mark.usefixtures("dispatchers")
     def test_a_path_whose_socket_is_removed(self, tmp_path: Path) -> None:
@@ -262,8 +271,9 @@ class TestUrls:
         from mirai._options import DEFAULTS
 
         pool = daemons(1, None if url == "ipc" else url)
-        server = pool._keys.server.public if wrong == "client" else KeyPair.new().public
-        client = KeyPair.new() if wrong == "client" else pool._keys.client
+        server, *inner = mirai(keys_for_tasks).result()
+        server = server if wrong == "client" else KeyPair.new().public
+        client = KeyPair.new() if wrong == "client" else KeyPair(*inner)
         link = Link(pool.url, client, server, ToClient)
         channel = Channel(link, profile="thief", explain=lambda: None)
         try:

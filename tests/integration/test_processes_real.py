@@ -10,9 +10,10 @@ import pytest
 import zmq
 from conftest import processes_marked, wait_until
 
+from dispatcher.keys import KeyPair
 from dispatcher.messages import VERSION, Hello
 from dispatcher.processes import Process
-from dispatcher.security import ZAP_ENDPOINT, Gate, KeyPair, dial, listen
+from dispatcher.security import ZAP_ENDPOINT, Gate, dial, listen
 from dispatcher.sockets import waiting_messages
 from dispatcher.wire import encode
 from mirai._pool import PoolKeys, dispatcher_config

@@ -139,6 +139,21 @@ class TestSameThread:
             assert {future.result(timeout=20) for future in extra} == {7}
 
     @pytest.mark.timeout(40)
+    def test_submit_in_a_signal_handler_where_tasks_come_one_by_one(self) -> None:
+        """Those are sent by their callers: the handler's must not overtake the one it is in."""
+        extra: list[Mirai[Any]] = []
+        with daemons(1):
+            former = signal.signal(signal.SIGALRM, lambda *_: extra.append(mirai(abs, -7)))
+            signal.setitimer(signal.ITIMER_REAL, 0.000_5, 0.000_5)
+            try:
+                for i in range(3_000):
+                    assert mirai(abs, -i).result(timeout=20) == i
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, former)
+            assert {future.result(timeout=20) for future in extra} == {7}
+
+    @pytest.mark.timeout(40)
     def test_cancel_in_a_finalizer(self, script: Script) -> None:
         """The collector runs in any thread, also in the channel's, at any allocation."""
         process = script("""

@@ -22,6 +22,7 @@ from zmq.utils import z85
 
 from dispatcher import server
 from dispatcher.events import Role
+from dispatcher.keys import KeyPair
 from dispatcher.messages import (
     VERSION,
     Ask,
@@ -48,7 +49,7 @@ from dispatcher.messages import (
     Welcome,
 )
 from dispatcher.processes import Plan, Process
-from dispatcher.security import KeyPair, dial
+from dispatcher.security import dial
 from dispatcher.wire import encode
 from mirai import DaemonCrashed, Daemons, connect, daemons, everywhere, mirai
 from mirai._connection import Connection
@@ -256,17 +257,30 @@ def own_pairs() -> dict[str, tuple[str, str]]:
     frame: Any = sys._getframe()
     while frame is not None:
         for value in frame.f_locals.values():
-            if isinstance(value, KeyPair):
-                found["daemon"] = value.public, value.secret
+            if isinstance(value, dict) and "secret" in value and "watermark" in value:
+                found["daemon"] = value["public"], value["secret"]
         frame = frame.f_back
     return found
 
 
-def test_the_keys_of_a_daemon_end_with_it(visits: Callable[[str, str], Visit]) -> None:
-    with daemons(1) as pool:
-        visit = visits(pool.url, server_key(pool))
+def home_server() -> str:
+    """Return the public key of the dispatcher that the daemon of this task belongs to."""
+    from mirai import _profiles
+
+    assert _profiles._home is not None
+    return _profiles._home.server
+
+
+@pytest.mark.parametrize("url", [None, "tcp://127.0.0.1:0"])
+def test_the_keys_of_a_daemon_end_with_it(
+    url: str | None, visits: Callable[[str, str], Visit]
+) -> None:
+    with daemons(1, url) as pool:
+        visit = visits(pool.url, mirai(home_server).result())
         pairs = {name: KeyPair(*pair) for name, pair in mirai(own_pairs).result().items()}
-        assert visit(pairs["daemon"]).is_denied()  # it is for one connection
+        assert set(pairs) == ({"daemon", "inner"} if url else {"inner"})
+        if url:
+            assert visit(pairs["daemon"]).is_denied()  # it is for one connection
         left_behind = visit(pairs["inner"]).join()
         left_behind.say(Ask(1))
         left_behind.hear(Report)
@@ -297,7 +311,7 @@ def test_who_has_proved_a_key_that_ends_before_he_says_hello_is_refused(
     while not link.proved:
         it.turn(0.01)
         link.wait(0.01)
-    it._gate.revoke(client.public)
+    it._router.gate.revoke(client.public)
     link.send(Hello(VERSION, "here", 1))
     heard: list[Message] = []
     while not heard:
@@ -319,11 +333,11 @@ def test_the_keys_of_a_daemon_that_has_never_joined_end_with_it(
     process = Process([sys.executable, "-c", ""], b"")
     told = it.introduce(process)
     publics = [told["public"], told["inner"]["public"]]
-    assert None not in [it._gate.owner(public) for public in publics]
+    assert None not in [it._router.gate.owner(public) for public in publics]
     process.wait()
     it.disown(process, Crash("it has ended"))
     process.close()
-    assert [it._gate.owner(public) for public in publics] == [None, None]
+    assert [it._router.gate.owner(public) for public in publics] == [None, None]
 
 
 def test_a_peer_that_reads_nothing_does_not_hold_up_the_end(
@@ -337,9 +351,9 @@ def test_a_peer_that_reads_nothing_does_not_hold_up_the_end(
     silent.send_multipart(encode(Hello(VERSION, "here", 1)))
     while not it._peers:
         it.turn(0.01)
-    (route,) = it._peers
+    (route,) = it._router._peers
     for _ in range(16):  # more than all buffers on the way can hold
-        assert it._send(route, Printed(1, "x" * (1 << 20)))
+        assert it._router.send(route, Printed(1, "x" * (1 << 20)))
     begun = time.monotonic()
     it.close()
     assert time.monotonic() - begun < 10
@@ -559,7 +573,7 @@ def test_where_the_name_space_has_no_owner_the_directory_has(
     former = os.umask(0)
     try:
         with monkeypatch.context() as elsewhere:
-            elsewhere.setattr("dispatcher.server.sys.platform", "another")
+            elsewhere.setattr("dispatcher.router.sys.platform", "another")
             it = server.Server(config("ipc"))
     finally:
         os.umask(former)
@@ -605,10 +619,10 @@ def test_whatever_listens_has_curve_on(url: str, tmp_path: Path) -> None:
         assert not url.startswith(("ipc", "tcp://127"))  # the others, not on every machine
         return
     try:
-        assert it._router.getsockopt(zmq.CURVE_SERVER) == 1
-        assert it._router.getsockopt(zmq.MECHANISM) == zmq.CURVE
-        assert it._router.getsockopt(zmq.ZAP_ENFORCE_DOMAIN) == 1
-        assert it._router.getsockopt(zmq.ZAP_DOMAIN) in (b"mirai", b"mirai\0")
+        assert it._router._router.getsockopt(zmq.CURVE_SERVER) == 1
+        assert it._router._router.getsockopt(zmq.MECHANISM) == zmq.CURVE
+        assert it._router._router.getsockopt(zmq.ZAP_ENFORCE_DOMAIN) == 1
+        assert it._router._router.getsockopt(zmq.ZAP_DOMAIN) in (b"mirai", b"mirai\0")
     finally:
         it.close()
 

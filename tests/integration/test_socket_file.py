@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import Script, wait_until
 
+from dispatcher.keys import KeyPair
 from dispatcher.processes import Plan
-from dispatcher.security import KeyPair
 from dispatcher.server import Config, Server
 from mirai import MiraiError, daemons, mirai
 

@@ -24,6 +24,7 @@ from conftest import Command, Script, listening, processes_marked, wait_until
 
 from dispatcher import security
 from dispatcher.events import Role
+from dispatcher.keys import KeyPair
 from dispatcher.messages import (
     VERSION,
     Hello,
@@ -35,7 +36,6 @@ from dispatcher.messages import (
     ToClient,
 )
 from dispatcher.processes import ECHO, Process
-from dispatcher.security import KeyPair
 from dispatcher.wire import encode
 from mirai import (
     AuthenticationError,

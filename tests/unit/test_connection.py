@@ -12,7 +12,8 @@ import pytest
 import zmq
 
 from dispatcher.events import Role
-from dispatcher.security import HEARTBEAT_MS, SILENCE_MS, KeyPair, dial, watch_for_silence
+from dispatcher.keys import KeyPair
+from dispatcher.security import HEARTBEAT_MS, SILENCE_MS, dial, watch_for_silence
 from mirai import MiraiError
 from mirai._connection import Connection, advertised, primary_address, remove
 

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 from collections.abc import Iterator
 
 import pytest
 
-from dispatcher.messages import Function, Kind, Task
-from dispatcher.security import KeyPair
+from dispatcher.ends import stream_pair
+from dispatcher.line import Line
+from dispatcher.messages import Function, Kind, Task, ToDaemon
 from mirai._daemon import Daemon
+from mirai._line_link import LineLink
 
 
 @pytest.fixture
 def daemon() -> Iterator[Daemon]:
     former = signal.getsignal(signal.SIGINT)
-    it = Daemon("ipc://@mirai-test-nobody", KeyPair.new(), KeyPair.new().public, cleanup=False)
+    ours, theirs = stream_pair()
+    it = Daemon(LineLink(Line(ours), "ipc://@mirai-test-nobody", ToDaemon), cleanup=False)
     it._evaluator.learn((Function(1, "abs", pickle.dumps(abs)),), ())
     yield it
     signal.signal(signal.SIGINT, former)
     it._link.close()
+    os.close(theirs)
 
 
 @pytest.mark.parametrize("target", [4, 5, 6])

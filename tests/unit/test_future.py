@@ -384,6 +384,22 @@ def test_wait_is_woken_by_what_ends_meanwhile(when: str, answers: list[Any]) -> 
         assert done == set(mirais[: len(answers)])
 
 
+def test_a_cancel_that_was_cut_short_by_ctrl_c_can_be_tried_again() -> None:
+    told: list[Mirai[Any]] = []
+
+    def hook(mirai: Mirai[Any]) -> None:
+        told.append(mirai)
+        if len(told) == 1:
+            raise KeyboardInterrupt
+
+    mirai = fresh()
+    mirai._cancel_hook = hook
+    with pytest.raises(KeyboardInterrupt):
+        mirai.cancel()
+    assert [mirai.cancelled(), mirai.cancel(), mirai.cancel()] == [True] * 3
+    assert told == [mirai, mirai]
+
+
 def test_wait_takes_a_cancelled_mirai_for_ended() -> None:
     mirais = [fresh(), fresh()]
     found: list[Any] = []

@@ -9,7 +9,8 @@ import pytest
 import zmq
 from zmq.utils import z85
 
-from dispatcher.security import DOMAIN, Gate, KeyPair, dial, listen
+from dispatcher.keys import KeyPair
+from dispatcher.security import DOMAIN, Gate, dial, listen
 
 PAIR = KeyPair.new()
 STRANGER = KeyPair.new()
