@@ -31,7 +31,7 @@ reports, and changes nothing else: the task may still end.
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 from typing import Any, TypeVar
@@ -150,7 +150,7 @@ class Dispatcher:
         self._keys = 0  # the last key given to a job
         self._numbers = 0  # the last number given to a function
         # Daemons that may be given work, by peer: those with an empty hand come first.
-        self._idle: dict[int, Daemon] = {}
+        self._idle: OrderedDict[int, Daemon] = OrderedDict()
         self._open: dict[int, Daemon] = {}
         # Both in the order of time, since every entry gets the same delay.
         self._silent: dict[int, float] = {}  # daemons with spare tasks in hand, since when
@@ -188,8 +188,10 @@ class Dispatcher:
             except ProtocolError as error:
                 self._reject(peer, str(error))
         self._give_up(now)
-        self._recall_from_silent(now)
-        self._kill_stubborn(now)
+        if self._silent:
+            self._recall_from_silent(now)
+        if self._stubborn:
+            self._kill_stubborn(now)
         self._distribute(now)
         while self._lend():
             self._distribute(now)
@@ -199,13 +201,12 @@ class Dispatcher:
 
     def next_deadline(self) -> float | None:
         """When ``handle`` must be called even if nothing happens; None if never."""
-        deadlines = [since + PATIENCE for since in _first(self._silent)]
-        deadlines += [since + self._grace for since in _first(self._stubborn)]
-        if (timeout := self._timeouts.first()) is not None:
-            deadlines.append(timeout)
-        if self._look_at is not None:
-            deadlines.append(self._look_at)
-        return min(deadlines, default=None)
+        deadlines = [self._look_at, self._timeouts.first()]
+        if self._silent:
+            deadlines.append(_first(self._silent) + PATIENCE)
+        if self._stubborn:
+            deadlines.append(_first(self._stubborn) + self._grace)
+        return min((each for each in deadlines if each is not None), default=None)
 
     def report(self, now: float) -> PoolReport:
         """Return what the pool looks like."""
@@ -311,7 +312,11 @@ class Dispatcher:
     # ── events ───────────────────────────────────────────────────────────────────────────
 
     def _apply(self, peer: int, event: Event, now: float) -> None:
-        match event:
+        match event:  # the most frequent ones first
+            case Done(outcomes):
+                self._finish(self._daemon(peer), outcomes, now)
+            case Submit():
+                self._submit(self._client(peer), event, now)
             case Joined(role, hello):
                 self._join(peer, role, hello, now)
             case Lost():
@@ -320,8 +325,6 @@ class Dispatcher:
                 self._failure = crash
             case Barren(crash):
                 self._barren = crash
-            case Submit():
-                self._submit(self._client(peer), event, now)
             case Everywhere():
                 self._everywhere(self._client(peer), event, now)
             case Cancel(ids):
@@ -333,8 +336,6 @@ class Dispatcher:
             case Recount(number, id):
                 told = Told(number, self._recount(self._client(peer), id, now))
                 self._post(peer).first.append(told)
-            case Done(outcomes):
-                self._finish(self._daemon(peer), outcomes, now)
             case Returned(ids):
                 self._take_back(self._daemon(peer), ids, now)
             case Printed():
@@ -601,7 +602,7 @@ class Dispatcher:
     def _check(self, client: Client, submit: Submit) -> None:
         """Raise before anything has changed."""
         known = client.functions
-        new = {function.number for function in submit.functions}
+        new = {function.number for function in submit.functions} if submit.functions else set()
         if len(new) != len(submit.functions) or not new.isdisjoint(known):
             raise ProtocolError("a function's number is used twice")
         last = client.last
@@ -613,6 +614,8 @@ class Dispatcher:
             if task.following and (task.blobs or task.stream or task.keep):
                 raise ProtocolError(f"task {task.id} is none that others could be like")
             last = task.id + task.count - 1
+        if not submit.forget:
+            return
         forget = set(submit.forget)
         if len(forget) != len(submit.forget) or not all(n in known or n in new for n in forget):
             raise ProtocolError("a function is forgotten that was not known")
@@ -640,10 +643,11 @@ class Dispatcher:
 
     def _finish(self, daemon: Daemon, outcomes: Sequence[Outcome], now: float) -> None:
         """Pass on how tasks ended.  Whatever the daemon was not asked for is dropped."""
-        if any(outcome.kind in NOT_FOR_DAEMONS for outcome in outcomes):
-            raise ProtocolError("a daemon that says what only a dispatcher may say")
-        if any(outcome.following and not _is_plain(outcome) for outcome in outcomes):
-            raise ProtocolError("a run of outcomes that are not all plain values")
+        for outcome in outcomes:
+            if outcome.kind in NOT_FOR_DAEMONS:
+                raise ProtocolError("a daemon that says what only a dispatcher may say")
+            if outcome.following and not _is_plain(outcome):
+                raise ProtocolError("a run of outcomes that are not all plain values")
         head = next(iter(daemon.hand), None)
         for outcome in outcomes:
             count = outcome.count
@@ -782,7 +786,7 @@ class Dispatcher:
         if client.daemon:
             self._doubtful.add(client.daemon)
         self._timeouts.discard(job)
-        if sum(outcome.count for outcome in outcomes) < job.count:
+        if len(outcomes) < job.count and not outcomes[0].following:
             outcomes = tuple(structs.replace(outcomes[0], id=id) for id in job.ids)
         mail.outcomes += outcomes
         self._completed += job.count
@@ -872,6 +876,7 @@ class Dispatcher:
         elif not daemon.hand:
             daemon.overdue = False
             self._idle[daemon.peer] = daemon
+            self._idle.move_to_end(daemon.peer, last=False)  # its caches are warm
         elif not (daemon.overdue or daemon.lending):
             if daemon.load < HORIZON and len(daemon.hand) < BATCH_TASKS:
                 self._open[daemon.peer] = daemon
@@ -1081,9 +1086,11 @@ class Dispatcher:
 
     def _messages(self, peer: int, mail: Mail) -> list[Message]:
         messages = mail.first
-        for tasks, functions in work(mail.tasks, mail.functions):
+        if mail.tasks:
             forget, self._daemons[peer].forget = self._daemons[peer].forget, []
-            messages.append(Run(tasks, functions, tuple(forget)))
+            for tasks, functions in work(mail.tasks, mail.functions):
+                messages.append(Run(tasks, functions, tuple(forget)))
+                forget = []
         if mail.recall:  # what it is given now, too: then it must have that already
             messages.append(Recall(tuple(mail.recall)))
         if mail.interrupt:
@@ -1135,9 +1142,9 @@ def _crashed(job: Job, crash: Crash, story: tuple[Step, ...] = ()) -> Outcome:
     return Outcome(job.id, Kind.CRASHED, crash=crash, story=story)
 
 
-def _first(entries: dict[Any, _T]) -> list[_T]:
-    """Return the oldest entry's value, in a list, or an empty list."""
-    return [next(iter(entries.values()))] if entries else []
+def _first(entries: dict[Any, float]) -> float:
+    """Return when the oldest entry was made."""
+    return next(iter(entries.values()))
 
 
 def _due(entries: Iterable[tuple[_T, float]], until: float) -> Iterator[tuple[_T, float]]:

@@ -54,6 +54,7 @@ class Job:
         "cancelled",
         "client",
         "cost",
+        "count",
         "daemon",
         "deadline",
         "depth",
@@ -72,6 +73,7 @@ class Job:
         self.client = client
         self.function = function
         self.task = task  # as sent to a daemon; its id is the job's key
+        self.count = task.count  # how many tasks it is
         self.waiting = False  # in the queue
         self.daemon = 0  # the peer that has it in hand, or 0
         self.given = 0.0  # when that one was given it
@@ -90,25 +92,20 @@ class Job:
         return self.task.id
 
     @property
-    def count(self) -> int:
-        """How many tasks it is."""
-        return self.task.count
-
-    @property
     def ids(self) -> range:
         """The client's numbers of its tasks."""
-        return range(self.id, self.id + self.task.count)
+        return range(self.id, self.id + self.count)
 
     @property
     def keys(self) -> range:
         """The dispatcher's numbers of its tasks."""
-        return range(self.task.id, self.task.id + self.task.count)
+        return range(self.task.id, self.task.id + self.count)
 
     def cut(self, count: int) -> Job:
         """Keep the first ``count`` tasks; return a job of the others."""
         task = self.task
-        rest = self._like(self.id + count, task.part(count, task.count - count))
-        self.task = task.part(0, count)
+        rest = self._like(self.id + count, task.part(count, self.count - count))
+        self.task, self.count = task.part(0, count), count
         return rest
 
     def behead(self, count: int) -> Job:
@@ -116,7 +113,8 @@ class Job:
         task = self.task
         head = self._like(self.id, task.part(0, count))
         self.id += count
-        self.task = task.part(count, task.count - count)
+        self.count -= count
+        self.task = task.part(count, self.count)
         return head
 
     def _like(self, id: int, task: Task) -> Job:
@@ -136,7 +134,7 @@ class Job:
         self.task = structs.replace(self.task, id=key)
 
 
-_SHARED = set(Job.__slots__) - {"id", "client", "function", "task"}
+_SHARED = set(Job.__slots__) - {"id", "client", "function", "task", "count"}
 """What the parts of a job have in common."""
 
 

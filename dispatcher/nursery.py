@@ -61,6 +61,7 @@ class Nursery:
         self._plan = plan
         self._parent = parent
         self._processes: list[Process] = []
+        self._bereft: list[int] = []  # the kinds of those that are to be replaced
         self._ending: dict[Process, float] = {}  # died or hung up; when to insist on the other
         self._stand_ins = StandIns()
         self._again_at: float | None = None  # when to try to start those that are missing
@@ -185,10 +186,20 @@ class Nursery:
         if not missing or process.left_idle:
             return
         if may_replace:
-            self._start_another(process.kind if process.kind in missing else next(iter(missing)))
+            self._bereft.append(process.kind)
         elif not self._processes or self._stand_ins.kinds:  # else others may still join
             reason = f"{self._replacement.failures} daemons in a row died before they could join"
             self._parent.give_up(structs.replace(crash, reason=reason))
+
+    def replace(self) -> None:
+        """Start others in the place of those that were buried.
+
+        Apart from that, since it takes a while, and the tasks' clients are to be told before.
+        """
+        bereft, self._bereft = self._bereft, []
+        for kind in bereft:
+            if missing := self._target() - self._have():
+                self._start_another(kind if kind in missing else next(iter(missing)))
 
     def keep(self, count: int, slots: Sequence[Slot] | None) -> None:
         """Keep so many from now on: start more, or let those go that have least to do.

@@ -269,6 +269,7 @@ class Server:
             self._logbook.write(events, commands)
         for command in commands:
             self._obey(command)
+        self._nursery.replace()
         if self._core.has_waiting():
             self._nursery.work_waits()
         if self._drain_is_news:

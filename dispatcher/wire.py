@@ -114,9 +114,11 @@ def decode(frames: Sequence[Buffer], expected: UnionType | type[Any]) -> Message
 
 def batches(parts: Sequence[_Part]) -> Iterator[tuple[_Part, ...]]:
     """Split ``parts`` into runs that each fit into one message."""
+    if len(parts) == 1:
+        yield (parts[0],)
+        return
     batch: list[_Part] = []
-    size = blobs = 0
-    tasks = 0
+    tasks = size = blobs = 0
     for part in parts:
         count, length = _extent(part)
         tasks += count
@@ -175,6 +177,9 @@ def work(
 
     No function comes after a task that needs it.
     """
+    if not functions:
+        yield from ((batch, ()) for batch in batches(tasks))
+        return
     *early, last = [*batches(functions)] or [()]
     for some in early:
         yield (), some

@@ -308,6 +308,18 @@ def test_a_daemon_that_works_is_given_more_before_it_runs_dry() -> None:
     assert len(given(commands, D1)) == 50
 
 
+def test_of_idle_daemons_the_last_to_work_is_the_first_to_work_again() -> None:
+    """Its caches are warm."""
+    pool = Pool([D1, D2, D3])
+    pool.submit(1)
+    pool.submit(2)
+    pool.done(D2, 2)
+    pool.done(D1, 1)
+    assert given(pool.submit(3), D1) == [3]
+    assert given(pool.submit(4), D2) == [4]
+    assert given(pool.submit(5), D3) == [5]
+
+
 def test_one_outlier_does_not_spoil_the_mean() -> None:
     pool = Pool([D1])
     for _ in range(30):
@@ -348,8 +360,8 @@ def test_durations_outlive_the_function_that_they_were_learned_from() -> None:
 
 def _misjudged() -> Pool:
     """Two daemons with two or three tasks in hand, all of them thought to be short."""
-    pool = Pool([D1, D2])
-    pool.learn(TINY)
+    pool = Pool([D2, D1])
+    pool.learn(TINY, daemon=D2)
     for id in range(2, 7):
         pool.submit(id)
     assert (pool.hand(D1), pool.hand(D2)) == ([3, 5], [2, 4, 6])
