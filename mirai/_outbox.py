@@ -25,7 +25,7 @@ from mirai._future import Mirai
 from mirai._lot import Lot
 from mirai._options import TaskOptions
 from mirai._pending import Pending
-from mirai._serialize import FunctionPickles, Packed, Reducer, pack, pack_call
+from mirai._serialize import FunctionPickles, Packed, Reducer, pack, pack_calls
 from mirai._story import Event
 from mirai._streams import Streams
 
@@ -266,14 +266,18 @@ class Outbox:
         """
         function, label, name, changes = self._pickles.find(fn)
         fresh = changes and bool(function[0]) and not function[1]
-        payloads = [self.pack(call, options) for call in calls]
+        payloads = [*self._packed(calls, options)]
         return Parcel(function, label, options.name or name, payloads, options, (), fresh)
 
     def pack(self, call: Call, options: TaskOptions) -> Packed:
         """Pickle the payload of one task.  Raises SerializationError."""
+        return next(self._packed([call], options))
+
+    def _packed(self, calls: Iterable[Call], options: TaskOptions) -> Iterator[Packed]:
         if not options.retry_on:
-            return pack_call(call, self._reducer, share=self._share)
-        return pack((*call, options.retry_on), self._reducer, share=self._share)
+            return pack_calls(calls, self._reducer, share=self._share)
+        whole = ((*call, options.retry_on) for call in calls)
+        return (pack(each, self._reducer, share=self._share) for each in whole)
 
     def add(self, parcel: Parcel, hook: Hook) -> list[Mirai[Any]]:
         """Add the tasks of a parcel; return their mirais, which call ``hook`` when cancelled."""

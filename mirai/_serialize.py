@@ -11,7 +11,7 @@ import io
 import pickle
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial, update_wrapper
 from importlib import import_module
 from operator import is_
@@ -75,19 +75,22 @@ def pack(value: object, reducer: Reducer | None = None, *, share: bool = False) 
         raise SerializationError(_explain(value, error, reducer)) from error
 
 
-def pack_call(
-    call: tuple[tuple[Any, ...], dict[str, Any]],
+def pack_calls(
+    calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]],
     reducer: Reducer | None = None,
     *,
     share: bool = False,
-) -> Packed:
-    """Pickle the arguments and keywords of a call, like ``pack``, and sooner where they are few."""
-    args, kwargs = call
-    if not kwargs and len(args) < _PLAIN_ITEMS and _SCALARS.issuperset(map(type, args)):
-        data = pickle.dumps(call, 5)
-        if len(data) < LARGE:
-            return data, ()
-    return pack(call, reducer, share=share)
+) -> Iterator[Packed]:
+    """Pickle the arguments and keywords of calls, like ``pack``, and sooner where they are few."""
+    dumps, is_plain = pickle.dumps, _SCALARS.issuperset
+    for call in calls:
+        args, kwargs = call
+        if not kwargs and len(args) < _PLAIN_ITEMS and is_plain(map(type, args)):
+            data = dumps(call, 5)
+            if len(data) < LARGE:
+                yield data, ()
+                continue
+        yield pack(call, reducer, share=share)
 
 
 def dumps(value: object, reducer: Reducer | None = None) -> bytes:
@@ -225,7 +228,7 @@ def _blob(view: memoryview, share: bool) -> Blob:
 def _copy(view: memoryview) -> Buffer:
     """Return a copy that is sent as it is: where ZeroMQ is in use, one of its own frames."""
     frame = getattr(sys.modules.get("zmq"), "Frame", None)
-    return bytes(view) if frame is None else frame(view, copy=True)
+    return bytearray(view) if frame is None else frame(view, copy=True)
 
 
 def _collector(blobs: list[Blob], share: bool) -> Callable[[pickle.PickleBuffer], bool]:

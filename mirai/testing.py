@@ -104,7 +104,7 @@ class Clock:
 # ── what lies between the peers ──────────────────────────────────────────────────────────
 
 
-class Line:
+class Pipe:
     """Messages in flight in one direction, oldest first."""
 
     def __init__(self, expected: UnionType) -> None:
@@ -118,23 +118,23 @@ class Line:
         return len(self._frames)
 
     def send(self, message: Message) -> None:
-        """Put a message on the line; on a closed one it is lost."""
+        """Put a message into the pipe; into a closed one it is lost."""
         self.send_frames(wire.encode(message))
 
     def send_frames(self, frames: Sequence[Buffer]) -> None:
-        """Put frames on the line, whether or not they are a message."""
+        """Put frames into the pipe, whether or not they are a message."""
         if not self.closed:
             self._frames.append([bytes(frame) for frame in frames])
 
     def receive(self) -> Message:
-        """Take the oldest message off the line.
+        """Take the oldest message out of the pipe.
 
         Raises ``dispatcher.messages.ProtocolError`` if it is not one of those that are expected.
         """
         return self._reader.read(self._frames.popleft())
 
     def in_flight(self) -> list[Message]:
-        """Return what is on the line, oldest first, and leave it there."""
+        """Return what is in the pipe, oldest first, and leave it there."""
         return [self._reader.read(frames) for frames in self._frames]
 
     def close(self, arriving: int | None = None) -> None:
@@ -149,9 +149,9 @@ class Link:
 
     def __init__(self, role: Role) -> None:
         is_client = role is Role.CLIENT
-        self.up = Line(FromClient if is_client else FromDaemon)
+        self.up = Pipe(FromClient if is_client else FromDaemon)
         """From the peer to the dispatcher."""
-        self.down = Line(ToClient if is_client else ToDaemon)
+        self.down = Pipe(ToClient if is_client else ToDaemon)
         """From the dispatcher to the peer."""
 
     def close(self, arriving: int | None = None) -> None:

@@ -7,7 +7,7 @@ import pytest
 from dispatcher.messages import ProtocolError as WireError
 from dispatcher.messages import Recall, Returned, Stop, Welcome
 from mirai import DaemonCrashed, DispatcherLost, ProtocolError, TaskCancelled
-from mirai.testing import KILLED, Clock, Line, Move, World
+from mirai.testing import KILLED, Clock, Move, Pipe, World
 
 
 def test_a_clock_goes_only_forwards_and_only_when_stepped() -> None:
@@ -20,25 +20,25 @@ def test_a_clock_goes_only_forwards_and_only_when_stepped() -> None:
     assert clock.now == 1.5
 
 
-def test_a_line_keeps_order_and_may_lose_only_its_last_messages() -> None:
-    line = Line(Recall | Returned)
+def test_a_pipe_keeps_order_and_may_lose_only_its_last_messages() -> None:
+    pipe = Pipe(Recall | Returned)
     sent = [Recall((1,)), Returned((2,)), Recall((3,))]
     for message in sent:
-        line.send(message)
-    line.close(2)
-    line.send(Recall((4,)))
-    assert line.in_flight() == sent[:2]
-    assert [line.receive() for _ in range(len(line))] == sent[:2]
-    assert not line
+        pipe.send(message)
+    pipe.close(2)
+    pipe.send(Recall((4,)))
+    assert pipe.in_flight() == sent[:2]
+    assert [pipe.receive() for _ in range(len(pipe))] == sent[:2]
+    assert not pipe
 
 
-def test_a_line_refuses_what_is_not_expected_at_its_end() -> None:
-    line = Line(Recall | Returned)
-    line.send(Stop())
-    line.send_frames([b"nonsense"])
+def test_a_pipe_refuses_what_is_not_expected_at_its_end() -> None:
+    pipe = Pipe(Recall | Returned)
+    pipe.send(Stop())
+    pipe.send_frames([b"nonsense"])
     for _ in range(2):
         with pytest.raises(WireError):
-            line.receive()
+            pipe.receive()
 
 
 def test_nothing_happens_by_itself() -> None:
