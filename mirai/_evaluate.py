@@ -11,6 +11,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from dispatcher.messages import Function, Kind, Outcome, Task
+from dispatcher.shared import Shared
 from mirai._serialize import Reducer, dumps, pack, unpack
 from mirai._streams import Draws, running, seed, seeded
 
@@ -50,7 +51,7 @@ class Evaluator:
         self._cleanup = cleanup
         self._reducer = reducer
         self._lasting = lasting
-        self._share = share
+        self._share = Shared.copy if share else None
         self._is_stopped = is_stopped
         self._keeps = False
         self._seconds = 0.0  # that the last task took

@@ -20,6 +20,7 @@ from msgspec import Struct
 from dispatcher import wire
 from dispatcher.messages import Blob, Cancel, Everywhere, Function, Message, Submit, Task
 from mirai._budget import Load
+from mirai._copies import Copies
 from mirai._errors import MiraiError
 from mirai._future import Mirai
 from mirai._lot import Lot
@@ -243,8 +244,8 @@ class Outbox:
         self._recount = recount
         self._streams = Streams(seed)
         self._reducer = reducer
-        self._share = share
-        self._pickles = FunctionPickles(reducer=reducer, share=share)
+        self._share = Copies().share if share else None
+        self._pickles = FunctionPickles(reducer=reducer, share=self._share)
         self._ids = count(1)
         self._numbers = count(1)
         self._known: OrderedDict[Packed, int] = OrderedDict()

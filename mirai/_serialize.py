@@ -47,6 +47,10 @@ _SCALARS = frozenset({int, float, complex, bool, str, bytes, type(None), type(..
 _PLAIN_ITEMS = 256  # containers up to this size are looked through
 
 
+Share = Callable[[memoryview], Shared | None]
+"""Copies bytes into memory that processes share; None where it cannot."""
+
+
 class Reducer(Protocol):
     """Knows how to pickle some objects better than they do."""
 
@@ -57,8 +61,8 @@ class Reducer(Protocol):
         """Return whether it pickles this one, whatever is inside."""
 
 
-def pack(value: object, reducer: Reducer | None = None, *, share: bool = False) -> Packed:
-    """Pickle ``value``; with ``share``, what is large lies in shared memory if possible.
+def pack(value: object, reducer: Reducer | None = None, *, share: Share | None = None) -> Packed:
+    """Pickle ``value``; with ``share``, what is large is copied by that if possible.
 
     Raises SerializationError, which says what cannot be pickled.
     """
@@ -79,7 +83,7 @@ def pack_calls(
     calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]],
     reducer: Reducer | None = None,
     *,
-    share: bool = False,
+    share: Share | None = None,
 ) -> Iterator[Packed]:
     """Pickle the arguments and keywords of calls, like ``pack``, and sooner where they are few."""
     dumps, is_plain = pickle.dumps, _SCALARS.issuperset
@@ -213,15 +217,15 @@ class _Keeper(pickle.Unpickler):
         return kind if kind in self._kept else set_state(kind, state)
 
 
-def _parcel(data: bytes, blobs: tuple[Blob, ...], share: bool) -> Packed:
+def _parcel(data: bytes, blobs: tuple[Blob, ...], share: Share | None) -> Packed:
     if len(data) < LARGE:
         return data, blobs
     return b"", (_blob(memoryview(data), share), *blobs)
 
 
-def _blob(view: memoryview, share: bool) -> Blob:
+def _blob(view: memoryview, share: Share | None) -> Blob:
     """Copy bytes to where they can travel from."""
-    shared = Shared.copy(view) if share and len(view) >= SHARED else None
+    shared = share(view) if share is not None and len(view) >= SHARED else None
     return Blob(_copy(view) if shared is None else shared)
 
 
@@ -231,7 +235,7 @@ def _copy(view: memoryview) -> Buffer:
     return bytearray(view) if frame is None else frame(view, copy=True)
 
 
-def _collector(blobs: list[Blob], share: bool) -> Callable[[pickle.PickleBuffer], bool]:
+def _collector(blobs: list[Blob], share: Share | None) -> Callable[[pickle.PickleBuffer], bool]:
     def in_band(buffer: pickle.PickleBuffer) -> bool:
         """Keep a large buffer beside the pickle; return True for one that may go into it."""
         with buffer.raw() as view:
@@ -349,7 +353,7 @@ class FunctionPickles:
     """
 
     def __init__(
-        self, size: int = 256, reducer: Reducer | None = None, *, share: bool = False
+        self, size: int = 256, reducer: Reducer | None = None, *, share: Share | None = None
     ) -> None:
         self._size = size
         self._reducer = reducer
