@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING
 from time import time
@@ -373,6 +373,21 @@ class Mirai(Future[T], Generic[T]):
 
                 yield from wait(self)
         return self.result()
+
+
+def settle_values(values: Iterable[tuple[Mirai[Any], bytes]], now: float) -> None:
+    """Settle many mirais with pickled values, sooner than one by one where nobody waits."""
+    others = []
+    with _lock:
+        for mirai, value in values:
+            waited = mirai._lazy or mirai._load or mirai._done_callbacks or mirai._gates
+            if waited or mirai._state != PENDING:
+                others.append((mirai, value))
+            else:
+                mirai._settled = now
+                mirai._answer, mirai._state = value, FINISHED
+    for mirai, value in others:
+        mirai.settle(value, now)
 
 
 def _is_error(answer: Answer | bytes) -> bool:

@@ -21,7 +21,7 @@ from mirai._errors import (
     TaskTimeout,
     again,
 )
-from mirai._future import Mirai
+from mirai._future import Mirai, settle_values
 from mirai._lot import Lot
 from mirai._story import events
 
@@ -98,12 +98,14 @@ class Pending:
         if isinstance(first, Lot) and found.count(first) == len(found):
             first.settle(outcome.id, payloads, now, log, told)
             return
+        values = []
         for id, mirai, payload in zip(ids, found, payloads, strict=True):
             if isinstance(mirai, Lot):
                 mirai.settle(id, (payload,), now, log, told)
             elif mirai is not None:
                 mirai.annotate(log, told)
-                mirai.settle(payload, now)
+                values.append((mirai, payload))
+        settle_values(values, now)
 
     def lose(self, error: MiraiError, *, cancelled: bool = False) -> None:
         """Settle all of them with ``error``."""
