@@ -780,9 +780,8 @@ class Dispatcher:
     def _settle(self, job: Job, *outcomes: Outcome) -> None:
         """Answer a job that is in no queue and no hand: with its outcomes, or each task alike."""
         client = self._clients[job.client]
-        jobs, mail = client.jobs, self._post(job.client)
-        for id in job.ids:
-            del jobs[id]
+        mail = self._post(job.client)
+        client.drop(job)
         if client.daemon:
             self._doubtful.add(client.daemon)
         self._timeouts.discard(job)
@@ -796,8 +795,7 @@ class Dispatcher:
         """Get rid of a job whose client has its answer, or is gone."""
         client = self._clients.get(job.client)
         if client is not None:
-            for id in job.ids:
-                del client.jobs[id]
+            client.drop(job)
             if client.daemon:
                 self._doubtful.add(client.daemon)
         job.cancelled = True

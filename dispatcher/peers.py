@@ -26,11 +26,19 @@ class Client:
 
     peer: int
     last: int = 0  # the largest task id so far
-    jobs: dict[int, Job] = field(default_factory=dict)  # by its own id; unanswered
+    jobs: dict[int, Job] = field(default_factory=dict)  # by its own id of each task; unanswered
     functions: dict[int, FunctionEntry] = field(default_factory=dict)  # by its own number
     standing: list[Standing] = field(default_factory=list)
     daemon: int = 0  # the daemon in whose process it is, whose tasks it serves
     estimates: dict[str, Estimate] = field(default_factory=dict)  # by the function's name
+
+    def drop(self, job: Job) -> None:
+        """Forget a job."""
+        jobs = self.jobs
+        for id in job.ids:
+            del jobs[id]
+        if not jobs:
+            jobs.clear()  # which gives back the memory of those that were there
 
 
 @dataclass(slots=True, eq=False)

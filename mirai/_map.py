@@ -12,7 +12,7 @@ from collections.abc import (
     Sequence,
 )
 from functools import partial
-from itertools import chain, count
+from itertools import chain, count, repeat
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from mirai._answer import Value
@@ -374,7 +374,7 @@ def elements_of(iterables: tuple[Any, ...]) -> Iterator[Call]:
             raise TypeError("a DataFrame is mapped over alone: join it with the others first")
         return (((), row) for row in tables[0])
     sides = [iter(side) for side in iterables]
-    return ((element, {}) for element in zip(*sides, strict=True))
+    return zip(zip(*sides, strict=True), repeat({}))  # the other one has no end
 
 
 def _rows(table: Any) -> Iterable[dict[str, Any]] | None:

@@ -94,6 +94,8 @@ class Pending:
         ids = range(outcome.id, outcome.id + len(payloads))
         pop = self._mirais.pop
         found = [pop(id, None) for id in ids]
+        if not self._mirais:
+            self._mirais.clear()  # which gives back the memory of those that were there
         first = found[0]
         if isinstance(first, Lot) and found.count(first) == len(found):
             first.settle(outcome.id, payloads, now, log, told)
