@@ -611,6 +611,8 @@ class Dispatcher:
                 raise ProtocolError(f"task {task.id} after task {last}")
             if task.function not in known and task.function not in new:
                 raise ProtocolError(f"task {task.id} needs an unknown function")
+            if task.count > BATCH_TASKS:
+                raise ProtocolError(f"a run of {task.count} tasks")
             if task.following and (task.blobs or task.stream or task.keep):
                 raise ProtocolError(f"task {task.id} is none that others could be like")
             last = task.id + task.count - 1

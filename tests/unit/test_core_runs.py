@@ -119,9 +119,11 @@ def test_no_more_is_given_than_credit_allows() -> None:
 
 def test_a_hand_has_no_more_than_a_batch() -> None:
     pool = Pool([D1])
-    pool.core._clients[CLIENT].estimates.clear()
-    submit(pool, 2, 3 * BATCH_TASKS)
-    assert len(pool.hand(D1)) <= BATCH_TASKS
+    pool.learn(0.0)
+    for first in (2, 2 + BATCH_TASKS):
+        one = run(first, BATCH_TASKS)
+        pool.submit(first, payload=one.payload, following=one.following)
+    assert len(pool.hand(D1)) == BATCH_TASKS
 
 
 @pytest.mark.parametrize("ids", [(2,), (4,), (6,), (2, 3, 4, 5, 6), (3, 5)])
@@ -233,6 +235,13 @@ def test_where_a_task_is_can_be_asked() -> None:
     submit(pool, 2, 3)
     assert pool.core.origin(D1, 4) == (CLIENT, 4)
     assert pool.core.origin(D1, 5) == (0, 0)
+
+
+def test_a_run_is_no_longer_than_a_batch() -> None:
+    pool = Pool([D1])
+    one = run(1, BATCH_TASKS + 1)
+    commands = pool.submit(1, payload=one.payload, following=one.following)
+    assert CutOff(CLIENT) in commands and pool.report().awaiting == 0
 
 
 @pytest.mark.parametrize(
