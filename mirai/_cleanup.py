@@ -3,7 +3,7 @@
 What can be looked at cheaply is compared with a snapshot after each task.  What cannot (the
 states of random generators, signal handlers, timers, environment variables in the C library) is
 only changed through a few functions, so these are wrapped once, and note that they were called.
-The working directory is both: to look at it takes longer than many a task.
+The working directory is both: to look at it takes longer than many a task does.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ class Cleanup:
         self._watches_numpy = False
         self.stale = False
         """Whether the random states were set by somebody, so that they are not ours."""
-        for name in ("putenv", "unsetenv"):
-            _wrap(os, name, self._touch)
-        for name in ("chdir", "fchdir"):
-            _wrap(os, name, self._move)
+        for owner in (os, sys.modules[os.name]):  # which pickles have for os's functions
+            for name in ("putenv", "unsetenv"):
+                _wrap(owner, name, self._touch)
+            for name in ("chdir", "fchdir"):
+                _wrap(owner, name, self._move)
         for name in ("seed", "setstate"):
             for owner in (random, random._inst):
                 _wrap(owner, name, self._spoil)
@@ -75,7 +76,8 @@ class Cleanup:
     def restore(self, *, brief: bool = False) -> None:
         """Make everything as it was, but the random states: see ``freshen``.
 
-        After what was ``brief``, the working directory is only looked at if that was noted.
+        After what was ``brief``, the working directory is only looked at if it was noted that it
+        may be another: what C code does unseen takes its time.
         """
         if self._touched or os.environ is not self._environ:
             self._restore_environment()

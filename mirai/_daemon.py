@@ -241,7 +241,7 @@ class Daemon:
                 self._want_to_leave()
             self._answer(outcome)
             del task, outcome  # they may be large, and the next one may be a long time coming
-            self._evaluator.clean_up()
+            self._evaluator.clean_up(hurry=self._hand.has_waiting())
         self._evaluator.close()
         if code := self._last_word():
             sys.exit(code)

@@ -122,12 +122,12 @@ class Evaluator:
             self._cleanup.keep()
             self._cleanup.stale = False
 
-    def clean_up(self) -> None:
-        """Undo what the last task has changed in this process."""
+    def clean_up(self, *, hurry: bool = False) -> None:
+        """Undo what the last task has changed in this process; ``hurry``: others are waiting."""
         if self._keeps:
             self.keep()
         elif self._cleanup is not None:
-            self._cleanup.restore(brief=self._seconds < BRIEF)
+            self._cleanup.restore(brief=hurry and self._seconds < BRIEF)
 
     def close(self) -> None:
         """Close the event loop, which cancels what a task has left running on it."""
