@@ -107,6 +107,8 @@ HORIZON = 0.004
 """Seconds of work that a daemon may have in hand."""
 OVERHEAD = 4e-6
 """Seconds that any task costs besides the call itself."""
+TURN = HORIZON / 4
+"""Seconds of work that one client is given in its turn, where others wait."""
 LONGEST = 4 * HORIZON
 """A call that took longer counts as this long, or one outlier would spoil the mean."""
 PATIENCE = 0.006
@@ -123,6 +125,8 @@ MAX_STANDING = 10_000
 """Calls for every daemon that are kept for one client."""
 NOT_FOR_DAEMONS = (Kind.CRASHED, Kind.TIMEOUT, Kind.DECLINED)
 """What only the dispatcher may say of a task."""
+MAX_ID = 2**62
+"""The largest number for a task that a client may choose."""
 MAX_TIMEOUT = 1e9
 """A longer timeout of a task, in seconds, is none."""
 
@@ -146,7 +150,7 @@ class Dispatcher:
         self._spare = spare
         self._clients: dict[int, Client] = {}
         self._daemons: dict[int, Daemon] = {}
-        self._queue = Queue()
+        self._queue = Queue(TURN)
         self._keys = 0  # the last key given to a job
         self._numbers = 0  # the last number given to a function
         # Daemons that may be given work, by peer: those with an empty hand come first.
@@ -469,8 +473,7 @@ class Dispatcher:
         if started not in daemon.hand:
             return set()
         last = daemon.hand[started]
-        if last.key + last.count > started + 1:
-            self._cut(last, started + 1 - last.key)
+        last = self._part(last, 0, started + 1 - last.key)
         jobs = daemon.jobs()
         return set(jobs[: jobs.index(last) + 1])
 
@@ -613,6 +616,8 @@ class Dispatcher:
                 raise ProtocolError(f"task {task.id} needs an unknown function")
             if task.count > BATCH_TASKS:
                 raise ProtocolError(f"a run of {task.count} tasks")
+            if task.id > MAX_ID:
+                raise ProtocolError(f"there are no numbers after {task.id}")
             if task.following and (task.blobs or task.stream or task.keep):
                 raise ProtocolError(f"task {task.id} is none that others could be like")
             last = task.id + task.count - 1
@@ -632,7 +637,7 @@ class Dispatcher:
 
     def _cancel(self, client: Client, ids: Sequence[int], now: float) -> None:
         jobs = client.jobs
-        for first, last in spans([id for id in dict.fromkeys(ids) if id in jobs]):
+        for first, last in spans(sorted({id for id in ids if id in jobs})):
             id = first
             while id <= last:
                 job = self._part(jobs[id], id - jobs[id].id, last + 1 - id)
@@ -734,22 +739,22 @@ class Dispatcher:
     def _part(self, job: Job, start: int, count: int) -> Job:
         """Return a job of these tasks alone: of ``count`` at most, after ``start`` others."""
         if start:
-            job = self._cut(job, start)
-        if count < job.count:
-            self._cut(job, count)
-        return job
+            self._behead(job, start)
+        return self._behead(job, count) if count < job.count else job
 
-    def _cut(self, job: Job, count: int) -> Job:
-        """Make what follows the first ``count`` tasks of a job one of its own, at its place."""
-        rest = job.cut(count)
-        self._register(rest)
+    def _behead(self, job: Job, count: int) -> Job:
+        """Make the first ``count`` tasks of a job one of their own, at their place; return it."""
+        head = job.behead(count)
+        self._register(head)
         if job.waiting:
-            self._queue.add_rest(rest)
+            self._queue.add_head(head)
         elif job.daemon:
-            self._daemons[job.daemon].hand.update(dict.fromkeys(rest.keys, rest))
+            self._daemons[job.daemon].hand.update(dict.fromkeys(head.keys, head))
             if job in self._stubborn:
-                self._stubborn[rest] = self._stubborn[job]
-        return rest
+                self._stubborn[head] = self._stubborn[job]
+                in_order = sorted(self._stubborn.items(), key=lambda entry: entry[1])
+                self._stubborn = dict(in_order)
+        return head
 
     def _register(self, job: Job) -> None:
         """Have everybody know that these tasks are in this job now."""
@@ -770,7 +775,7 @@ class Dispatcher:
                 start += 1
                 continue
             if key + start > job.key:
-                job = self._cut(job, key + start - job.key)
+                self._behead(job, key + start - job.key)
             if count - start < job.count:  # most often: the first tasks of a run
                 job = job.behead(count - start)
                 self._register(job)
@@ -910,18 +915,33 @@ class Dispatcher:
                 if job is None:
                     unfit.append(daemon)
                     break
-                job.cost = _cost(job)
-                count = min(share, _room(daemon, job))
-                if count < job.count:
-                    self._queue.put_back(self._cut(job, count))
-                self._give(daemon, job, now)
-                share -= job.count
+                given = self._take_off(daemon, job, share)
+                self._give(daemon, given, now)
+                share -= given.count
             self._place(daemon, now)
             if unfit and unfit[-1] is daemon:
                 self._idle.pop(daemon.peer, None)
                 self._open.pop(daemon.peer, None)
         for daemon in unfit:
             self._place(daemon, now)
+
+    def _take_off(self, daemon: Daemon, job: Job, share: int) -> Job:
+        """Return what a daemon is given of a job that was taken out of the queue.
+
+        The rest is put back.  Where other clients wait too, it is no more than a turn's worth.
+        """
+        job.cost = _cost(job)
+        most = min(share, _room(daemon, job))
+        if self._queue.has_rivals(job):
+            most = min(most, max(1, math.ceil(TURN / job.cost)))
+        if most >= job.count:
+            given = job
+        else:
+            given = job.behead(most)
+            self._register(given)
+            self._queue.put_back(job)
+        self._queue.charge(given, given.cost * given.count)
+        return given
 
     def _give(self, daemon: Daemon, job: Job, now: float) -> None:
         function = job.function

@@ -37,7 +37,7 @@ class FunctionEntry:
     def __init__(self, definition: Function, estimate: Estimate) -> None:
         self.definition = definition  # numbered by the dispatcher, not by the client
         self.estimate = estimate
-        self.uses = 0  # jobs that need it
+        self.uses = 0  # tasks that need it
         self.forgotten = False  # the client will not name it again
         self.holders: set[int] = set()  # daemons that have it
 
@@ -46,7 +46,7 @@ class Job:
     """A task, or a run of tasks, while the dispatcher has it.
 
     The tasks of a run have numbers that follow one another: the client's, and the dispatcher's.
-    Whatever befalls only some of them, these are made a job of their own first, by ``cut``.
+    Whatever befalls only some of them, these are made a job of their own first, by ``behead``.
     """
 
     __slots__ = (
@@ -100,13 +100,6 @@ class Job:
     def keys(self) -> range:
         """The dispatcher's numbers of its tasks."""
         return range(self.task.id, self.task.id + self.count)
-
-    def cut(self, count: int) -> Job:
-        """Keep the first ``count`` tasks; return a job of the others."""
-        task = self.task
-        rest = self._like(self.id + count, task.part(count, self.count - count))
-        self.task, self.count = task.part(0, count), count
-        return rest
 
     def behead(self, count: int) -> Job:
         """Keep all but the first ``count`` tasks; return a job of those."""

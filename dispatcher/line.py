@@ -25,6 +25,8 @@ MAX_FRAME = 8 << 30
 """The largest frame besides the first that is taken, in bytes."""
 GULP = 1 << 16
 """How many bytes are read at once, but for frames that are larger."""
+STEP = 1 << 24
+"""How many bytes are made room for at once in what is received of a large frame."""
 GULPS = 32
 """How often one look reads at most: other lines want to be heard too."""
 BUFFERS = 512
@@ -191,15 +193,18 @@ class Line:
 
     def _piece(self, size: int) -> Generator[None, None, bytearray]:
         """Return the next so many bytes; yield while they are not there."""
-        piece = bytearray(size)
         have = min(size, len(self._data) - self._at)
+        piece = bytearray(min(size, max(have, STEP)))
         piece[:have] = memoryview(self._data)[self._at : self._at + have]
         self._at += have
-        if have < size:
+        while have < size:
+            if have == len(piece):  # only what has been sent takes memory, whatever is announced
+                piece.extend(bytes(min(STEP, size - have)))
             self._room = memoryview(piece)[have:]
             while self._room:  # it is received where it stays
                 yield None
             self._room = None
+            have = len(piece)
         return piece
 
     # ── the end ──────────────────────────────────────────────────────────────────────────

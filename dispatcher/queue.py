@@ -2,8 +2,8 @@
 
 A job is deeper than the one that has submitted it from inside a daemon: that one waits for it.
 The deepest and the outermost take turns.
-Clients take turns, one job a turn, so that a million tasks of one do not starve another's one;
-who takes out a run of tasks, and has no use for all of them, puts the others back.
+Clients take turns of so much time, or one task, so that a million tasks of one do not starve
+another's one; who takes out a run of tasks, and has no use for all of them, puts the rest back.
 A job that comes back (its daemon died, or it was recalled) takes its old place, since its key
 never changes and keys grow with age.  A job with tags is only for those who carry them all.
 """
@@ -26,17 +26,21 @@ class _Lane:
     __slots__ = ("fresh", "priority", "returned", "tags")
 
     def __init__(self, priority: int, tags: tuple[str, ...]) -> None:
+        # A job in there may have lost its first tasks since: then its key is larger by now.
         self.priority = priority
         self.tags = tags
         self.fresh: deque[Job] = deque()
-        self.returned: list[tuple[int, Job]] = []
+        self.returned: list[tuple[int, int, Job]] = []
 
     def pop(self) -> Job | None:
         """Take out the oldest job that still waits; drop those that were discarded."""
         fresh, returned = self.fresh, self.returned
         while fresh or returned:
             if returned and (not fresh or returned[0][0] < fresh[0].key):
-                job = heappop(returned)[1]
+                key, _, job = heappop(returned)
+                if key < job.key:
+                    self.push_back(job)
+                    continue
             else:
                 job = fresh.popleft()
             if job.waiting:
@@ -47,13 +51,17 @@ class _Lane:
         """Return the oldest job that still waits, and leave it there."""
         job = self.pop()
         if job is not None:
-            heappush(self.returned, (job.key, job))
+            self.push_back(job)
         return job
+
+    def push_back(self, job: Job) -> None:
+        """Add a job that is not the youngest."""
+        heappush(self.returned, (job.key, id(job), job))
 
     def compact(self) -> None:
         self.fresh = deque(job for job in self.fresh if job.waiting)
-        self.returned = [entry for entry in self.returned if entry[1].waiting]
-        self.returned.sort()
+        jobs = [job for _, _, job in self.returned if job.waiting]
+        self.returned = sorted((job.key, id(job), job) for job in jobs)
 
 
 def _rank(lane: _Lane) -> int:
@@ -63,9 +71,10 @@ def _rank(lane: _Lane) -> int:
 class _Line:
     """The waiting jobs of one client at one depth."""
 
-    __slots__ = ("dead", "lanes", "live", "order")
+    __slots__ = ("dead", "lanes", "live", "order", "spent")
 
     def __init__(self) -> None:
+        self.spent = 0.0  # seconds of its client's turn
         self.lanes: dict[tuple[int, tuple[str, ...]], _Lane] = {}
         self.order: list[_Lane] = []  # highest priority first
         self.live = 0  # jobs that wait
@@ -122,10 +131,20 @@ class _Level:
             job = line.pop(carried)
             if job is not None:
                 line.live -= 1
-            self.turns.rotate(-1)
-            if job is not None:
                 return job
+            self.turns.rotate(-1)
         return None
+
+    def charge(self, client: int, seconds: float, turn: float) -> None:
+        """Note what a client was given; when its turn is over, it is the next one's."""
+        line = self.lines.get(client)
+        if line is None:
+            return
+        line.spent += seconds
+        if line.spent >= turn:
+            line.spent = 0.0
+            if self.turns[0] == client:
+                self.turns.rotate(-1)
 
     def forget(self, client: int) -> None:
         """Forget a client of which nothing waits."""
@@ -136,7 +155,9 @@ class _Level:
 class Queue:
     """All waiting jobs."""
 
-    def __init__(self) -> None:
+    def __init__(self, turn: float = 0.0) -> None:
+        """``turn``: how many seconds of work a client's turn is; 0: one job."""
+        self._turn = turn
         self._levels: dict[int, _Level] = {}
         self._depths: list[int] = []  # of the levels, deepest first
         self._size = 0
@@ -152,7 +173,7 @@ class Queue:
             for line in level.lines.values():
                 for lane in line.order:
                     yield from (job for job in lane.fresh if job.waiting)
-                    yield from (job for _, job in lane.returned if job.waiting)
+                    yield from (job for _, _, job in lane.returned if job.waiting)
 
     def push(self, job: Job) -> None:
         """Add a job that is younger than all before it."""
@@ -162,12 +183,22 @@ class Queue:
     def put_back(self, job: Job) -> None:
         """Add a job that has been in the queue before, at its old place."""
         self._size += job.count
-        self.add_rest(job)
+        self.add_head(job)
 
-    def add_rest(self, job: Job) -> None:
-        """Add what was cut off from a job that waits."""
-        lane = self._line(job).lane(job.task.priority, job.task.tags)
-        heappush(lane.returned, (job.key, job))
+    def add_head(self, job: Job) -> None:
+        """Add what was the head of a job that waits."""
+        self._line(job).lane(job.task.priority, job.task.tags).push_back(job)
+
+    def has_rivals(self, job: Job) -> bool:
+        """Whether other clients wait too, with tasks as deep as this one."""
+        level = self._levels.get(job.depth)
+        return level is not None and len(level.lines) > (job.client in level.lines)
+
+    def charge(self, job: Job, seconds: float) -> None:
+        """Note that a job, which should take so long, was given to a daemon."""
+        level = self._levels.get(job.depth)
+        if level is not None:
+            level.charge(job.client, seconds, self._turn)
 
     def discard(self, job: Job) -> None:
         """Take a waiting job out, wherever it stands."""

@@ -42,11 +42,11 @@ class Cleanup:
         self._watches_numpy = False
         self.stale = False
         """Whether the random states were set by somebody, so that they are not ours."""
-        for owner in (os, sys.modules[os.name]):  # which pickles have for os's functions
+        for module in (os, sys.modules[os.name]):  # the latter's name is in their pickles
             for name in ("putenv", "unsetenv"):
-                _wrap(owner, name, self._touch)
+                _wrap(module, name, self._touch)
             for name in ("chdir", "fchdir"):
-                _wrap(owner, name, self._move)
+                _wrap(module, name, self._move)
         for name in ("seed", "setstate"):
             for owner in (random, random._inst):
                 _wrap(owner, name, self._spoil)

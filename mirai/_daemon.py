@@ -377,7 +377,7 @@ class Daemon:
             self._look_at_limits()
             return True
         self._asleep = True
-        self._link.wait(0 if lent else self._pause())
+        self._link.wait(0 if lent or self._has_news() else self._pause())
         self._asleep = False
         lone = False
         for message in self._messages():
@@ -397,6 +397,10 @@ class Daemon:
         else:
             return True
         return False
+
+    def _has_news(self) -> bool:
+        """Whether the main thread has left us something, and may have rung before we slept."""
+        return bool(self._mail) or (self._leaving and not self._told)
 
     def _messages(self) -> Iterator[Message]:
         """Yield what has arrived: what the main thread has heard first."""

@@ -2,7 +2,8 @@
 
 Most maps are collected, and nobody looks at the mirai of a single element.  Until somebody does,
 a lot keeps the answers as they came, in a list, and is *sealed*; then it is *opened*: it makes all
-its mirais, and from then on passes on to them whatever comes.
+its mirais, and from then on passes on to them whatever comes.  Whoever has waited for the lot waits
+for the mirais from then on.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, overload
 
-from mirai._answer import Failure, Value, unpickled
+from mirai._answer import Answer, Failure, Value, unpickled
 from mirai._future import Mirai, guard
 from mirai._story import Event
 
@@ -28,9 +29,11 @@ class Lot(Sequence[Mirai[T]]):
         self._make = make
         self._answers: list[bytes | None] = [None] * count  # while it is sealed
         self._notes: dict[int, tuple[str, tuple[Event, ...]]] = {}  # by index, where there are any
+        self._heard: list[tuple[int, int, float]] = []  # which answers came when: from, to, time
         self._values: list[T] | None = None  # once they were read
         self._mirais: list[Mirai[T]] | None = None  # once it was opened
-        self._end: Mirai[None] = Mirai(0, "map")  # settled when all have been answered
+        # Settled when all have been answered, or when it is opened.
+        self._end: Mirai[None] = Mirai(0, "map")
 
     def __len__(self) -> int:
         return self._count
@@ -61,22 +64,26 @@ class Lot(Sequence[Mirai[T]]):
                 if self._mirais is None:
                     self._fill(mirais)
                     self._mirais, self._answers, self._values = mirais, [], None
+            self._end.settle(Value(None))
         return self._mirais
 
     def _fill(self, mirais: list[Mirai[T]]) -> None:
         """Settle new mirais of those tasks that have been answered already."""
         for index, (log, told) in self._notes.items():
             mirais[index].annotate(log, told)
-        if self._values is not None:
-            for mirai, value in zip(mirais, self._values, strict=True):
-                mirai.settle(Value(value))
-            return
-        lost = self._end.exception() if self._end.done() else None
-        for mirai, answer in zip(mirais, self._answers, strict=True):
-            if answer is not None:
-                mirai.settle(answer)
-            elif lost is not None:  # in a forked child: nobody will answer
+        for begin, end, now in self._heard:
+            for index in range(begin, end):
+                mirais[index].settle(self._answer(index), now)
+        if self._end.done() and (lost := self._end.exception()) is not None:
+            for mirai in mirais:  # in a forked child: nobody will answer
                 mirai.settle(Failure(lost))
+
+    def _answer(self, index: int) -> Answer | bytes:
+        if self._values is not None:
+            return Value(self._values[index])
+        answer = self._answers[index]
+        assert answer is not None
+        return answer
 
     # ── for whoever settles ──────────────────────────────────────────────────────────────
 
@@ -93,54 +100,51 @@ class Lot(Sequence[Mirai[T]]):
             mirais = self._mirais
             if mirais is None:
                 start = id - self.id
-                self._answers[start : start + len(values)] = values
+                end = start + len(values)
+                self._answers[start:end] = values
+                self._heard.append((start, end, now))
+                self._left -= len(values)
                 if log or told:
                     self._notes[start] = log, told
         if mirais is not None:
             for index, value in enumerate(values, id - self.id):
                 mirais[index].annotate(log, told)
                 mirais[index].settle(value, now)
-        self._note(len(values))
-
-    def release(self, id: int) -> Mirai[T]:
-        """Return the mirai of a task that will be settled, or has been, by somebody else."""
-        mirai = self.open()[id - self.id]
-        self._note(1)
-        return mirai
-
-    def _note(self, answered: int) -> None:
-        with guard():
-            self._left -= answered
-        if not self._left:
+        elif not self._left:
             self._end.settle(Value(None))
+
+    def find(self, id: int) -> Mirai[T]:
+        """Return the mirai of a task."""
+        return self.open()[id - self.id]
 
     # ── for whoever collects ─────────────────────────────────────────────────────────────
 
     def wait(self) -> None:
-        """Block until all have been answered.  Raises like ``Mirai.result``."""
+        """Block until all have been answered, or it is opened.  Raises like ``Mirai.result``."""
         self._end.result()
 
     async def ended(self) -> None:
-        """Wait, on asyncio or trio, until all have been answered."""
+        """Wait, on asyncio or trio, until all have been answered, or it is opened."""
         bell: Mirai[None] = Mirai()
         self._end.add_done_callback(lambda _: bell.settle(Value(None)))
         await bell
 
-    def read(self) -> Iterator[T]:
-        """Yield the values, of a lot that is sealed and in which all have been answered.
+    def values(self) -> Iterator[T] | None:
+        """Return the values, all of which have come; None if the lot was opened.
 
-        Raises SerializationError for one that cannot be read.
+        To iterate raises SerializationError for one that cannot be read.
         """
-        for answer in self._answers:
-            assert answer is not None
-            yield unpickled(answer)
-
-    def keep(self, values: list[T]) -> None:
-        """Keep what has been read: whoever collects again shall get the same objects."""
         with guard():
-            if self._mirais is None:
-                self._values, self._answers = values, []
+            answers, values, opened = self._answers, self._values, self._mirais is not None
+        if opened:
+            return None
+        return iter(values) if values is not None else (unpickled(each or b"") for each in answers)
 
-    def kept(self) -> list[T] | None:
-        """Return the values, if they have been read already."""
-        return self._values
+    def keep(self, values: list[T]) -> list[T]:
+        """Keep what has been read, and return what was kept first: all get the same objects."""
+        with guard():
+            if self._mirais is not None:
+                return [mirai.result() for mirai in self._mirais]
+            if self._values is None:
+                self._values, self._answers = values, []
+            return self._values.copy()

@@ -403,32 +403,24 @@ def _keywords(columns: Iterable[object]) -> list[str]:
 
 def _read_all(lot: Lot[T]) -> list[T] | None:
     """Return all values of a lot that have been answered; None if it has to be opened for that."""
-    if not lot.is_sealed():
+    values = lot.values()
+    try:
+        return None if values is None else lot.keep(list(values))
+    except SerializationError:  # when it is opened, that says in which element
         return None
-    values = lot.kept()
-    if values is None:
-        try:
-            values = list(lot.read())
-        except SerializationError:  # that says in which element, when it is opened
-            return None
-        lot.keep(values)
-    return values.copy()
 
 
 async def _read_slowly(lot: Lot[T]) -> list[T] | None:
     """Do what ``_read_all`` does, and let others have their turn at times."""
-    if not lot.is_sealed() or lot.kept() is not None:
-        return _read_all(lot)
-    values = []
+    read = []
     try:
-        for value in lot.read():
-            values.append(value)
-            if len(values) % SLICE == 0:
+        for value in lot.values() or ():
+            read.append(value)
+            if len(read) % SLICE == 0:
                 await give_way()
     except SerializationError:
         return None
-    lot.keep(values)
-    return values.copy()
+    return lot.keep(read) if lot.is_sealed() else None
 
 
 def _value(key: object, mirai: Mirai[T]) -> T:

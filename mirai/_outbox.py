@@ -208,12 +208,14 @@ def _following(entries: list[Entry], index: int) -> list[bytes]:
     before, number, payload, _, options, _ = entries[index - 1]
     id, size = before.id, len(payload)
     payloads: list[bytes] = []
-    for mirai, its_number, payload, blobs, its_options, _ in islice(
+    for mirai, its_number, payload, blobs, its_options, stream in islice(
         entries, index, index - 1 + wire.BATCH_TASKS
     ):
         id += 1
         size += len(payload)
-        if its_number != number or mirai.id != id or blobs or size > wire.RUN_BYTES:
+        if its_number != number or mirai.id != id or size > wire.RUN_BYTES:
+            break
+        if blobs or stream:
             break
         if its_options is not options and its_options != options:
             break

@@ -48,12 +48,12 @@ class Pending:
     def get(self, id: int) -> Mirai[Any] | None:
         """Return a mirai that is waited for; None if it is not."""
         found = self._mirais.get(id)
-        return found.open()[id - found.id] if isinstance(found, Lot) else found
+        return found.find(id) if isinstance(found, Lot) else found
 
     def pop(self, id: int) -> Mirai[Any] | None:
         """Return a mirai that was waited for, and wait for it no longer; None if it was not."""
         found = self._mirais.pop(id, None)
-        return found.release(id) if isinstance(found, Lot) else found
+        return found.find(id) if isinstance(found, Lot) else found
 
     def since(self, id: int) -> list[Mirai[Any]]:
         """Return the mirais that are younger than this id."""

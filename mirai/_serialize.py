@@ -425,6 +425,7 @@ def _look(fn: FunctionType) -> _Face:
         fn.__qualname__,
         fn.__module__,
         fn.__doc__,
+        *fn.__annotations__,
         *fn.__annotations__.values(),
         *_cloudpickle._PICKLE_BY_VALUE_MODULES,  # which decides how what it finds is pickled
     ]
@@ -437,7 +438,10 @@ def _has_face(fn: FunctionType, face: _Face | None) -> bool:
     if face is None or fn.__closure__ or fn.__kwdefaults__ or fn.__dict__:
         return False
     own, found = _look(fn)
-    return _all_same(own, face[0]) and _all_same(found, face[1])
+    if not (_all_same(own, face[0]) and _all_same(found, face[1])):
+        return False
+    by_value = _cloudpickle._PICKLE_BY_VALUE_MODULES
+    return all(_is_flat(part, by_value) for part in found)  # modules are loaded again
 
 
 def _face(fn: object) -> _Face | None:
@@ -486,6 +490,7 @@ def _fingerprint(fn: object) -> list[object] | None:
                 found.append(seen[id(part)])
             else:
                 seen[id(part)] = len(seen)
+                found += part.__annotations__
                 found += part.__annotations__.values()
                 todo += _dependencies(part)
             continue

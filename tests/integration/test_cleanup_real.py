@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import wait_until
 
-from mirai import daemons, mirai
+from mirai import daemons, mirai, mirai_map
 
 
 def look() -> tuple[Any, ...]:
@@ -140,3 +141,29 @@ def test_garbage_is_collected_when_there_is_nothing_to_do(tmp_path: Path) -> Non
     with daemons(1):
         mirai(litter, tmp_path / "collected").result(timeout=30)
         wait_until((tmp_path / "collected").exists)
+
+
+@pytest.mark.parametrize(
+    "go", [os.chdir, lambda where: os.chdir(where)], ids=["by name", "by value"]
+)
+def test_tasks_in_a_row_do_not_see_where_others_went(go: Callable[[str], None]) -> None:
+    """However short they are, and whatever name the function has in its pickle."""
+    with daemons(1):
+        mirai_map(go, ["/"] * 100).collect()
+        mirai_map(lambda _: os.getcwd(), range(100)).collect()  # both are known to be quick now
+        looks = []
+        for _ in range(100):
+            mirai(go, "/")
+            looks.append(mirai(os.getcwd))
+        assert {look.result(timeout=30) for look in looks} == {os.getcwd()}
+
+
+def test_one_that_goes_elsewhere_unseen_is_noticed_when_nothing_waits() -> None:
+    def go() -> None:
+        import ctypes
+
+        ctypes.CDLL(None).chdir(b"/")
+
+    with daemons(1):
+        mirai(go).result(timeout=30)
+        assert mirai(os.getcwd).result(timeout=30) == os.getcwd()

@@ -215,6 +215,60 @@ def test_all_have_the_same_time() -> None:
     assert answers(pool.wait(1.0)) == {3: Kind.TIMEOUT, 4: Kind.TIMEOUT}
 
 
+def test_the_parts_of_a_run_have_its_time_too() -> None:
+    pool = Pool([D1])
+    pool.learn(TINY)
+    one = run(2, 6)
+    pool.submit(2, payload=one.payload, following=one.following, timeout=1.0)
+    pool.step((CLIENT, Cancel((4,))))
+    pool.step((D1, Done((values(3, 1),))))
+    assert answers(pool.wait(1.0)) == dict.fromkeys((2, 5, 6, 7), Kind.TIMEOUT)
+    assert not pool.core._timeouts._live
+
+
+def test_those_that_wait_have_its_time_too() -> None:
+    pool = Pool()
+    one = run(1, 5)
+    pool.submit(1, payload=one.payload, following=one.following, timeout=1.0)
+    pool.step((CLIENT, Cancel((3,))))
+    assert answers(pool.wait(1.0)) == dict.fromkeys((1, 2, 4, 5), Kind.TIMEOUT)
+
+
+def test_what_a_run_took_is_the_time_of_all_its_tasks() -> None:
+    pool = Pool([D1])
+    submit(pool, 2, 100)
+    pool.step((D1, Done((values(2, 100, seconds=100 * HORIZON / 10),))))
+    one = run(102, 100)
+    pool.submit(102, payload=one.payload, following=one.following)
+    assert len(pool.hand(D1)) == 10
+
+
+def test_a_client_with_runs_has_no_longer_turns_than_one_with_single_tasks() -> None:
+    pool = Pool([D1], [CLIENT, OTHER])
+    for client in (CLIENT, OTHER):
+        pool.learn(TINY, client=client)
+    pool.step((D1, Lost(CRASH, 0)))
+    for first in range(2, 10_002, BATCH_TASKS):
+        one = run(first, BATCH_TASKS)
+        pool.submit(first, payload=one.payload, following=one.following)
+    pool.submit(*range(2, 5_002), client=OTHER)
+    pool.join(D2, Role.DAEMON)
+    done = {CLIENT: 0, OTHER: 0}
+    while done[CLIENT] + done[OTHER] < 4_000:
+        keys = pool.hand(D2)
+        told = pool.step(
+            (D2, Done(tuple(Outcome(key, Kind.VALUE, b"v", (), TINY) for key in keys)))
+        )
+        for client in done:
+            done[client] += sum(each.count for each in outcomes(told, client))
+    assert abs(done[CLIENT] - done[OTHER]) < 1_000
+
+
+def test_numbers_do_not_run_out_in_the_middle_of_a_run() -> None:
+    pool = Pool([D1])
+    assert CutOff(CLIENT) in pool.submit(2**63, payload=b"x", following=(b"y",))
+
+
 def test_a_stubborn_one_is_killed_whichever_it_is() -> None:
     pool = Pool([D1])
     submit(pool, 2, 3)

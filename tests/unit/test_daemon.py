@@ -11,7 +11,7 @@ import pytest
 
 from dispatcher.ends import stream_pair
 from dispatcher.line import Line
-from dispatcher.messages import Function, Kind, Task, ToDaemon
+from dispatcher.messages import Function, Kind, Stop, Task, ToDaemon
 from mirai._daemon import Daemon
 from mirai._line_link import LineLink
 
@@ -34,3 +34,16 @@ def test_an_interrupt_that_comes_before_the_task_has_begun(daemon: Daemon, targe
     daemon._target = target
     outcome = daemon._evaluate(Task(5, 1, pickle.dumps(((-1,), {}))))
     assert outcome.kind is (Kind.CANCELLED if target == 5 else Kind.VALUE)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("news", ["mail", "leave"])
+def test_it_does_not_sleep_over_what_the_main_thread_has_left(daemon: Daemon, news: str) -> None:
+    """It was rung for, it may be, before it slept."""
+    if news == "mail":
+        daemon._mail.append(Stop())
+        assert not daemon._turn()
+    else:
+        daemon._leaving = daemon._welcome = True
+        assert daemon._turn()
+        assert daemon._told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import tracemalloc
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -269,10 +270,33 @@ def test_nonsense_ends_it(stranger: tuple[socket.socket, Line], data: bytes) -> 
     assert raw.recv(100) == written([b"refused"])
 
 
+def test_what_is_announced_takes_no_memory_before_it_comes(
+    stranger: tuple[socket.socket, Line],
+) -> None:
+    raw, line = stranger
+    tracemalloc.start()
+    try:
+        raw.sendall(struct.pack("=IQQ", 2, 0, line_module.MAX_FRAME) + b"begun")
+        assert heard(line) == []
+        assert tracemalloc.get_traced_memory()[1] < 3 * line_module.STEP
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_large_frame_is_received_whole(
+    stranger: tuple[socket.socket, Line], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line_module, "STEP", 7)
+    raw, line = stranger
+    raw.sendall(written([b"first", bytes(range(256)), b"", b"last"]) + written([b"next"]))
+    assert heard(line) == [[b"first", bytes(range(256)), b"", b"last"], [b"next"]]
+
+
 def test_a_frame_that_there_is_no_memory_for_ends_it(
     stranger: tuple[socket.socket, Line], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(line_module, "MAX_FRAME", 2**64)
+    monkeypatch.setattr(line_module, "STEP", 2**62)
     raw, line = stranger
     raw.sendall(written([b"before"]) + struct.pack("=IQQ", 2, 0, 2**62))
     assert heard(line) == [[b"before"]]

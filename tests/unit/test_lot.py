@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 import os
 import pickle
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -143,6 +145,94 @@ def test_some_are_cancelled_afterwards(host: Host) -> None:
     assert [lot[0].result(0), lot[2].result(0)] == ["a", "c"]
     assert lot[1].cancelled()
     lot.wait()
+
+
+def collecting(lot: Any) -> tuple[threading.Thread, list[object]]:
+    """Collect in a thread; return it, and what it will have found."""
+    found: list[object] = []
+
+    def collect() -> None:
+        try:
+            found.extend(MiraiMap(lot, range(len(lot))).collect())
+        except (TaskCancelled, DispatcherLost) as error:
+            found.append(type(error))
+
+    thread = threading.Thread(target=collect)
+    thread.start()
+    return thread, found
+
+
+def test_who_waits_is_let_go_when_it_is_opened_before_it_is_sent(host: Host) -> None:
+    lot = host.map(3)
+    thread, found = collecting(lot)
+    assert not lot[0].done()
+    host.flush()
+    host.answer(1, "a", "b", "c")
+    thread.join(20)
+    assert found == ["a", "b", "c"]
+
+
+def test_who_waits_is_let_go_when_it_is_cancelled_before_it_is_sent(host: Host) -> None:
+    lot = host.map(3)
+    thread, found = collecting(lot)
+    MiraiMap(lot, range(3)).cancel()
+    assert not host.flush()
+    thread.join(20)
+    assert found == [TaskCancelled]
+
+
+def test_who_waits_is_let_go_when_the_dispatcher_is_lost_before_it_is_sent(host: Host) -> None:
+    lot = host.map(3)
+    thread, found = collecting(lot)
+    for mirai in host.outbox.take().mirais():
+        host.pending.add(mirai)
+    host.pending.lose(DispatcherLost("gone"))
+    thread.join(20)
+    assert found == [DispatcherLost]
+
+
+def test_two_who_read_it_at_once_get_the_same_objects(host: Host) -> None:
+    lot = host.map(2)
+    host.flush()
+    host.answer(1, [1], [2])
+    first, second = lot.values(), lot.values()
+    one, other = lot.keep(list(first)), lot.keep(list(second))
+    assert one == other == [[1], [2]]
+    assert all(map(operator.is_, one, other))
+    assert lot[0].result(0) is one[0]
+
+
+def test_who_reads_it_while_another_opens_it_loses_nothing(host: Host) -> None:
+    lot = host.map(2)
+    host.flush()
+    host.answer(1, [1], [2])
+    values = lot.values()
+    mirais = lot.open()
+    assert lot.keep(list(values)) == [[1], [2]]
+    assert lot.keep([[3], [4]])[0] is mirais[0].result(0)
+    assert lot.values() is None
+
+
+def test_two_coroutines_that_await_it_get_the_same_objects(host: Host) -> None:
+    lot = host.map(500)
+    host.flush()
+    host.answer(1, *([i] for i in range(500)))
+
+    async def both() -> list[list[Any]]:
+        return await asyncio.gather(*(awaited(MiraiMap(lot, range(500))) for _ in range(2)))
+
+    one, other = asyncio.run(both())
+    assert all(map(operator.is_, one, other))
+
+
+def test_a_story_tells_when_the_answer_came_and_not_when_it_was_looked_at(host: Host) -> None:
+    lot = host.map(2)
+    host.flush()
+    before = time.time()
+    host.answer(1, "a", "b")
+    after = time.time()
+    lot.open()
+    assert before <= lot[1].story().events[-1].time <= after
 
 
 def test_an_error_opens_it(host: Host) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -30,12 +31,20 @@ def filled(*jobs: Job) -> Queue:
     return queue
 
 
+def pop(queue: Queue, *args: Any, **more: Any) -> Job | None:
+    """Pop a job, which is its client's turn."""
+    popped = queue.pop(*args, **more)
+    if popped is not None:
+        queue.charge(popped, 0.0)
+    return popped
+
+
 def drain(queue: Queue) -> list[int]:
     """Pop all that waits, and return the keys; the length must go down by one each time."""
     keys = []
     while queue:
         left = len(queue)
-        popped = queue.pop()
+        popped = pop(queue)
         assert popped is not None
         assert not popped.waiting
         assert len(queue) == left - 1
@@ -66,11 +75,50 @@ def test_clients_take_turns() -> None:
     assert drain(queue) == [1, 6, 7, 2, 3, 4, 5]
 
 
+def test_a_turn_is_so_many_seconds_of_work() -> None:
+    queue = Queue(turn=1.0)
+    for each in [*[job(key, client=1) for key in range(1, 6)], *[job(key, 2) for key in (6, 7)]]:
+        queue.push(each)
+    order = []
+    for seconds in (0.4, 0.4, 0.4, 2.0, 0.5, 0.5, 2.0):
+        popped = queue.pop()
+        assert popped is not None
+        queue.charge(popped, seconds)
+        order.append(popped.key)
+    assert order == [1, 2, 3, 6, 4, 5, 7]
+
+
+def test_whether_others_wait_too_is_known() -> None:
+    first, second = job(1), job(2)
+    queue = filled(first, second)
+    assert queue.pop() is first
+    assert not queue.has_rivals(first)
+    queue.push(job(3, client=2, depth=1))
+    assert not queue.has_rivals(first)
+    queue.push(job(4, client=2))
+    assert queue.has_rivals(first)
+    assert queue.pop() is second
+    assert queue.has_rivals(second)
+
+
+def test_a_job_that_has_lost_its_head_keeps_its_place() -> None:
+    queue = Queue()
+    run = Job(1, 1, ENTRY, Task(1, 1, b"", following=(b"",) * 9))
+    queue.put_back(run)
+    queue.push(job(20))
+    for count in (2, 3):  # twice, so that what is known of its place is wrong once more
+        queue.add_head(run.behead(count))
+    keys = []
+    while (popped := queue.pop()) is not None:
+        keys += popped.keys
+    assert keys == [*range(1, 11), 20]
+
+
 def test_a_late_client_waits_for_one_turn_only() -> None:
     queue = filled(*[job(key, client=1) for key in range(1, 1_001)])
-    assert [queue.pop().key for _ in range(3)] == [1, 2, 3]  # type: ignore[union-attr]
+    assert [pop(queue).key for _ in range(3)] == [1, 2, 3]  # type: ignore[union-attr]
     queue.push(job(2_000, client=2))
-    popped = [queue.pop(), queue.pop()]
+    popped = [pop(queue), pop(queue)]
     assert 2_000 in [each.key for each in popped if each is not None]
 
 
@@ -235,7 +283,7 @@ def test_it_does_what_the_model_does(steps: list[Step], churn: int) -> None:
             model.add(each)
         elif step.startswith("pop"):
             nested = step == "pop nested"
-            popped = queue.pop(frozenset(tags), nested=nested)
+            popped = pop(queue, frozenset(tags), nested=nested)
             assert popped is model.pop(frozenset(tags), nested)
             if popped is not None:
                 out.append(popped)
@@ -253,7 +301,7 @@ def test_it_does_what_the_model_does(steps: list[Step], churn: int) -> None:
         each = job(10_000 + key, client=4)
         queue.push(each)
         queue.discard(each)
-    while (popped := queue.pop(None)) is not None:
+    while (popped := pop(queue, None)) is not None:
         assert popped is model.pop(frozenset({"a", "b"}), nested=False)
     assert not model.waiting
 

@@ -838,3 +838,35 @@ def test_a_blob_is_what_pack_says_it_is() -> None:
     payload, blobs = pack(b"x" * LARGE)
     assert payload == b""
     assert all(type(blob) is Blob for blob in blobs)
+
+
+def test_a_function_that_is_not_found_under_its_name_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its module was loaded again: who has imported it from there still calls the old one."""
+    module = types.ModuleType("mirai_test_module")
+    exec("def old():\n    return 1\ndef new():\n    return 2\n", vars(module))
+    module.new.__qualname__ = "old"
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(sys.modules[__name__], "FACTOR", module.old)
+
+    def fn() -> int:
+        return FACTOR()  # type: ignore[operator]
+
+    pickles = FunctionPickles()
+    before = pickles.pack(fn)
+    assert pickles.pack(fn) is before
+    monkeypatch.setattr(module, "old", module.new)
+    after = pickles.pack(fn)
+    assert after != before
+    assert call(after) == 1
+
+
+def test_changed_annotations() -> None:
+    def fn(x: int) -> int:
+        return x
+
+    pickles = FunctionPickles()
+    pickles.pack(fn)
+    fn.__annotations__ = {"y": int, "return": int}
+    assert unpack(*pickles.pack(fn)).__annotations__ == {"y": int, "return": int}
