@@ -1,7 +1,8 @@
 """The pools that are compared: ours and its peers, all behind the same few functions.
 
-Every contestant has so many worker processes on this machine, and its own defaults otherwise: our
-connections are encrypted.  One whose package is not installed is left out.
+Every contestant has so many worker processes on this machine, and its own defaults otherwise.  By
+ours, a local pool's processes talk over socket pairs that only they have inherited; "mirai, CURVE"
+is the same over TCP and ZeroMQ, encrypted.  One whose package is not installed is left out.
 """
 
 from __future__ import annotations
@@ -55,6 +56,12 @@ def with_mirai(workers: int) -> Iterator[Pool]:
 @contextmanager
 def with_mirai_alone(workers: int) -> Iterator[Pool]:
     with daemons(workers, dispatcher=False):
+        yield Pool(mirai, map=lambda fn, xs: mirai_map(fn, xs).collect())
+
+
+@contextmanager
+def with_mirai_encrypted(workers: int) -> Iterator[Pool]:
+    with daemons(workers, url="tcp://127.0.0.1:0"):
         yield Pool(mirai, map=lambda fn, xs: mirai_map(fn, xs).collect())
 
 
@@ -157,6 +164,7 @@ def with_ipyparallel(workers: int) -> Iterator[Pool]:
 
 CONTESTANTS: dict[str, tuple[str, Callable[[int], AbstractContextManager[Pool]]]] = {
     "mirai": ("mirai", with_mirai),
+    "mirai, CURVE": ("mirai", with_mirai_encrypted),
     "mirai, dispatcher=False": ("mirai", with_mirai_alone),
     "ProcessPoolExecutor": ("concurrent.futures", with_executor),
     "ProcessPoolExecutor, spawn": ("concurrent.futures", with_spawning_executor),

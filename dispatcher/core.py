@@ -31,7 +31,7 @@ reports, and changes nothing else: the task may still end.
 from __future__ import annotations
 
 import math
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 from typing import Any, TypeVar
@@ -95,7 +95,7 @@ from dispatcher.messages import (
     Told,
     Welcome,
 )
-from dispatcher.peers import Client, Daemon, Mail, Standing
+from dispatcher.peers import Bench, Client, Daemon, Mail, Standing
 from dispatcher.queue import Queue
 from dispatcher.story import SLOW, cause, ended, note, seconds, steps, whereabouts
 from dispatcher.wire import BATCH_TASKS, batches, work
@@ -154,8 +154,8 @@ class Dispatcher:
         self._keys = 0  # the last key given to a job
         self._numbers = 0  # the last number given to a function
         # Daemons that may be given work, by peer: those with an empty hand come first.
-        self._idle: OrderedDict[int, Daemon] = OrderedDict()
-        self._open: dict[int, Daemon] = {}
+        self._idle = Bench()
+        self._open = Bench()
         # Both in the order of time, since every entry gets the same delay.
         self._silent: dict[int, float] = {}  # daemons with spare tasks in hand, since when
         self._stubborn: dict[Job, float] = {}  # interrupted jobs, since when
@@ -290,21 +290,21 @@ class Dispatcher:
                 assert job.daemon == peer, "a job in hand does not know whose"
                 assert all(daemon.hand[each] is job for each in job.keys), "a job is torn"
             idle = not daemon.hand and not daemon.recalled and not daemon.leaving
-            assert (peer in self._idle) == idle, "idle daemons are lost sight of"
+            assert (daemon in self._idle) == idle, "idle daemons are lost sight of"
             asked = daemon.recalled or daemon.overdue or daemon.leaving or daemon.lending
             movable = sum(not job.pinned for job in daemon.hand.values())
             watched = asked or peer in self._silent
             assert movable < 2 or watched, "a daemon could keep tasks for ever"
             lends = bool(daemon.hand) and self._has_nested(daemon)
             assert lends == daemon.lending == (peer in self._lending), "who lends is not known"
-            assert not lends or peer not in self._open, "a daemon that lends would be given work"
+            assert not lends or daemon not in self._open, "a daemon that lends would be given work"
             assert daemon.pinged is None or daemon.hand, "an idle daemon is asked how it works"
         works = len(self._idle) < len(self._daemons)
         assert works == (self._look_at is not None), "nobody looks after those that work"
         self._check_queue()
 
     def _check_queue(self) -> None:
-        free = [*self._idle.values(), *self._open.values()]
+        free = [*self._idle, *self._open]
         for job in self._queue if free else ():
             fits = any(daemon.tags.issuperset(job.task.tags) for daemon in free)
             assert not fits or (self._is_short() and not job.depth), "work waits beside the idle"
@@ -390,7 +390,8 @@ class Dispatcher:
             self._find_its_daemon(client, hello)
         else:
             daemon = Daemon(peer, hello, now, tags=frozenset(hello.tags))
-            self._daemons[peer] = self._idle[peer] = daemon
+            self._daemons[peer] = daemon
+            self._idle.add(daemon)
             self._cumulative += 1
             self._barren = self._failure = None
             for standing in self._standing:
@@ -439,7 +440,9 @@ class Dispatcher:
 
     def _drop_daemon(self, daemon: Daemon, begun: set[Job], crash: Crash, now: float) -> None:
         """Fail what may have started, and queue the rest again."""
-        for group in (self._idle, self._open, self._silent, self._lending):
+        self._idle.discard(daemon)
+        self._open.discard(daemon)
+        for group in (self._silent, self._lending):
             group.pop(daemon.peer, None)
         for client in daemon.clients:
             self._clients[client].daemon = 0
@@ -871,8 +874,8 @@ class Dispatcher:
         self._place(daemon, now)
 
     def _place(self, daemon: Daemon, now: float) -> None:
-        self._idle.pop(daemon.peer, None)
-        self._open.pop(daemon.peer, None)
+        self._idle.discard(daemon)
+        self._open.discard(daemon)
         if daemon.recalled:
             return  # what it hands back is older than what it would be given
         if daemon.leaving:
@@ -880,11 +883,10 @@ class Dispatcher:
                 self._post(daemon.peer).first.append(Stop())
         elif not daemon.hand:
             daemon.overdue = False
-            self._idle[daemon.peer] = daemon
-            self._idle.move_to_end(daemon.peer, last=False)  # its caches are warm
+            self._idle.add(daemon, first=True)  # its caches are warm
         elif not (daemon.overdue or daemon.lending):
             if daemon.load < HORIZON and len(daemon.hand) < BATCH_TASKS:
-                self._open[daemon.peer] = daemon
+                self._open.add(daemon)
             if len(daemon.hand) > 1:
                 self._silent.setdefault(daemon.peer, now)
 
@@ -901,10 +903,9 @@ class Dispatcher:
             for standing in self._standing:
                 self._answer_missing(standing, 0, _lost(self._barren))
         takers = 0  # that have not had their share in this round
-        unfit = []  # daemons for which nothing waits
-        while self._queue and (self._idle or self._open):
-            daemon = next(iter((self._idle or self._open).values()))
-            takers = takers or len(self._idle) + len(self._open)
+        unfit: set[frozenset[str]] = set()  # tags with which nothing can be done that waits
+        while self._queue and (daemon := self._idle.next(unfit) or self._open.next(unfit)):
+            takers = takers or self._idle.count(unfit) + self._open.count(unfit)
             share = -(-len(self._queue) // takers)
             takers -= 1
             short = self._is_short()
@@ -913,16 +914,11 @@ class Dispatcher:
             while share and daemon.load < HORIZON and len(daemon.hand) < BATCH_TASKS:
                 job = self._queue.pop(daemon.tags, nested=short)
                 if job is None:
-                    unfit.append(daemon)
+                    unfit.add(daemon.tags)
                     break
                 given = self._take_off(daemon, job, share)
                 self._give(daemon, given, now)
                 share -= given.count
-            self._place(daemon, now)
-            if unfit and unfit[-1] is daemon:
-                self._idle.pop(daemon.peer, None)
-                self._open.pop(daemon.peer, None)
-        for daemon in unfit:
             self._place(daemon, now)
 
     def _take_off(self, daemon: Daemon, job: Job, share: int) -> Job:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from dispatcher.jobs import Estimate, FunctionEntry, Job
@@ -73,6 +74,51 @@ class Daemon:
             del self.hand[key]
         job.daemon = 0
         self.load = self.load - job.cost * job.count if self.hand else 0.0
+
+
+class Bench:
+    """Daemons that may be given work, by their tags, and among those in the order of their turn."""
+
+    def __init__(self) -> None:
+        self._rows: dict[frozenset[str], OrderedDict[int, Daemon]] = {}
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __contains__(self, daemon: Daemon) -> bool:
+        return daemon.peer in self._rows.get(daemon.tags, ())
+
+    def __iter__(self) -> Iterator[Daemon]:
+        for row in self._rows.values():
+            yield from row.values()
+
+    def add(self, daemon: Daemon, *, first: bool = False) -> None:
+        """Add a daemon that is not there: it is the last one's turn, or the next one's."""
+        row = self._rows.setdefault(daemon.tags, OrderedDict())
+        row[daemon.peer] = daemon
+        if first:
+            row.move_to_end(daemon.peer, last=False)
+        self._size += 1
+
+    def discard(self, daemon: Daemon) -> None:
+        """Remove a daemon if it is there."""
+        row = self._rows.get(daemon.tags)
+        if row is not None and row.pop(daemon.peer, None) is not None:
+            self._size -= 1
+            if not row:
+                del self._rows[daemon.tags]
+
+    def next(self, without: Collection[frozenset[str]]) -> Daemon | None:
+        """Return whose turn it is, of those that do not carry just these tags."""
+        for tags, row in self._rows.items():
+            if tags not in without:
+                return next(iter(row.values()))
+        return None
+
+    def count(self, without: Collection[frozenset[str]]) -> int:
+        """Return how many there are that do not carry just these tags."""
+        return self._size - sum(len(self._rows.get(tags, ())) for tags in without)
 
 
 @dataclass(slots=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
+import pytest
 from test_core import CLIENT, CRASH, D1, D2, TINY, Pool, answers, given
 
 from dispatcher.events import (
@@ -12,7 +14,9 @@ from dispatcher.events import (
     Joined,
     Role,
 )
+from dispatcher.jobs import Job
 from dispatcher.messages import VERSION, Hello, Kind
+from dispatcher.queue import Queue
 
 
 def carrier(pool: Pool, peer: int, tags: Iterable[str]) -> list[Command]:
@@ -57,6 +61,25 @@ def test_many_of_each_kind_are_all_done() -> None:
         for peer, keys in zip(sorted(left), list(hands), strict=True):
             done += len(answers(pool.done(peer, *keys)))
     assert done == 200
+
+
+def test_one_that_fits_nobody_is_not_offered_to_each_daemon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = Pool(range(100, 200))
+    for peer in range(200, 250):
+        carrier(pool, peer, ["fast"])
+    pool.submit(1, tags=("gpu",))
+    offers = []
+    pop = Queue.pop
+
+    def counted(queue: Queue, *args: Any, **more: Any) -> Job | None:
+        offers.append(args)
+        return pop(queue, *args, **more)
+
+    monkeypatch.setattr(Queue, "pop", counted)
+    assert given(pool.submit(2), 100) == [2]
+    assert len(offers) == 3  # the other task; and nothing for those of each kind
 
 
 def test_where_no_daemon_will_come_it_fails_whatever_its_tags() -> None:
