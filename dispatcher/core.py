@@ -109,7 +109,7 @@ OVERHEAD = 4e-6
 """Seconds that any task costs besides the call itself."""
 TURN = HORIZON / 4
 """Seconds of work that one client is given in its turn, where others wait."""
-LONGEST = 4 * HORIZON
+MOST = 4 * HORIZON
 """A call that took longer counts as this long, or one outlier would spoil the mean."""
 PATIENCE = 0.006
 """Seconds of silence after which a daemon's unstarted tasks are recalled."""
@@ -665,7 +665,7 @@ class Dispatcher:
                 daemon.done += job.count
                 if outcome.kind is not Kind.CANCELLED:
                     # In this order, min and max make a number even of NaN.
-                    mean = max(0.0, min(LONGEST, outcome.seconds / count))
+                    mean = max(0.0, min(MOST, outcome.seconds / count))
                     job.function.estimate.learn(mean, job.count)
                 self._answer(job, outcome, start, daemon, now)
         if head not in daemon.hand:

@@ -13,7 +13,7 @@ BURST = 5
 """How many of a kind are told in one interval."""
 INTERVAL = 10.0
 """Seconds after which more of a kind are told."""
-LONGEST = 200
+WIDTH = 200
 """How much is told of a reason, in characters."""
 
 
@@ -55,5 +55,5 @@ class _Tally:
 
 def harmless(text: str) -> str:
     """Return it in one line, without what would do something to a terminal, and not too long."""
-    text = printable(text[: LONGEST + 1])
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    text = printable(text[: WIDTH + 1])
+    return text if len(text) <= WIDTH else f"{text[:WIDTH]}…"

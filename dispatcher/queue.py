@@ -68,7 +68,7 @@ def _rank(lane: _Lane) -> int:
     return -lane.priority
 
 
-class _Line:
+class _Backlog:
     """The waiting jobs of one client at one depth."""
 
     __slots__ = ("dead", "lanes", "live", "order", "spent")
@@ -114,41 +114,41 @@ class _Level:
     """All waiting jobs of one depth."""
 
     def __init__(self) -> None:
-        self.lines: dict[int, _Line] = {}
-        self.turns: deque[int] = deque()  # clients in self.lines, next first
+        self.backlogs: dict[int, _Backlog] = {}
+        self.turns: deque[int] = deque()  # clients in self.backlogs, next first
 
-    def line(self, client: int) -> _Line:
-        line = self.lines.get(client)
-        if line is None:
-            line = self.lines[client] = _Line()
+    def backlog(self, client: int) -> _Backlog:
+        backlog = self.backlogs.get(client)
+        if backlog is None:
+            backlog = self.backlogs[client] = _Backlog()
             self.turns.append(client)
-        return line
+        return backlog
 
     def pop(self, carried: frozenset[str] | None) -> Job | None:
         for _ in range(len(self.turns)):
             client = self.turns[0]
-            line = self.lines[client]
-            job = line.pop(carried)
+            backlog = self.backlogs[client]
+            job = backlog.pop(carried)
             if job is not None:
-                line.live -= 1
+                backlog.live -= 1
                 return job
             self.turns.rotate(-1)
         return None
 
     def charge(self, client: int, seconds: float, turn: float) -> None:
         """Note what a client was given; when its turn is over, it is the next one's."""
-        line = self.lines.get(client)
-        if line is None:
+        backlog = self.backlogs.get(client)
+        if backlog is None:
             return
-        line.spent += seconds
-        if line.spent >= turn:
-            line.spent = 0.0
+        backlog.spent += seconds
+        if backlog.spent >= turn:
+            backlog.spent = 0.0
             if self.turns[0] == client:
                 self.turns.rotate(-1)
 
     def forget(self, client: int) -> None:
         """Forget a client of which nothing waits."""
-        del self.lines[client]
+        del self.backlogs[client]
         self.turns.remove(client)
 
 
@@ -170,15 +170,15 @@ class Queue:
     def __iter__(self) -> Iterator[Job]:
         """Iterate over the waiting jobs, in no order."""
         for level in self._levels.values():
-            for line in level.lines.values():
-                for lane in line.order:
+            for backlog in level.backlogs.values():
+                for lane in backlog.order:
                     yield from (job for job in lane.fresh if job.waiting)
                     yield from (job for _, _, job in lane.returned if job.waiting)
 
     def push(self, job: Job) -> None:
         """Add a job that is younger than all before it."""
         self._size += job.count
-        self._line(job).lane(job.task.priority, job.task.tags).fresh.append(job)
+        self._backlog(job).lane(job.task.priority, job.task.tags).fresh.append(job)
 
     def put_back(self, job: Job) -> None:
         """Add a job that has been in the queue before, at its old place."""
@@ -187,12 +187,12 @@ class Queue:
 
     def add_head(self, job: Job) -> None:
         """Add what was the head of a job that waits."""
-        self._line(job).lane(job.task.priority, job.task.tags).push_back(job)
+        self._backlog(job).lane(job.task.priority, job.task.tags).push_back(job)
 
     def has_rivals(self, job: Job) -> bool:
         """Whether other clients wait too, with tasks as deep as this one."""
         level = self._levels.get(job.depth)
-        return level is not None and len(level.lines) > (job.client in level.lines)
+        return level is not None and len(level.backlogs) > (job.client in level.backlogs)
 
     def charge(self, job: Job, seconds: float) -> None:
         """Note that a job, which should take so long, was given to a daemon."""
@@ -204,14 +204,14 @@ class Queue:
         """Take a waiting job out, wherever it stands."""
         job.waiting = False
         self._size -= job.count
-        line = self._levels[job.depth].lines[job.client]
-        line.live -= 1
-        line.dead += 1
-        if line.dead > line.live:  # seldom enough to cost each job no more than a constant
-            for lane in line.lanes.values():
+        backlog = self._levels[job.depth].backlogs[job.client]
+        backlog.live -= 1
+        backlog.dead += 1
+        if backlog.dead > backlog.live:  # seldom enough to cost each job no more than a constant
+            for lane in backlog.lanes.values():
                 lane.compact()
-            line.dead = 0
-        if not line.live:
+            backlog.dead = 0
+        if not backlog.live:
             self._tidy(job)
 
     def pop(self, carried: frozenset[str] | None = NO_TAGS, *, nested: bool = False) -> Job | None:
@@ -224,7 +224,7 @@ class Queue:
             if job is not None:
                 job.waiting = False
                 self._size -= job.count
-                if not self._levels[depth].lines[job.client].live:
+                if not self._levels[depth].backlogs[job.client].live:
                     self._tidy(job)
                 return job
         return None
@@ -244,8 +244,12 @@ class Queue:
 
     def wanted(self) -> set[tuple[str, ...]]:
         """Return the tags of the jobs that wait, each set once; looks at no job but the oldest."""
-        lines = (line for level in self._levels.values() for line in level.lines.values())
-        return {lane.tags for line in lines for lane in line.order if lane.head() is not None}
+        backlogs = (
+            backlog for level in self._levels.values() for backlog in level.backlogs.values()
+        )
+        return {
+            lane.tags for backlog in backlogs for lane in backlog.order if lane.head() is not None
+        }
 
     def has_nested(self) -> bool:
         """Whether a job waits that another job may be waiting for."""
@@ -255,16 +259,16 @@ class Queue:
         """Keep nothing in which nothing waits: this was its client's last job there."""
         level = self._levels[job.depth]
         level.forget(job.client)
-        if not level.lines:
+        if not level.backlogs:
             del self._levels[job.depth]
             self._depths = sorted(self._levels, reverse=True)
 
-    def _line(self, job: Job) -> _Line:
+    def _backlog(self, job: Job) -> _Backlog:
         level = self._levels.get(job.depth)
         if level is None:
             level = self._levels[job.depth] = _Level()
             self._depths = sorted(self._levels, reverse=True)
-        line = level.line(job.client)
+        backlog = level.backlog(job.client)
         job.waiting = True
-        line.live += 1
-        return line
+        backlog.live += 1
+        return backlog

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dispatcher.notices import BURST, INTERVAL, LONGEST, Notices, harmless
+from dispatcher.notices import BURST, INTERVAL, WIDTH, Notices, harmless
 
 
 def test_it_says_what_and_who_and_why() -> None:
@@ -43,9 +43,9 @@ def test_one_kind_does_not_silence_another() -> None:
         ("plain", "plain"),
         ("two\nlines\r\a\x1b[2J", "two?lines???[2J"),
         ("\u202eright to left", "?right to left"),
-        ("x" * LONGEST, "x" * LONGEST),
-        ("x" * (LONGEST + 1), "x" * LONGEST + "…"),
-        ("x" * 10**6, "x" * LONGEST + "…"),
+        ("x" * WIDTH, "x" * WIDTH),
+        ("x" * (WIDTH + 1), "x" * WIDTH + "…"),
+        ("x" * 10**6, "x" * WIDTH + "…"),
     ],
 )
 def test_what_a_stranger_says_is_made_harmless(text: str, expected: str) -> None:

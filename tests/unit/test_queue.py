@@ -206,8 +206,8 @@ def test_discarded_jobs_do_not_pile_up() -> None:
     held = sum(
         len(lane.fresh) + len(lane.returned)
         for level in queue._levels.values()
-        for line in level.lines.values()
-        for lane in line.lanes.values()
+        for backlog in level.backlogs.values()
+        for lane in backlog.lanes.values()
     )
     assert held <= 10 + 65
     assert drain(queue) == [each.key for each in kept]
