@@ -81,21 +81,21 @@ class Evaluator:
         if self._cleanup is not None and self._cleanup.stale and not task.stream:
             self._cleanup.freshen()
         begun = perf_counter()
-        call: tuple[Any, ...] = ()  # arguments, keywords, and perhaps what to run it again after
+        retry_on: list[tuple[type[BaseException], ...]] = []
         try:
             imported = len(modules)
             fn = self._functions.get(task.function)
             if fn is None:
                 fn = self._function(task.function)
                 begun = perf_counter()  # what it takes to know the function, it takes once
-            call = unpack(task.payload, task.blobs)
+            args, kwargs, *retry_on = unpack(task.payload, task.blobs)
             if len(modules) != imported and self._cleanup is not None:
                 self._cleanup.keep()  # what modules do when they are imported, they do once
             if task.stream:
                 seed(task.stream)
             outer, running.draws = running.draws, Draws(task.stream)
             try:
-                value = fn(*call[0], **call[1])
+                value = fn(*args, **kwargs)
                 if type(value) is CoroutineType:
                     value = self._await(value)
             finally:
@@ -109,7 +109,7 @@ class Evaluator:
                 raise
             if self._is_stopped is not None and self._is_stopped():
                 return Outcome(task.id, Kind.CANCELLED)
-            again = any(isinstance(error, kinds) for kinds in call[2:])
+            again = any(isinstance(error, kinds) for kinds in retry_on)
             _make_room(error)
             told = pack(_tell(error, self._reducer))
             return Outcome(task.id, Kind.ERROR, *told, self._seconds, again=again)

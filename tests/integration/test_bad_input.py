@@ -44,11 +44,13 @@ from hostile import (
     until_hung_up,
 )
 
+from dispatcher.core import MAX_ID
 from dispatcher.events import Role
 from dispatcher.keys import KeyPair
 from dispatcher.messages import (
     VERSION,
     Ask,
+    Blob,
     Cancel,
     Crash,
     Done,
@@ -174,11 +176,11 @@ def a_result(peer: Peer) -> None:
 
 
 def the_largest_id(peer: Peer) -> None:
-    peer.submit(2**64 - 1, divmod, 7, 2)
+    peer.submit(MAX_ID, divmod, 7, 2)
     message = peer.next()
     assert isinstance(message, Results)
     (outcome,) = message.outcomes
-    assert (outcome.id, outcome.kind) == (2**64 - 1, Kind.VALUE)
+    assert (outcome.id, outcome.kind) == (MAX_ID, Kind.VALUE)
     peer.say(Submit((task(3),), (F,)))
 
 
@@ -272,7 +274,38 @@ AFTER_HELLO: list[tuple[str, Role, Act, Verdict]] = [
     ("a task -1", CLIENT, say(submit(-1)), Told("task -1 after task 0")),
     ("a task twice", CLIENT, say(submit(1), Submit((task(1),))), Told("task 1 after task 1")),
     ("a task twice at once", CLIENT, say(submit(2, 2)), Told("task 2 after task 2")),
-    ("task 2^64-1 and another", CLIENT, the_largest_id, Told(f"task 3 after task {2**64 - 1}")),
+    ("task 2^62 and another", CLIENT, the_largest_id, Told(f"task 3 after task {MAX_ID}")),
+    ("task 2^64-1", CLIENT, say(submit(2**64 - 1)), Told("no numbers after")),
+    (
+        "task 2^64-1 and one that follows",
+        CLIENT,
+        say(Submit((Task(2**64 - 1, 1, b"", following=(b"",)),), (F,))),
+        Told("no numbers after"),
+    ),
+    (
+        "a run of 1,001 tasks",
+        CLIENT,
+        say(Submit((Task(1, 1, b"", following=(b"",) * 1_000),), (F,))),
+        Told("a run of 1001 tasks"),
+    ),
+    (
+        "a run with blobs",
+        CLIENT,
+        say(Submit((Task(1, 1, b"", (Blob(b"b"),), following=(b"",)),), (F,))),
+        Told("none that others could be like"),
+    ),
+    (
+        "outcomes that overlap",
+        DAEMON,
+        say(Done(tuple(Outcome(id, Kind.VALUE, b"", following=(b"",) * 5) for id in (1, 3, 2)))),
+        Dropped(),
+    ),
+    (
+        "errors in a run",
+        DAEMON,
+        say(Done((Outcome(1, Kind.ERROR, following=(b"",)),))),
+        Told("not all plain values"),
+    ),
     ("a task 2^64", CLIENT, frames(b"\x92\xa6Submit\x91\x93\xcf" + b"\xff" * 9), Told("")),
     ("an unknown function", CLIENT, say(Submit((task(1),))), Told("unknown function")),
     ("a function twice", CLIENT, say(Submit((), (F,)), Submit((), (F,))), Told("used twice")),
