@@ -30,9 +30,10 @@ QUESTIONS = {
     "idle": ["--repeats", "1"],
     "scale": ["--tasks", "10000"],
     "stopping": ["--repeats", "2", "--storm", "100"],
+    "importing": ["--repeats", "2"],
 }
 """Name -> what makes it quick."""
-PEERLESS = ("awaiting", "memory", "scale", "stopping")
+PEERLESS = ("awaiting", "memory", "scale", "stopping", "importing")
 """Those that do not let peers be chosen."""
 
 

@@ -97,6 +97,14 @@ def test_scale(tmp_path: Path) -> None:
     assert all(row["median"] > 0 for row in out["rows"])
 
 
+@pytest.mark.thorough
+def test_importing(tmp_path: Path) -> None:
+    out = measure("importing", tmp_path, "--repeats", "1")
+    who = [row["who"] for row in out["rows"]]
+    assert who[:3] == ["nothing", "mirai", "mirai, a daemon"] and "concurrent.futures" in who
+    assert all(row["median"] > 0 for row in out["rows"])
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 def test_memory(tmp_path: Path) -> None:
     out = measure("memory", tmp_path, "--repeats", "1", "--tasks", "1000")
