@@ -269,18 +269,18 @@ class Outbox:
         """
         function, label, name, changes = self._pickles.find(fn)
         fresh = changes and bool(function[0]) and not function[1]
-        payloads = [*self._packed(calls, options)]
+        payloads = self._packed(calls, options)
         return Parcel(function, label, options.name or name, payloads, options, (), fresh)
 
     def pack(self, call: Call, options: TaskOptions) -> Packed:
         """Pickle the payload of one task.  Raises SerializationError."""
-        return next(self._packed([call], options))
+        return self._packed([call], options)[0]
 
-    def _packed(self, calls: Iterable[Call], options: TaskOptions) -> Iterator[Packed]:
+    def _packed(self, calls: Iterable[Call], options: TaskOptions) -> list[Packed]:
         if not options.retry_on:
             return pack_calls(calls, self._reducer, share=self._share)
         whole = ((*call, options.retry_on) for call in calls)
-        return (pack(each, self._reducer, share=self._share) for each in whole)
+        return [pack(each, self._reducer, share=self._share) for each in whole]
 
     def add(self, parcel: Parcel, hook: Hook) -> list[Mirai[Any]]:
         """Add the tasks of a parcel; return their mirais, which call ``hook`` when cancelled."""

@@ -84,17 +84,19 @@ def pack_calls(
     reducer: Reducer | None = None,
     *,
     share: Share | None = None,
-) -> Iterator[Packed]:
+) -> list[Packed]:
     """Pickle the arguments and keywords of calls, like ``pack``, and sooner where they are few."""
+    packed: list[Packed] = []
     dumps, is_plain = pickle.dumps, _SCALARS.issuperset
     for call in calls:
         args, kwargs = call
         if not kwargs and len(args) < _PLAIN_ITEMS and is_plain(map(type, args)):
             data = dumps(call, 5)
             if len(data) < LARGE:
-                yield data, ()
+                packed.append((data, ()))
                 continue
-        yield pack(call, reducer, share=share)
+        packed.append(pack(call, reducer, share=share))
+    return packed
 
 
 def dumps(value: object, reducer: Reducer | None = None) -> bytes:
