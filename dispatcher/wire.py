@@ -113,7 +113,7 @@ def decode(frames: Sequence[Buffer], expected: UnionType | type[Any]) -> Message
 
 
 def batches(parts: Sequence[_Part]) -> Iterator[tuple[_Part, ...]]:
-    """Split ``parts`` into runs that each fit into one message."""
+    """Split ``parts`` into batches that each fit into one message."""
     if len(parts) == 1:
         yield (parts[0],)
         return
@@ -173,7 +173,7 @@ def _run(outcomes: Sequence[Outcome]) -> Outcome:
 def work(
     tasks: Sequence[Task], functions: Sequence[Function]
 ) -> Iterator[tuple[tuple[Task, ...], tuple[Function, ...]]]:
-    """Split tasks, and the functions that they need, into runs that each fit into one message.
+    """Split tasks, and the functions that they need, into batches that each fit into one message.
 
     No function comes after a task that needs it.
     """

@@ -16,8 +16,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count, islice
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from dispatcher.log import Guarded
 from dispatcher.messages import (
@@ -51,7 +52,7 @@ from mirai._errors import (
 from mirai._feed import Feed
 from mirai._future import Mirai, check_may_wait, on_event_loop, settlers
 from mirai._options import TaskOptions
-from mirai._outbox import Call, Outbox, Parcel
+from mirai._outbox import Call, Hook, Outbox, Parcel
 from mirai._pending import Pending
 from mirai._printer import Printer, tag
 from mirai._serialize import Reducer
@@ -72,6 +73,8 @@ SENDS_WHOLE = sys.platform == "linux"
 
 WATCH = 0
 """The number under which the channel itself asks; those of callers' requests are larger."""
+
+M = TypeVar("M", bound=Sequence[Mirai[Any]])
 
 Explain = Callable[[], MiraiError | None]
 
@@ -218,13 +221,7 @@ class Channel:
         if self._budget is not None:
             return self.submit(fn, calls, options)
         parcel = self._outbox.parcel(fn, calls, options)
-        with self._lock:
-            inside, self._adding = self._adding, True
-            self._check_open()
-            mirais = self._outbox.add_lot(parcel, self._hook)
-            self._wake()
-            self._adding = inside
-        return mirais
+        return self._add(self._outbox.add_lot, parcel)
 
     def try_submit(
         self, fn: Callable[..., Any], call: Call, options: TaskOptions
@@ -259,13 +256,7 @@ class Channel:
         Raises like ``submit``.
         """
         parcel = self._outbox.parcel(fn, [call], options)
-        with self._lock:
-            inside, self._adding = self._adding, True
-            self._check_open()
-            mirais = self._outbox.add_standing(parcel, answers, self._hook)
-            self._wake()
-            self._adding = inside
-        return mirais
+        return self._add(partial(self._outbox.add_standing, answers=answers), parcel)
 
     def ask(self, at_least: int = 0) -> Mirai[Any]:
         """Ask for the dispatcher's PoolReport, as soon as so many daemons are there."""
@@ -334,10 +325,14 @@ class Channel:
         return request
 
     def _send(self, parcel: Parcel) -> list[Mirai[Any]]:
+        return self._add(self._outbox.add, parcel)
+
+    def _add(self, add: Callable[[Parcel, Hook], M], parcel: Parcel) -> M:
+        """Put a parcel into the outbox, and see that it is sent; return its mirais."""
         with self._lock:
             inside, self._adding = self._adding, True
             self._check_open()
-            mirais = self._outbox.add(parcel, self._hook)
+            mirais = add(parcel, self._hook)
             if inside or not self._send_itself():
                 self._wake()
             self._adding = inside

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 
 NAP = 0.0005
-"""How long the owner sleeps before it looks again, in seconds: so long may nobody listen."""
+"""How long the owner sleeps before it looks again, in seconds: for two naps may nobody listen."""
 
 
 class Ear:

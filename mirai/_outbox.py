@@ -319,7 +319,7 @@ class Outbox:
         mirai._submitted = now
         return mirai
 
-    def add_standing(self, parcel: Parcel, answers: int, hook: Hook) -> list[Mirai[Any]]:
+    def add_standing(self, parcel: Parcel, hook: Hook, answers: int) -> list[Mirai[Any]]:
         """Add a call for every daemon; return the mirais of the first so many answers."""
         number = self._number(parcel)
         payload, blobs = parcel.payloads[0]

@@ -121,7 +121,7 @@ class SyncChannel:
         parcel = self._outbox.parcel(fn, [call], options)
         with self._lock:
             self._check_open()
-            mirais = self._outbox.add_standing(parcel, 1, lambda _: None)
+            mirais = self._outbox.add_standing(parcel, lambda _: None, 1)
             messages = list(self._outbox.take().messages(self._pending))
         self._obey(messages)
         return mirais

@@ -196,7 +196,7 @@ class Client:
         if not self.alive:
             raise DispatcherLost("this client has left")
         parcel = self._outbox.parcel(fn, [(args, kwargs)], DEFAULTS)
-        return self._outbox.add_standing(parcel, answers, self._cancel)
+        return self._outbox.add_standing(parcel, self._cancel, answers)
 
     def recount(self, mirai: Mirai[Any]) -> None:
         """Ask for the story of a task that it has submitted."""

@@ -106,14 +106,17 @@ def uses_optional_packages(source: str) -> set[str]:
     return roots(source) - set(sys.stdlib_module_names) - {*PACKAGES, *DEPENDENCIES}
 
 
+def calls(source: str) -> Iterator[ast.Call]:
+    """Yield all calls in a file."""
+    return (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+
+
 def prints(source: str) -> set[str]:
     """A library does not write to its user's terminal."""
     return {
         f"print in line {node.lineno}"
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id == "print"
+        for node in calls(source)
+        if isinstance(node.func, ast.Name) and node.func.id == "print"
     }
 
 
@@ -121,9 +124,8 @@ def may_wait_for_a_peer(source: str) -> set[str]:
     """What goes to a peer is sent at once or not at all: one that reads nothing holds up nobody."""
     return {
         f"line {node.lineno} may block"
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
+        for node in calls(source)
+        if isinstance(node.func, ast.Attribute)
         and node.func.attr in ("send", "send_multipart")
         and ast.unparse(node.func.value) in ("self._router", "self._socket")
         and not any("NOBLOCK" in ast.unparse(part) for part in node.args)
