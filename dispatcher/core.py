@@ -16,6 +16,10 @@ long tasks are given one at a time, to whoever is free, and tiny ones by the hun
 estimate was wrong (a daemon that has more than one task in hand is silent for ``PATIENCE``
 seconds), what it has not started is recalled, and others get it.
 
+*Priority.*  A task that comes while all have their hands full goes before what its client sent
+with a lower priority, also before what a daemon has been given and not started: one daemon's is
+recalled, once for each submission, and goes back to its place in the queue.
+
 *Lending.*  A task may itself be a client, and wait for what it has submitted.  While a daemon's
 task has such tasks unanswered, the daemon *lends* its place: it is given nothing, what it has not
 started is recalled, and the shell is told to have another daemon in its stead.  What lies deepest
@@ -33,7 +37,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any, TypeVar
 
 from msgspec import structs
@@ -117,6 +121,8 @@ MAX_LOSSES = 5
 """How many daemons may die of what they were given, as it seems, until that fails."""
 LOOK = 2.0
 """Seconds between looks at the daemons that work; those on the same task ever since are pinged."""
+GLANCES = 8
+"""How many daemons are looked at for one that has been given less urgent work, at most."""
 STALL = 2.0
 """Seconds without an answer after which a daemon that was pinged counts as stalled."""
 MAX_ESTIMATES = 10_000
@@ -159,6 +165,7 @@ class Dispatcher:
         # Both in the order of time, since every entry gets the same delay.
         self._silent: dict[int, float] = {}  # daemons with spare tasks in hand, since when
         self._stubborn: dict[Job, float] = {}  # interrupted jobs, since when
+        self._urgent: list[Job] = []  # submitted just now, above what their clients sent before
         self._lending: dict[int, Daemon] = {}
         self._told_of: set[int] = set()  # those of which the shell has been told
         self._doubtful: set[int] = set()  # daemons of which it may have changed whether they lend
@@ -199,6 +206,8 @@ class Dispatcher:
         self._distribute(now)
         while self._lend():
             self._distribute(now)
+        if self._urgent:
+            self._make_way(now)
         self._look(now)
         self._halt_if_drained()
         return self._flush()
@@ -499,6 +508,7 @@ class Dispatcher:
 
     def _accept(self, client: Client, tasks: Sequence[Task], now: float) -> None:
         depth = 0
+        urgent: Job | None = None
         if client.daemon:
             depth = self._depth_around(client) + 1
             self._doubtful.add(client.daemon)
@@ -517,6 +527,12 @@ class Dispatcher:
             client.jobs.update(dict.fromkeys(job.ids, job))
             self._queue.push(job)
             client.last = task.id + count - 1
+            if task.priority > (client.lowest if urgent is None else urgent.task.priority):
+                urgent = job
+            elif task.priority < client.lowest:
+                client.lowest = task.priority
+        if urgent is not None:
+            self._urgent.append(urgent)
 
     def _depth_around(self, client: Client) -> int:
         """Return the depth of the job from which a client in a daemon's process submits."""
@@ -977,6 +993,17 @@ class Dispatcher:
             self._post(daemon.peer).recall.extend(keys)
         self._rank(daemon, now)
 
+    def _make_way(self, now: float) -> None:
+        """Recall what daemons have not started, and is less urgent than what has come and waits."""
+        urgent, self._urgent = self._urgent, []
+        for job in urgent:
+            for peer in list(islice(self._silent, GLANCES)) if job.waiting else ():
+                daemon = self._daemons[peer]
+                fits = daemon.tags.issuperset(job.task.tags)
+                if fits and any(_is_outranked(other, job) for other in daemon.jobs()[1:]):
+                    self._recall(daemon, now)
+                    break
+
     def _kill_stubborn(self, now: float) -> None:
         """Order the end of daemons whose interrupted task does not leave; look again later."""
         for job, _ in list(_due(self._stubborn.items(), now - self._grace)):
@@ -1132,6 +1159,12 @@ def _current(daemon: Daemon) -> str:
 
 def _is_plain(outcome: Outcome) -> bool:
     return outcome.kind is Kind.VALUE and not (outcome.blobs or outcome.log or outcome.again)
+
+
+def _is_outranked(job: Job, other: Job) -> bool:
+    """Whether another job of the same client goes before it."""
+    same = (job.client, job.depth, job.cancelled) == (other.client, other.depth, False)
+    return same and not job.pinned and job.task.priority < other.task.priority
 
 
 def _cost(job: Job) -> float:

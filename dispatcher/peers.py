@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ class Client:
 
     peer: int
     last: int = 0  # the largest task id so far
+    lowest: float = math.inf  # the lowest priority so far
     jobs: dict[int, Job] = field(default_factory=dict)  # by its own id of each task; unanswered
     functions: dict[int, FunctionEntry] = field(default_factory=dict)  # by its own number
     standing: list[Standing] = field(default_factory=list)

@@ -109,6 +109,9 @@ class Pool:
     def done(self, daemon: int, *keys: int, seconds: float = TINY) -> list[Command]:
         return self.step((daemon, done(*keys, seconds=seconds)))
 
+    def returned(self, daemon: int, *keys: int) -> list[Command]:
+        return self.step((daemon, Returned(keys)))
+
     def learn(self, seconds: float, daemon: int = D1, client: int = CLIENT) -> None:
         """Let one task of F end, so that its duration is known."""
         self.submit(self.core._clients[client].last + 1, client=client)
@@ -230,6 +233,38 @@ def test_higher_priority_is_given_first() -> None:
     pool.submit(2)
     pool.submit(3, priority=1)
     assert given(pool.done(D1, 1, seconds=1), D1) == [3]
+
+
+def test_a_more_urgent_task_goes_before_what_a_daemon_has_not_started() -> None:
+    pool = Pool([D1])
+    pool.learn(HORIZON / 10)
+    pool.submit(*range(2, 40))
+    begun, *spare = pool.hand(D1)
+    commands = pool.submit(40, priority=1)
+    assert sent(commands, D1, Recall) == [Recall(tuple(spare))]
+    pool.returned(D1, *spare)
+    assert pool.hand(D1)[:3] == [begun, 40, 3]
+
+
+def test_what_is_as_urgent_or_another_clients_is_not_recalled() -> None:
+    pool = Pool([D1], [CLIENT, OTHER])
+    pool.learn(HORIZON / 10)
+    pool.submit(*range(2, 40))
+    pool.submit(1, client=OTHER)
+    commands = pool.submit(40) + pool.submit(2, client=OTHER, priority=3)
+    assert not sent(commands, D1, Recall)
+
+
+def test_less_urgent_tasks_are_not_handed_to_and_fro() -> None:
+    pool = Pool([D1, D2])
+    pool.learn(HORIZON / 10)
+    pool.submit(*range(2, 100))
+    spare = {peer: pool.hand(peer)[1:] for peer in (D1, D2)}
+    commands = [each for id in range(100, 110) for each in pool.submit(id, priority=id)]
+    for peer in (D1, D2):
+        assert sent(commands, peer, Recall) == [Recall(tuple(spare[peer]))]
+    commands = pool.returned(D1, *spare[D1]) + pool.returned(D2, *spare[D2])
+    assert not sent(commands, D1, Recall) + sent(commands, D2, Recall)
 
 
 def test_clients_take_turns() -> None:
