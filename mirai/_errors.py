@@ -9,6 +9,7 @@ MiraiError
  │   └─ AuthenticationError   the pool does not accept our key, or is not whom we expect
  ├─ SerializationError   an argument, a function or a result cannot be pickled
  ├─ QueueFull            the memory budget is used up
+ ├─ LaunchError          a platform did not start daemons, or does not answer
  └─ ProtocolError        the other side speaks another language
 """
 
@@ -108,6 +109,10 @@ class SerializationError(MiraiError):
 
 class QueueFull(MiraiError):
     """The pool's memory budget is used up."""
+
+
+class LaunchError(MiraiError):
+    """A platform did not start daemons, or does not answer; the message has its own words."""
 
 
 class ProtocolError(MiraiError):

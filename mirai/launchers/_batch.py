@@ -1,0 +1,164 @@
+"""What the schedulers of clusters have in common: options, a job script, and one submission.
+
+Each is asked by its own programs, and shares our files with its nodes: the keys of a launch lie
+in a file that only its user can read, and the script names that file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mirai._limits import seconds
+from mirai._pool_options import size_in_bytes
+from mirai.launchers._base import Handle, Launcher, Order
+from mirai.launchers._command import daemon_command
+from mirai.launchers._script import Script, directives
+from mirai.launchers._submit import submit
+
+MARGIN = 60.0
+"""How long before the end of its time a daemon takes no more tasks, in seconds, at most: a tenth
+of its time where that is less."""
+SHOWN = Order(1, "mirai-NAME", "", "DIRECTORY", "DIRECTORY/keys.json")
+"""What ``job_script`` shows in place of a launch."""
+
+_ONE_LINE = re.compile(r"[^\r\n\0]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchLauncher(Launcher):
+    """The options that every scheduler knows, in whatever words.
+
+    ``cpus`` of each daemon; ``memory`` in bytes, or like ``"8GiB"``; ``walltime`` in seconds, or
+    like ``"1h"``: shortly before it is over, a daemon takes no more tasks.  ``log_dir`` is where
+    the jobs' output goes, and stays; by default it is removed with the pool.  ``prologue`` and
+    ``epilogue`` are lines for the shell, before and after the daemon (``module load python``).
+    ``python`` is the interpreter on the nodes, by default this one at the same path.
+    ``directives_extra`` are added to the script as they are, without their prefix
+    (``"--mail-type=FAIL"``), and those that begin with one of ``directives_skip`` are left out.
+    Of n daemons at once, ``max_array`` are one job array at most.
+
+    Raises TypeError or ValueError.
+    """
+
+    cpus: int = 1
+    memory: int | str | None = None
+    walltime: float | str | None = None
+    account: str | None = None
+    log_dir: str | None = None
+    prologue: Sequence[str] = ()
+    epilogue: Sequence[str] = ()
+    python: str | None = None
+    directives_extra: Sequence[str] = ()
+    directives_skip: Sequence[str] = ()
+    max_array: int = 1_000
+
+    prefix: ClassVar[str]
+    """What a directive begins with, such as ``"#SBATCH"``."""
+    job: ClassVar[str]
+    """What the shell expands to the id of a job that is none of an array."""
+    job_of_array: ClassVar[str]
+    """The same for one of an array."""
+    submission: ClassVar[tuple[str, ...]]
+    """The program that reads a script and starts it."""
+    id: ClassVar[re.Pattern[str]]
+    """What that program says; the first group is the job's id."""
+    shares_files: ClassVar[bool] = True
+    patience: ClassVar[float] = 86_400.0
+
+    def __post_init__(self) -> None:
+        for name in ("cpus", "max_array"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+            if value < 1:
+                raise ValueError(f"{name} must be positive: {value}")
+        self.memory_bytes()
+        self.walltime_seconds()
+        for field in dataclasses.fields(self):
+            _check_text(field.name, getattr(self, field.name))
+
+    # ── what a scheduler adds ────────────────────────────────────────────────────────────
+
+    @abstractmethod
+    def directives(self, order: Order) -> list[str]:
+        """Return what the script asks of the scheduler for this launch, without the prefix."""
+
+    @abstractmethod
+    def ids(self, id: str, count: int) -> list[str]:
+        """Return the ids of the jobs of an array of so many, as ``job_of_array`` gives them."""
+
+    def log_path(self, order: Order, id: str) -> str:
+        """Return where the output of a job goes: what ``directives`` asks for."""
+        return os.path.join(self.log_directory(order), f"{order.name}.{id}.log")
+
+    # ── for all ──────────────────────────────────────────────────────────────────────────
+
+    def memory_bytes(self) -> int | None:
+        """Return the memory of each daemon."""
+        return None if self.memory is None else size_in_bytes("memory", self.memory)
+
+    def walltime_seconds(self) -> int | None:
+        """Return the time of each daemon, in whole seconds."""
+        if self.walltime is None:
+            return None
+        return max(1, round(seconds("walltime", self.walltime)))
+
+    def log_directory(self, order: Order) -> str:
+        """Return where the jobs' output goes."""
+        return order.directory if self.log_dir is None else os.path.abspath(self.log_dir)
+
+    def job_script(self, n: int = 1) -> str:
+        """Return the script by which ``n`` daemons would be launched, for people to read."""
+        return self.script(dataclasses.replace(SHOWN, count=n))
+
+    def script(self, order: Order) -> str:
+        """Return the script of a launch."""
+        wanted = [*self.directives(order), *self.directives_extra]
+        command = daemon_command(order.key_file, self.python)
+        if (whole := self.walltime_seconds()) is not None:
+            command += f" --wall-time {whole - min(MARGIN, whole / 10):g}s"
+        return Script(
+            directives(self.prefix, wanted, self.directives_skip),
+            self.job if order.count == 1 else self.job_of_array,
+            command,
+            self.prologue,
+            self.epilogue,
+        ).text()
+
+    def launch(self, order: Order) -> list[Handle]:
+        """Submit one job, or arrays of ``max_array`` jobs at most."""
+        os.makedirs(self.log_directory(order), exist_ok=True)
+        handles: list[Handle] = []
+        while (left := order.count - len(handles)) > 0:
+            part = dataclasses.replace(order, count=min(left, self.max_array))
+            try:
+                handles += self._submit(part)
+            except BaseException:
+                self.terminate(handles)  # all of them, or none
+                raise
+        return handles
+
+    def _submit(self, order: Order) -> list[Handle]:
+        id = submit(self.submission, self.script(order), self.id)
+        ids = [id] if order.count == 1 else self.ids(id, order.count)
+        return [Handle(each, order.name, self.log_path(order, each)) for each in ids]
+
+
+def _check_text(name: str, value: object) -> None:
+    """Raise where an option would be something else in a script than it is meant to be."""
+    many = name.startswith(("prologue", "epilogue", "directives"))
+    if many and (isinstance(value, str) or not isinstance(value, Sequence)):
+        raise TypeError(f"{name} must be a list of lines, not {value!r}")
+    if not many and value is not None and not isinstance(value, (str, int, float)):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    for text in value if many and isinstance(value, Sequence) else [value]:
+        if many and not isinstance(text, str):
+            raise TypeError(f"{name} must hold lines, not {text!r}")
+        if isinstance(text, str) and not _ONE_LINE.fullmatch(text):
+            raise ValueError(f"{name} must be one line: {text!r}")

@@ -1,0 +1,66 @@
+"""Asking a platform's own programs: what they refuse becomes an error with their own words."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Sequence
+
+from mirai._errors import LaunchError
+from mirai.launchers._command import in_words
+
+TIMEOUT = 120.0
+"""Seconds that a program has to answer."""
+MOST = 4_000
+"""How much of what it says is told, in characters."""
+
+
+def ask(argv: Sequence[str], stdin: str = "", *, timeout: float = TIMEOUT) -> str:
+    """Run a program; return what it prints.
+
+    Raises LaunchError with what it says where it cannot be run, fails or does not answer.
+    """
+    done = run(argv, stdin, timeout=timeout)
+    if done.returncode:
+        raise LaunchError(f"{_said(argv, done)}")
+    return done.stdout
+
+
+def run(
+    argv: Sequence[str], stdin: str = "", *, timeout: float = TIMEOUT
+) -> subprocess.CompletedProcess[str]:
+    """Run a program, whatever its exit code.  Raises LaunchError where that cannot be done."""
+    try:
+        return subprocess.run(
+            argv,
+            input=stdin,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout,
+            start_new_session=True,  # Ctrl-C is for us
+        )
+    except subprocess.TimeoutExpired:
+        raise LaunchError(f"`{in_words(argv)}` has not answered within {timeout:g} s") from None
+    except OSError as error:
+        raise LaunchError(f"`{argv[0]}` cannot be run: {error.strerror}") from None
+
+
+def submit(argv: Sequence[str], script: str, id: re.Pattern[str]) -> str:
+    """Submit a job script by a program that reads it; return the job's id.
+
+    ``id`` is searched in what the program prints; its first group is the id.  Raises LaunchError.
+    """
+    done = run(argv, script)
+    if done.returncode:
+        raise LaunchError(_said(argv, done))
+    match = id.search(done.stdout)
+    if match is None:
+        raise LaunchError(f"{_said(argv, done)}: no job id is in there")
+    return match[1]
+
+
+def _said(argv: Sequence[str], done: subprocess.CompletedProcess[str]) -> str:
+    text = "\n".join(part for part in (done.stderr.strip(), done.stdout.strip()) if part)
+    how = f"exit code {done.returncode}" if done.returncode >= 0 else f"signal {-done.returncode}"
+    return f"`{in_words(argv)}` ended with {how}, and said: {text[-MOST:] or 'nothing'}"
