@@ -16,6 +16,9 @@ long tasks are given one at a time, to whoever is free, and tiny ones by the hun
 estimate was wrong (a daemon that has more than one task in hand is silent for ``PATIENCE``
 seconds), what it has not started is recalled, and others get it.
 
+*Time.*  A daemon that knows its end (the wall time of a batch job) is not given what it should
+have no time for; it is let go instead, and hands back what it has not started.
+
 *Priority.*  A task that comes while all have their hands full goes before what its client sent
 with a lower priority, also before what a daemon has been given and not started: one daemon's is
 recalled, once for each submission, and goes back to its place in the queue.
@@ -69,6 +72,8 @@ from dispatcher.messages import (
     Cancel,
     Crash,
     DaemonReport,
+    Despair,
+    Dismiss,
     Done,
     Everywhere,
     Function,
@@ -121,6 +126,8 @@ MAX_LOSSES = 5
 """How many daemons may die of what they were given, as it seems, until that fails."""
 LOOK = 2.0
 """Seconds between looks at the daemons that work; those on the same task ever since are pinged."""
+ENOUGH = 0.5
+"""The part of a daemon's time that a call may take which it is still to be given in time."""
 GLANCES = 8
 """How many daemons are looked at for one that has been given less urgent work, at most."""
 STALL = 2.0
@@ -146,11 +153,22 @@ STUCK = (
 class Dispatcher:
     """The pool: who is there, what waits, and who has what in hand."""
 
-    def __init__(self, *, grace: float = 5.0, kept: int = 0, spare: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        grace: float = 5.0,
+        kept: int = 0,
+        spare: int = 0,
+        python: str = "",
+        package: str = "",
+    ) -> None:
         """``grace``: seconds that an interrupted task has to leave before its daemon is killed.
 
-        ``kept`` local daemons are to come, and up to ``spare`` more where daemons lend.
+        ``kept`` local daemons are to come, and up to ``spare`` more where daemons lend.  Peers
+        with another version of ``python`` or of this ``package`` are refused.
         """
+        self._python = python
+        self._package = package
         self._grace = grace
         self._kept = kept
         self._spare = spare
@@ -244,6 +262,7 @@ class Dispatcher:
                     tags=daemon.hello.tags,
                     task=_current(daemon),
                     seconds=now - daemon.began if daemon.hand else 0.0,
+                    job=daemon.hello.job,
                 )
                 for peer, daemon in self._daemons.items()
             ),
@@ -338,6 +357,12 @@ class Dispatcher:
                 self._failure = crash
             case Barren(crash):
                 self._barren = crash
+            case Despair(crash):
+                self._client(peer)
+                self._barren = crash
+            case Dismiss(count):
+                self._client(peer)
+                self._retire([d.peer for d in self._daemons.values() if d.hello.job], count, now)
             case Everywhere():
                 self._everywhere(self._client(peer), event, now)
             case Cancel(ids):
@@ -391,14 +416,15 @@ class Dispatcher:
     def _join(self, peer: int, role: Role, hello: Hello, now: float) -> None:
         if self.is_member(peer):
             raise ProtocolError("a second hello")
-        if hello.version != VERSION:
-            raise ProtocolError(f"protocol version {hello.version}, wanted {VERSION}")
+        self._check_versions(hello)
         self._post(peer).first.append(Welcome(peer))
         if role is Role.CLIENT:
             client = self._clients[peer] = Client(peer)
             self._find_its_daemon(client, hello)
         else:
             daemon = Daemon(peer, hello, now, tags=frozenset(hello.tags))
+            if 0.0 < hello.left < MAX_TIMEOUT:
+                daemon.ends = now + hello.left
             self._daemons[peer] = daemon
             self._idle.add(daemon)
             self._cumulative += 1
@@ -406,6 +432,19 @@ class Dispatcher:
             for standing in self._standing:
                 self._pin(standing, daemon, now)
             self._answer_asked(now)
+
+    def _check_versions(self, hello: Hello) -> None:
+        """Refuse who could not read what others send: here, where the reason can still be told."""
+        if hello.version != VERSION:
+            raise ProtocolError(f"protocol version {hello.version}, wanted {VERSION}")
+        for what, theirs, ours in (
+            ("Python", hello.python, self._python),
+            ("mirai", hello.package, self._package),
+        ):
+            if theirs and ours and theirs != ours:
+                raise ProtocolError(
+                    f"{what} {theirs} is there, and {ours} here: they must be alike"
+                )
 
     def _find_its_daemon(self, client: Client, hello: Hello) -> None:
         """See whether it is a daemon's process that has become a client too."""
@@ -457,6 +496,9 @@ class Dispatcher:
             self._clients[client].daemon = 0
         for entry in daemon.knows:
             entry.holders.discard(daemon.peer)
+        if daemon.hello.job:  # which nobody here has started, so that only it could tell
+            hello = daemon.hello
+            crash = structs.replace(crash, host=hello.host, pid=hello.pid, job=hello.job)
         how = f"that daemon was lost: {cause(crash)}"
         for job in daemon.jobs():
             daemon.drop(job)
@@ -683,6 +725,8 @@ class Dispatcher:
                     # In this order, min and max make a number even of NaN.
                     mean = max(0.0, min(MOST, outcome.seconds / count))
                     job.function.estimate.learn(mean, job.count)
+                    if mean == MOST and outcome.seconds < MAX_TIMEOUT:
+                        job.function.estimate.learn_long(outcome.seconds / count)
                 self._answer(job, outcome, start, daemon, now)
         if head not in daemon.hand:
             daemon.overdue = False
@@ -932,10 +976,15 @@ class Dispatcher:
                 if job is None:
                     unfit.add(daemon.tags)
                     break
+                if not _has_time(daemon, job, now):
+                    self._queue.put_back(job)
+                    self._let_go(daemon, now)
+                    break
                 given = self._take_off(daemon, job, share)
                 self._give(daemon, given, now)
                 share -= given.count
-            self._place(daemon, now)
+            if not daemon.leaving:
+                self._place(daemon, now)
 
     def _take_off(self, daemon: Daemon, job: Job, share: int) -> Job:
         """Return what a daemon is given of a job that was taken out of the queue.
@@ -1171,6 +1220,19 @@ def _cost(job: Job) -> float:
     """Return how many seconds each of a job's tasks should take."""
     seconds = job.function.estimate.seconds
     return HORIZON if seconds is None or job.losses > 1 else seconds + OVERHEAD
+
+
+def _has_time(daemon: Daemon, job: Job, now: float) -> bool:
+    """Whether a daemon that ends at some time should be done with a job by then.
+
+    For what takes longer than it would ever have had, it must do.
+    """
+    if daemon.ends == math.inf:
+        return True
+    estimate = job.function.estimate
+    seconds = max(estimate.long, estimate.seconds or 0.0)
+    left = daemon.ends - now - daemon.load
+    return seconds <= left or seconds > ENOUGH * (daemon.ends - daemon.since)
 
 
 def _room(daemon: Daemon, job: Job) -> int:

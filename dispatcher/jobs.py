@@ -13,11 +13,13 @@ from dispatcher.messages import Function, Task
 class Estimate:
     """The mean time of a function's calls, in seconds; None until one has ended."""
 
-    __slots__ = ("count", "seconds")
+    __slots__ = ("count", "long", "seconds")
 
     def __init__(self) -> None:
         self.seconds: float | None = None
         self.count = 0
+        self.long = 0.0
+        """How long those take that take longer than they count for; 0: none has."""
 
     def learn(self, seconds: float, count: int = 1) -> None:
         """Take so many more durations into the mean: all alike at first, the recent ones later."""
@@ -27,6 +29,10 @@ class Estimate:
         else:
             weight = 0.1 if count == 1 else 1 - 0.9**count
             self.seconds += (seconds - self.seconds) * max(weight, count / self.count)
+
+    def learn_long(self, seconds: float) -> None:
+        """Take in how long a call has really taken that counts as a shorter one."""
+        self.long += (seconds - self.long) * (0.5 if self.long else 1.0)
 
 
 class FunctionEntry:

@@ -5,6 +5,7 @@ call and one encryption, whatever its length.  A task's payload and an outcome's
 opaque here and everywhere else in ``dispatcher``.
 
     client ──▶ dispatcher    Hello  Submit  Everywhere  Cancel  Ask  Recount  Scale
+    host ────▶ dispatcher    besides: Admit  Expel  Dismiss  Despair
     client ◀── dispatcher    Welcome  Refused  Results  Report  Told  Printed  Stop
     daemon ──▶ dispatcher    Hello  Done  Returned  Printed  Pong  Leave
     daemon ◀── dispatcher    Welcome  Refused  Run  Recall  Interrupt  Ping  Stop
@@ -165,6 +166,8 @@ class Crash(_Part, frozen=True):
     attempt: int = 1
     tail: str = ""
     """The last lines that the daemon printed."""
+    job: str = ""
+    """The job of a platform that the daemon was; empty if it was none."""
 
 
 class Step(_Part, frozen=True):
@@ -256,6 +259,8 @@ class DaemonReport(_Part, frozen=True):
     """The function that it is evaluating; empty if none."""
     seconds: float = 0.0
     """For how long it has been evaluating that, in seconds, as far as the dispatcher can know."""
+    job: str = ""
+    """The job that it is for the platform on which it was launched; empty if it is none."""
 
 
 class Refusals(_Part, frozen=True):
@@ -300,6 +305,14 @@ class Hello(_Message, frozen=True):
     pid: int = 0
     tags: tuple[str, ...] = ()
     """What a daemon carries."""
+    python: str = ""
+    """Its version of Python, as in ``"3.11"``; empty: it does not say."""
+    package: str = ""
+    """Its version of this package; empty: it does not say."""
+    job: str = ""
+    """What a daemon is for the platform that has launched it; empty if none has."""
+    left: float = 0.0
+    """After how many seconds a daemon ends for certain; 0: it knows of no end."""
 
 
 class Welcome(_Message, frozen=True):
@@ -356,6 +369,31 @@ class Scale(_Message, frozen=True):
     """What the daemons are given besides what all are given, also those beyond ``count`` that
     are still there; empty: nothing; None: what they were given before.  Only the pool's owner
     may say anything else than None."""
+
+
+class Admit(_Message, frozen=True):
+    """Let those in who prove one of these keys, from now on, as what it makes them."""
+
+    keys: dict[str, str]
+    """Public key -> ``"daemon"`` or ``"client"``."""
+
+
+class Expel(_Message, frozen=True):
+    """Let nobody in any more who proves one of these keys."""
+
+    keys: tuple[str, ...]
+
+
+class Dismiss(_Message, frozen=True):
+    """Let so many of the daemons go that are jobs of a platform: idle ones first."""
+
+    count: int
+
+
+class Despair(_Message, frozen=True):
+    """No daemon will come, for this reason, unless one joins nevertheless: fail what waits."""
+
+    crash: Crash
 
 
 class Recount(_Message, frozen=True):
@@ -446,7 +484,9 @@ class Leave(_Message, frozen=True):
     """Whether it leaves because there was nothing to do."""
 
 
-FromClient = Hello | Submit | Everywhere | Cancel | Ask | Recount | Scale
+FromHost = Admit | Expel | Dismiss | Despair
+"""What only the client may say to whose process the pool belongs."""
+FromClient = Hello | Submit | Everywhere | Cancel | Ask | Recount | Scale | FromHost
 FromDaemon = Hello | Done | Returned | Printed | Pong | Leave
 ToClient = Welcome | Refused | Results | Report | Told | Printed | Stop
 ToDaemon = Welcome | Refused | Run | Recall | Interrupt | Ping | Stop
@@ -460,6 +500,10 @@ Message = (
     | Ask
     | Recount
     | Scale
+    | Admit
+    | Expel
+    | Dismiss
+    | Despair
     | Results
     | Report
     | Told

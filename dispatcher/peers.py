@@ -51,6 +51,7 @@ class Daemon:
     peer: int
     hello: Hello
     since: float
+    ends: float = math.inf  # when it ends for certain, whatever it does
     # By the key of each task, in the order of evaluation.
     hand: dict[int, Job] = field(default_factory=dict)
     load: float = 0.0  # seconds that the hand should take

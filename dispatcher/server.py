@@ -26,7 +26,7 @@ from typing import Any
 import msgspec
 import zmq
 
-from dispatcher import descriptors
+from dispatcher import __version__, descriptors
 from dispatcher.core import Dispatcher
 from dispatcher.desk import Owner, Peer, Way
 from dispatcher.events import (
@@ -55,10 +55,13 @@ from dispatcher.lines import Lines
 from dispatcher.log import Guarded, show
 from dispatcher.logbook import Logbook
 from dispatcher.messages import (
+    Admit,
     Buffer,
     Crash,
+    Expel,
     FromClient,
     FromDaemon,
+    FromHost,
     Hello,
     Leave,
     Message,
@@ -81,6 +84,9 @@ none of it."""
 
 LONGEST = 3_600.0
 """How long to sleep at most, in seconds: the system knows no number for a year."""
+
+PYTHON = "{}.{}".format(*sys.version_info)
+"""The version of Python that all peers must have: what one pickles, another must read."""
 
 Deliver = Callable[[Message], None]
 
@@ -136,7 +142,13 @@ class Server:
         When it begins to drain, ``on_drain`` is told how many tasks are left, if there are any.
         """
         self._config = config
-        self._core = Dispatcher(grace=config.grace, kept=config.plan.count, spare=SPARE)
+        self._core = Dispatcher(
+            grace=config.grace,
+            kept=config.plan.count,
+            spare=SPARE,
+            python=PYTHON,
+            package=__version__,
+        )
         self._logbook = Logbook(self._core)
         self._notices = Notices()
         self._peers: dict[int, Peer] = {}
@@ -206,6 +218,8 @@ class Server:
         def hear(message: Message) -> None:
             if isinstance(message, Hello):
                 self.greet(peer, message)
+            elif isinstance(message, FromHost):
+                self._take_from_host(peer, message)
             else:
                 self._events.append((peer.number, message))
 
@@ -344,11 +358,27 @@ class Server:
             return
         if isinstance(message, Leave) and peer.owner.process is not None:
             peer.owner.process.left_idle = message.idle
+        if isinstance(message, FromHost):
+            self._take_from_host(peer, message)
+            return
         if isinstance(message, Scale) and not peer.owner.is_host:
             if not self._config.plan.count:
                 return  # no daemon shall run on this machine
             message = Scale(message.count)  # and none in an environment that others choose
         self._events.append((peer.number, message))
+
+    def _take_from_host(self, peer: Peer, message: FromHost) -> None:
+        """Do what only the process may want to which the pool belongs."""
+        if not peer.owner.is_host:
+            self.object(peer, f"{type(message).__name__} is for the host only")
+        elif isinstance(message, Admit):
+            for public, role in message.keys.items():
+                self._router.gate.admit(public, Owner(Role(role)))
+        elif isinstance(message, Expel):
+            for public in message.keys:
+                self._router.gate.revoke(public)
+        else:
+            self._events.append((peer.number, message))
 
     def object(self, peer: Peer | None, why: str) -> None:
         """Tell the core that what came was no message."""
