@@ -391,9 +391,12 @@ class Dismiss(_Message, frozen=True):
 
 
 class Despair(_Message, frozen=True):
-    """No daemon will come, for this reason, unless one joins nevertheless: fail what waits."""
+    """No daemon will come, for this reason, unless one joins nevertheless: fail what waits.
 
-    crash: Crash
+    Without a reason there is hope again.
+    """
+
+    crash: Crash | None
 
 
 class Recount(_Message, frozen=True):

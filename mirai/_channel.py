@@ -20,10 +20,12 @@ from functools import partial
 from itertools import count, islice
 from typing import Any, Protocol, TypeVar
 
+from dispatcher import __version__
 from dispatcher.log import Guarded
 from dispatcher.messages import (
     VERSION,
     Ask,
+    FromHost,
     Hello,
     Message,
     Printed,
@@ -53,7 +55,7 @@ from mirai._feed import Feed
 from mirai._future import Mirai, check_may_wait, on_event_loop, settlers
 from mirai._options import TaskOptions
 from mirai._outbox import Call, Hook, Outbox, Parcel
-from mirai._pending import Pending
+from mirai._pending import Inquire, Pending
 from mirai._printer import Printer, tag
 from mirai._serialize import Reducer
 from mirai._story import Event, events
@@ -85,11 +87,13 @@ class _Requests:
 
     asks: list[tuple[Mirai[Any], Ask | Recount]] = field(default_factory=list)
     drains: list[Mirai[None]] = field(default_factory=list)
+    orders: list[FromHost] = field(default_factory=list)
     scale: Scale | None = None
     cancel_since: int | None = None  # an id: cancel all that are younger
 
     def __bool__(self) -> bool:
-        return any((self.asks, self.drains, self.scale is not None, self.cancel_since is not None))
+        either = self.scale is not None or self.cancel_since is not None
+        return bool(self.asks or self.drains or self.orders or either)
 
 
 class Carrier(Protocol):
@@ -154,12 +158,13 @@ class Channel:
         memory: int | None = None,
         reducer: Reducer | None = None,
         pid: int | None = None,
+        inquire: Inquire | None = None,
     ) -> None:
         """Take over ``link``; ``explain`` is asked for the error when it has ended.
 
         ``seed`` is the pool's; ``memory`` is the budget, in bytes, for what is sent and not
         answered; ``reducer`` knows how to pickle some objects; ``pid`` is what the dispatcher is
-        told, by default this process's.
+        told, by default this process's; ``inquire`` is as ``Pending`` has it.
         """
         self._budget = None if memory is None else Budget(memory)
         self._pid = os.getpid() if pid is None else pid
@@ -178,7 +183,7 @@ class Channel:
         self._adding = False
         self._direct: Mirai[Any] | None = None  # what a caller is about to send itself
 
-        self._pending = Pending()
+        self._pending = Pending(inquire)
         self._asked: dict[int, Mirai[Any]] = {}
         self._drains: list[Mirai[None]] = []
         self._printer = Printer()
@@ -276,6 +281,13 @@ class Channel:
         with self._lock:
             self._check_open()
             self._requests.scale = scale
+            self._wake()
+
+    def order(self, order: FromHost) -> None:
+        """Tell the dispatcher what only its host may want, before whatever is asked later."""
+        with self._lock:
+            self._check_open()
+            self._requests.orders.append(order)
             self._wake()
 
     def mark(self) -> int:
@@ -414,7 +426,7 @@ class Channel:
     def _run(self) -> None:
         settlers.add(threading.get_ident())
         try:
-            self._link.send(Hello(VERSION, socket.gethostname(), self._pid))
+            self._link.send(self._hello())
             self._loop()
         except WireError as error:
             self._finish(ProtocolError(f"the dispatcher sent nonsense: {error}"))
@@ -426,6 +438,11 @@ class Channel:
             self._link.close()
             self._printer.close()
             settlers.discard(threading.get_ident())
+
+    def _hello(self) -> Hello:
+        python = "{}.{}".format(*sys.version_info)
+        host = socket.gethostname()
+        return Hello(VERSION, host, self._pid, python=python, package=__version__)
 
     def _loop(self) -> None:
         naps = count(1)
@@ -494,6 +511,8 @@ class Channel:
     def _send_requests(self, requests: _Requests) -> None:
         if requests.scale is not None:
             self._link.send(requests.scale)
+        for order in requests.orders:
+            self._link.send(order)
         for _, question in requests.asks:
             self._link.send(question)
         if requests.cancel_since is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from mirai._ending import Ending
@@ -15,6 +16,10 @@ MAX_FAILURES = 5
 MAX_UNPROVED = 10
 """How many in a row may meet a dispatcher that does not prove its key: more, since one that hangs
 or is overloaded looks the same, and that may pass."""
+
+
+REACH = 120.0
+"""Seconds after which a launched daemon does not try any more to reach the dispatcher."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +43,28 @@ class Place:
     """The place of one daemon, who takes it, and how often that has gone wrong.
 
     Time and chance are arguments.  ``free_since`` is when the last daemon that had joined left.
+    One that was ``launched`` for a pool ends with it: it does not come back.
     """
 
     born: float
     free_since: float
     limits: Limits = NO_LIMITS
+    launched: bool = False
     crashes: int = 0
     unproved: int = 0
     attempts: int = 0
 
     def next(
-        self, ending: Ending | None, code: int, *, joined: bool, now: float, chance: float
+        self,
+        ending: Ending | None,
+        code: int,
+        *,
+        joined: bool,
+        now: float,
+        chance: float,
+        pid: int = 0,
     ) -> Again | Over:
-        """Return what to do after a daemon has ended; ``chance`` is in [0, 1).
+        """Return what to do after a daemon, process ``pid``, has ended; ``chance`` is in [0, 1).
 
         ``ending`` is what it has said; without that it has crashed, and ``code`` tells how.
         """
@@ -78,7 +92,7 @@ class Place:
         self.crashes += not joined
         if self.crashes >= MAX_FAILURES:
             return Over(f"{self.crashes} daemons in a row died before they could join", status=1)
-        return Again(0.0, f"a daemon died {_how(code)}, and is replaced")
+        return Again(0.0, f"process {pid} died {_how(code)}, and is replaced")
 
     def limits_now(self, now: float) -> Limits:
         """Return the limits of a daemon that starts now: the wall time is the place's."""
@@ -89,12 +103,22 @@ class Place:
 
     def _later(self, reason: str, now: float, chance: float) -> Again | Over:
         """Come back after a while: twice as long each time, and not all at the same moment."""
+        if self.launched and (self.free_since > self.born or now - self.born > REACH):
+            return Over(reason, status=1)
         delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0**self.attempts) * (0.5 + chance)
         self.attempts += 1
         deadline = self.limits.deadline(self.born, self.free_since)
         if deadline is not None and now + delay >= deadline:
             return Over(f"{reason}, and a limit is reached")
         return Again(delay, reason)
+
+
+def exit_told(text: str, pid: int) -> int | None:
+    """Return how a process ended, where a supervisor has said so: its exit code, or -signal."""
+    found = re.search(rf"process {pid} died (with exit code|of signal) (\d+),", text)
+    if found is None:
+        return None
+    return int(found[2]) if found[1] == "with exit code" else -int(found[2])
 
 
 def _how(code: int) -> str:

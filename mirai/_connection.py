@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import stat
 import struct
 from collections.abc import Mapping
@@ -21,16 +20,14 @@ from zmq.utils import z85
 
 from dispatcher.events import Role
 from dispatcher.keys import KeyPair
+from mirai._addresses import urls_of
 from mirai._errors import MiraiError
 
 VERSION = 1
-MAX_BYTES = 65_536
+MAX_BYTES = 1 << 26
+"""A connection file is smaller, also where the ``init`` of launched daemons is in it."""
 KEY = re.compile(r"[0-9a-zA-Z.:+=^!/*?&<>()\[\]{}@%$#-]{40}")
 """A key in Z85."""
-ANYWHERE = ("0.0.0.0", "*", "[::]")
-"""What stands in a URL for all addresses of a machine."""
-UNROUTED = ("192.0.2.1", 9)
-"""An address of documentation (RFC 5737): to see which way out is taken; nothing is sent."""
 
 Stamp = tuple[int, int]
 """Which file it is: the numbers of its device and of its inode."""
@@ -46,6 +43,10 @@ class Connection:
     keys: Mapping[Role, KeyPair]
     server_secret: str = ""
     """Only in the file that ``mirai dispatcher --keys`` reads."""
+    others: tuple[str, ...] = ()
+    """More URLs where the dispatcher may be reached, to be tried in turn."""
+    daemon: Mapping[str, Any] | None = None
+    """What daemons of a launch are told besides: see ``mirai._launched``."""
 
     def __repr__(self) -> str:  # without the secrets
         return f"Connection(url={self.url!r}, roles={[role.value for role in self.keys]})"
@@ -69,6 +70,11 @@ class Connection:
         """Return what the peers of these roles need: never the server's secret."""
         return Connection(self.url, self.server, {role: self.keys[role] for role in roles})
 
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where to try to reach the dispatcher, one after the other."""
+        return (self.url, *self.others)
+
     def pair(self, role: Role) -> KeyPair:
         """Return the keys of a role.  Raises MiraiError if they are not in here."""
         try:
@@ -84,21 +90,11 @@ class Connection:
         Raises MiraiError.
         """
         data = json.dumps(_to_json(self), indent=2).encode() + b"\n"
-        path = os.path.abspath(path)
-        new = f"{path}.{os.urandom(6).hex()}"
-        try:
-            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            try:
-                with os.fdopen(fd, "wb") as file:
-                    file.write(data)
-                    found = os.fstat(file.fileno())
-                os.replace(new, path)
-            except BaseException:
-                os.unlink(new)
-                raise
-        except OSError as error:
-            raise MiraiError(f"{path} cannot be written: {error.strerror}") from None
-        return found.st_dev, found.st_ino
+        return write_secret(path, data)
+
+    def text(self) -> str:
+        """Return it in one line, keys and all."""
+        return json.dumps(_to_json(self)) + "\n"
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Connection:
@@ -110,12 +106,39 @@ class Connection:
                 data = file.read(MAX_BYTES)
         except OSError as error:
             raise MiraiError(f"{path} cannot be read: {error.strerror}") from None
+        return cls.parse(data, os.fspath(path))
+
+    @classmethod
+    def parse(cls, data: str | bytes, what: str) -> Connection:
+        """Return what was written as text; ``what`` names that in errors.  Raises MiraiError."""
         try:
             return _from_json(json.loads(data))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise MiraiError(f"{path} is no connection file") from None
+            raise MiraiError(f"{what} is no connection file") from None
         except MiraiError as error:
-            raise MiraiError(f"{path}: {error}") from None
+            raise MiraiError(f"{what}: {error}") from None
+
+
+def write_secret(path: str | os.PathLike[str], data: bytes) -> Stamp:
+    """Write a file in one step, in the place of what was there, readable by this user only.
+
+    Raises MiraiError.
+    """
+    path = os.path.abspath(path)
+    new = f"{path}.{os.urandom(6).hex()}"
+    try:
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+                found = os.fstat(file.fileno())
+            os.replace(new, path)
+        except BaseException:
+            os.unlink(new)
+            raise
+    except OSError as error:
+        raise MiraiError(f"{path} cannot be written: {error.strerror}") from None
+    return found.st_dev, found.st_ino
 
 
 def remove(path: str | os.PathLike[str], stamp: Stamp) -> None:
@@ -134,23 +157,7 @@ def advertised(url: str, host: str | None = None) -> str:
     ``host`` is what they call this machine.  Without it the address stands as it is; one that
     means all addresses becomes this machine's primary one.
     """
-    scheme, _, address = url.partition("://")
-    name, _, port = address.rpartition(":")
-    if host is None:
-        if name not in ANYWHERE:
-            return url
-        host = primary_address()
-    return f"{scheme}://{host}:{port}"
-
-
-def primary_address() -> str:
-    """Return the address that this machine uses towards others."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(UNROUTED)
-            return str(probe.getsockname()[0])
-        except OSError:  # there is no way out
-            return "127.0.0.1"
+    return urls_of(url, host)[0]
 
 
 def _check_access(path: str | os.PathLike[str], found: os.stat_result) -> None:
@@ -185,13 +192,19 @@ def _to_json(connection: Connection) -> dict[str, Any]:
         role.value: {"public": pair.public, "secret": pair.secret}
         for role, pair in connection.keys.items()
     }
-    secret = {"server_secret": connection.server_secret} if connection.server_secret else {}
+    more: dict[str, Any] = {}
+    if connection.server_secret:
+        more["server_secret"] = connection.server_secret
+    if connection.others:
+        more["others"] = connection.others
+    if connection.daemon is not None:
+        more["daemon"] = connection.daemon
     return {
         "mirai": VERSION,
         "url": connection.url,
         "server": connection.server,
         "keys": pairs,
-        **secret,
+        **more,
     }
 
 
@@ -203,9 +216,14 @@ def _from_json(data: Any) -> Connection:
         for role, pair in data["keys"].items()
     }
     secret = data.get("server_secret", "")
-    if not isinstance(data["url"], str) or not data["url"].startswith(("tcp://", "ipc://")):
-        raise ValueError(data["url"])
-    return Connection(data["url"], _key(data["server"]), keys, secret and _key(secret))
+    others, daemon = tuple(data.get("others", ())), data.get("daemon")
+    for url in (data["url"], *others):
+        if not isinstance(url, str) or not url.startswith(("tcp://", "ipc://")):
+            raise ValueError(url)
+    if daemon is not None and not isinstance(daemon, dict):
+        raise ValueError(daemon)
+    server = _key(data["server"])
+    return Connection(data["url"], server, keys, secret and _key(secret), others, daemon)
 
 
 def _key(text: Any) -> str:

@@ -27,7 +27,7 @@ from typing import Any
 
 from msgspec import structs
 
-from dispatcher import wire
+from dispatcher import __version__, wire
 from dispatcher.hatch import Hatch
 from dispatcher.keys import KeyPair
 from dispatcher.line import Line
@@ -172,11 +172,14 @@ class Daemon:
         stream: bool = False,
         serial: Serial | None = None,
         supervised: bool = False,
+        job: str = "",
     ) -> None:
         """Take over ``link``.  ``stream``: the host wants to see at once what tasks print.
 
-        ``supervised``: whoever has started it must know why it ends.
+        ``supervised``: whoever has started it must know why it ends.  ``job`` is what it is for
+        the platform that has launched it.
         """
+        self._job = job
         self._link = link
         self._limits = limits
         self._tags = tags
@@ -361,7 +364,7 @@ class Daemon:
 
     def _serve(self) -> None:
         try:
-            self._link.send(Hello(VERSION, socket.gethostname(), os.getpid(), self._tags))
+            self._link.send(self._hello())
             while self._turn():
                 pass
         except BaseException:
@@ -369,6 +372,20 @@ class Daemon:
             self._ending = None
         finally:  # whatever has happened: a daemon that nobody hears must not live
             self._leave()
+
+    def _hello(self) -> Hello:
+        return Hello(
+            VERSION,
+            socket.gethostname(),
+            os.getpid(),
+            self._tags,
+            python="{}.{}".format(*sys.version_info),
+            package=__version__,
+            job=self._job,
+            left=self._limits.wall_time or 0.0
+            if self._job
+            else 0.0,  # others end when they are done
+        )
 
     def _turn(self) -> bool:
         """Wait, and do what there is to do; return False when it is time to leave."""
@@ -591,6 +608,7 @@ def main() -> None:
         stream=options.get("stream", False),
         serial=serial,
         supervised=config.get("lifeline", False),
+        job=config.get("job", ""),
     )
     daemon.run(read_init(options["init"]) if "init" in options else None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from dispatcher.events import Role
 from mirai._arguments import duration, parser, some, tags
 from mirai._connection import Connection
 from mirai._errors import MiraiError
+from mirai._launched import STDIN, launched, read_source
 from mirai._limits import Limits
 from mirai._supervisor import Supervisor
 
@@ -18,7 +20,9 @@ Keep daemons joined to a dispatcher, which may be on another machine: they conne
 nothing needs to connect to them. A daemon that crashes is replaced. When the connection is lost,
 they come back, at longer and longer intervals, until the dispatcher is there again.
 
-FILE is a connection file of `mirai dispatcher`, or the daemon.json of `mirai keys`. It must be
+FILE is a connection file of `mirai dispatcher`, or the daemon.json of `mirai keys`; or `-` for what
+such a file says, in one line on standard input, whose end is then also the daemons'; or env:NAME
+for a variable of the environment that says it. A file must be
 yours and readable by you only (chmod 600). With a file for daemons only, such as daemon.json, the
 tasks that these daemons run cannot submit tasks themselves; with one for clients too, they can.
 
@@ -51,12 +55,15 @@ def main(argv: Sequence[str]) -> int:
         "--max-tasks", type=some, metavar="N", help="each daemon leaves after so many tasks"
     )
     chosen = command.parse_args(argv)
-    found = Connection.read(chosen.file)
+    found = read_source(chosen.file)
     found.pair(Role.DAEMON)  # or say now that there is none
+    told = launched(found)
 
     def find() -> Connection:
         """Look again: a dispatcher that was started anew has written new keys."""
         nonlocal found
+        if told is not None or not os.path.exists(chosen.file):
+            return found
         try:
             there = Connection.read(chosen.file)
             there.pair(Role.DAEMON)
@@ -70,5 +77,15 @@ def main(argv: Sequence[str]) -> int:
 
     descriptors.raise_limit()
     limits = Limits(chosen.idle_time, chosen.wall_time, chosen.max_tasks)
+    if told is not None:
+        limits = limits.within(Limits(**told.options.get("limits", {})))
     say(f"{chosen.n} for {found.url}; Ctrl-C lets them finish and leave")
-    return Supervisor(find, chosen.n, say=say, limits=limits, tags=chosen.tags).run()
+    return Supervisor(
+        find,
+        chosen.n,
+        say=say,
+        limits=limits,
+        tags=chosen.tags or (told.tags if told else ()),
+        launched=told,
+        lifeline=chosen.file == STDIN,
+    ).run()

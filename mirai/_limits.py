@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 
@@ -34,6 +34,11 @@ class Limits:
         if self.idle_time is None or idle_since is None:
             return False
         return now >= idle_since + self.idle_time
+
+    def within(self, others: Limits) -> Limits:
+        """Return these and the others: of each kind the smaller one."""
+        both = zip(astuple(self), astuple(others), strict=True)
+        return Limits(*(min(filter(None, pair), default=None) for pair in both))
 
     def reached(self, tasks: int) -> bool:
         """Return whether it has done as many tasks as it may."""

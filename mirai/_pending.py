@@ -7,7 +7,7 @@ nobody has asked for them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import time
 from typing import Any
 
@@ -25,13 +25,18 @@ from mirai._future import Mirai, settle_values
 from mirai._lot import Lot
 from mirai._story import events
 
+Inquire = Callable[[Crash, Callable[[Crash], None]], None]
+"""Asks a platform why a job of its has ended, and calls the function with what is known then."""
+
 _DECLINED = "the dispatcher is shutting down, and takes no more tasks"
 
 
 class Pending:
     """Task id -> mirai."""
 
-    def __init__(self) -> None:
+    def __init__(self, inquire: Inquire | None = None) -> None:
+        """``inquire`` is asked about the crash of a daemon that is a job, before that is told."""
+        self._inquire = inquire
         self._mirais: dict[int, Mirai[Any] | Lot[Any]] = {}
 
     def __len__(self) -> int:
@@ -84,8 +89,18 @@ class Pending:
             elif outcome.kind is Kind.DECLINED:
                 mirai.settle(Failure(DispatcherLost(f"{mirai!r}: {_DECLINED}")))
             else:
-                crash = _crashed(outcome.crash or Crash("the daemon died"))
-                mirai.settle(_with_story(crash, mirai))
+                self._crash(mirai, outcome.crash or Crash("the daemon died"))
+
+    def _crash(self, mirai: Mirai[Any], crash: Crash) -> None:
+        """Settle a mirai whose daemon has died: at once, or when the platform has told why."""
+
+        def settle(crash: Crash) -> None:
+            mirai.settle(_with_story(_crashed(crash), mirai))
+
+        if crash.job and self._inquire is not None:
+            self._inquire(crash, settle)
+        else:
+            settle(crash)
 
     def _settle_values(self, outcome: Outcome, now: float) -> None:
         """Settle one mirai, or those of a run, all with values."""

@@ -11,6 +11,7 @@ from typing import Any
 from dispatcher.messages import Blob, Slot
 from dispatcher.processes import open_output
 from mirai._errors import MiraiError
+from mirai._launched import Launched
 from mirai._log import level
 from mirai._pool_options import PoolOptions, check_env, check_tags
 from mirai._process import boot_argv, search_path
@@ -79,6 +80,20 @@ def plan_of(options: PoolOptions, slots: tuple[Slot, ...], profile: str) -> dict
         "log": level(),
         "lines": options.has_lines,
     }
+
+
+def launched_of(options: PoolOptions, profile: str) -> Launched:
+    """Return what daemons are told that a launcher starts.  Raises SerializationError."""
+    assert options.launcher is not None and not callable(options.env)
+    shares = options.launcher.shares_files
+    return Launched(
+        options=_daemon_options(options, profile),
+        tags=check_tags(options.tags),
+        path=tuple(search_path().rstrip("\n").split("\0")) if shares else (),
+        cwd=options.cwd or (os.getcwd() if shares else None),
+        env=check_env(options.env or {}),
+        log=level(),
+    )
 
 
 def _daemon_options(options: PoolOptions, profile: str) -> dict[str, Any]:

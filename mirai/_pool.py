@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import threading
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from dispatcher.keys import KeyPair
 from dispatcher.log import Guarded
 from dispatcher.messages import Scale, Slot, ToClient
+from mirai._addresses import urls_of
 from mirai._answer import Value
 from mirai._channel import Carrier, Channel
 from mirai._errors import DispatcherLost, MiraiError, TaskCancelled
@@ -20,7 +22,7 @@ from mirai._future import Mirai
 from mirai._line_link import LineLink
 from mirai._options import DEFAULTS, TaskOptions
 from mirai._outbox import Call
-from mirai._plan import Slots, plan_of
+from mirai._plan import Slots, launched_of, plan_of
 from mirai._pool_options import PoolOptions, check_count
 from mirai._process import DispatcherProcess
 from mirai._serial import Serial
@@ -29,6 +31,8 @@ from mirai._sync import SyncChannel
 
 if TYPE_CHECKING:
     from mirai._connection import Connection, Stamp
+    from mirai._launches import Launches
+    from mirai.launchers import Handle, State
 
 logger = Guarded("mirai")
 
@@ -79,6 +83,7 @@ class Daemons:
         self._keys: PoolKeys | None = None
         self._files: list[tuple[str, Stamp]] = []  # connection files, to be removed
         self._process: DispatcherProcess | None = None
+        self._launches: Launches | None = None
         self._channel: Channel | SyncChannel | None = None
 
     def start(self) -> None:
@@ -103,8 +108,27 @@ class Daemons:
         assert self._slots is not None
         slots = self._slots.up_to(self._options.count)
         config = dispatcher_config(self._options, self._keys, slots, self.profile)
+        if self._options.launcher is not None:
+            self._launches = self._new_launches(self._options)
         seed, memory = self._options.seed, self._options.memory
         self.attach(self._connect(config), seed=seed, memory=memory, serial=serial)
+        if self._launches is not None:
+            self._launch_first(self._launches, self._options.launched)
+
+    def _new_launches(self, options: PoolOptions) -> Launches:
+        from mirai._launches import Launches  # it loads what few pools have a use for
+
+        assert options.launcher is not None
+        return Launches(options.launcher, launched_of(options, self.profile), options.patience)
+
+    def _launch_first(self, launches: Launches, n: int) -> None:
+        from mirai._launches import Link
+
+        assert self._keys is not None and isinstance(self._channel, Channel)
+        channel, server = self._channel, self._keys.server.public
+        report = lambda timeout: channel.ask().result(timeout)  # noqa: E731
+        launches.open(Link(channel.order, report, urls_of(self.url), server))
+        launches.launch(n)
 
     def attach(
         self,
@@ -129,6 +153,7 @@ class Daemons:
             memory=memory,
             reducer=serial or None,
             pid=pid,
+            inquire=None if self._launches is None else self._launches.inquire,
         )
 
     def join(
@@ -244,20 +269,27 @@ class Daemons:
             return Status.unanswered(
                 self.profile, self.url, ANSWER, channel.pending(), channel.memory()
             )
-        return Status.of(self.profile, self.url, report, channel.memory())
+        status = Status.of(self.profile, self.url, report, channel.memory())
+        if self._launches is not None and status.why:
+            status = dataclasses.replace(status, why=(*status.why, *self._launches.reasons()))
+        return status
 
     def scale(self, n: int) -> None:
-        """Keep ``n`` local daemons from now on.
+        """Keep ``n`` daemons from now on: those of the pool's launcher, or local ones.
 
         Fewer: idle ones leave first, running tasks are finished, and what has not started goes
-        to the others.  Raises TypeError, ValueError, DispatcherLost, or what a function given as
-        ``env`` or ``tags`` raises.
+        to the others.  Of launched ones, those go first that have not joined.  Raises TypeError,
+        ValueError, DispatcherLost, LaunchError where the platform refuses, or what a function
+        given as ``env`` or ``tags`` raises.
 
         A client that has joined by ``connect``, or a task, changes the number only: what the
         daemons are given, such as ``env`` and ``tags``, is its owner's.  Where the dispatcher was
         started without local daemons, it is not for them to start any, and nothing happens.
         """
         channel = self._open()
+        if self._launches is not None:
+            self._launches.scale(check_count(n))
+            return
         with self._scaling:
             slots = None if self._slots is None else self._slots.up_to(check_count(n))
             channel.scale(Scale(check_count(n), slots))
@@ -265,15 +297,26 @@ class Daemons:
                 self._count = n
 
     def launch(self, n: int = 1) -> None:
-        """Keep ``n`` more local daemons; see ``scale``.
+        """Keep ``n`` more daemons; see ``scale``.
 
-        Raises MiraiError for a pool that was joined by ``connect``: how many that keeps is not
-        known here, and may be changed by others.
+        Raises LaunchError where the platform refuses, and MiraiError for a pool that was joined by
+        ``connect``: how many that keeps is not known here, and may be changed by others.
         """
         if self._options is None:
             raise MiraiError("launch() is for a pool of one's own; scale(n) says how many to keep")
+        if self._launches is not None:
+            self._open()
+            self._launches.launch(check_count(n))
+            return
         with self._scaling:
             self.scale(self._count + check_count(n))
+
+    def jobs(self) -> dict[Handle, State]:
+        """Return how the jobs stand that were launched and are not over, as last heard.
+
+        It is empty where the pool has no launcher.
+        """
+        return {} if self._launches is None else self._launches.jobs()
 
     def wait(self, n: int, timeout: float | None = None) -> None:
         """Wait until at least ``n`` daemons have joined.
@@ -349,6 +392,8 @@ class Daemons:
                 self._channel.close(error)
             if self._process is not None:
                 self._process.end()
+            if self._launches is not None:
+                self._launches.close()
             self._on_end(self)
         finally:
             self._ending.release()

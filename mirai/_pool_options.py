@@ -7,9 +7,13 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mirai._limits import NO_LIMITS, Limits
 from mirai._serial import SerialConfig
+
+if TYPE_CHECKING:
+    from mirai.launchers import Launcher
 
 GRACE = 5.0
 """Seconds that a cancelled task has to leave before its daemon is killed."""
@@ -43,6 +47,11 @@ class PoolOptions:
     python: str | None = None
     tags: Tags = ()
     grace: float = GRACE
+    launcher: Launcher | None = None
+    launched: int = 0
+    """How many daemons are to be launched."""
+    patience: float | None = None
+    """Seconds that a launched daemon has to join."""
 
     def __post_init__(self) -> None:
         _check_flags(self)
@@ -63,11 +72,13 @@ class PoolOptions:
             check_env(self.env)
         if not callable(self.tags):
             check_tags(self.tags)
+        if self.launcher is not None:
+            _check_launched(self)
 
     @property
     def has_lines(self) -> bool:
         """Whether the processes of the pool that its host has started talk over lines."""
-        return os.name == "posix" and self.url.startswith("ipc")
+        return os.name == "posix" and self.url.startswith("ipc") and self.launcher is None
 
 
 def _check_flags(options: PoolOptions) -> None:
@@ -75,6 +86,23 @@ def _check_flags(options: PoolOptions) -> None:
         value = getattr(options, name)
         if not isinstance(value, bool):
             raise TypeError(f"{name} must be True or False, not {value!r}")
+
+
+def _check_launched(options: PoolOptions) -> None:
+    """Refuse what makes sense for local daemons only."""
+    from mirai.launchers import Launcher
+
+    if not isinstance(options.launcher, Launcher):
+        kind = type(options.launcher).__name__
+        raise TypeError(f"launcher must be a Launcher, not {kind}")
+    if options.sync:
+        raise ValueError("sync=True has no daemons that could be launched")
+    if callable(options.env) or callable(options.tags):
+        raise ValueError("the env and the tags of launched daemons are the same for all")
+    if options.output not in (None, "stream"):
+        raise ValueError("the output of launched daemons goes to their job's log")
+    if options.python is not None:
+        raise ValueError("python is an option of the launcher")
 
 
 def check_count(n: object) -> int:

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dispatcher.ends import stream_pair
@@ -40,10 +40,13 @@ def boot_argv(module: str) -> list[str]:
     return [sys.executable, "-P", "-c", _BOOT.format(module=module)]
 
 
-def search_path() -> str:
-    """Return this process's sys.path in one line; relative entries are made absolute."""
+def search_path(more: Sequence[str] = ()) -> str:
+    """Return this process's sys.path in one line; relative entries are made absolute.
+
+    There are ``more`` entries behind, as far as they are not in it.
+    """
     entries = []
-    for entry in sys.path:
+    for entry in [*sys.path, *(each for each in more if each not in sys.path)]:
         with contextlib.suppress(OSError, TypeError):  # the working directory may be gone
             entries.append(os.path.abspath(entry))
     return "\0".join(entries) + "\n"

@@ -9,10 +9,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dispatcher.keys import KeyPair
 from dispatcher.messages import ToClient
 from mirai import _future
+from mirai._addresses import host_url
 from mirai._errors import DispatcherLost, MiraiError
 from mirai._limits import Limits, seconds
 from mirai._log import set_up
@@ -31,6 +33,9 @@ from mirai._pool_options import (
 from mirai._serial import Serial, SerialConfig, serial_configs
 from mirai._status import Status
 from mirai._streams import running
+
+if TYPE_CHECKING:
+    from mirai.launchers import Launcher
 
 DEFAULT = "default"
 
@@ -62,6 +67,7 @@ def daemons(
     n: int | None = None,
     url: str | None = None,
     *,
+    launcher: Launcher | None = None,
     dispatcher: bool = True,
     sync: bool = False,
     seed: int | None = None,
@@ -79,6 +85,7 @@ def daemons(
     python: str | os.PathLike[str] | None = None,
     tags: Tags = (),
     grace: float | str = GRACE,
+    patience: float | str | None = None,
 ) -> Daemons:
     """Set the pool of a profile: a dispatcher process and ``n`` persistent local daemons.
 
@@ -91,6 +98,13 @@ def daemons(
     ``"tcp://127.0.0.1:0"`` and the like (port 0: any that is free), or ``"ipc:///run/my/socket"``,
     in a directory where nobody else can replace it.  CURVE is always on.  Daemons of other
     machines and other clients can join a pool on tcp by its ``connection_file``.
+
+    With a ``launcher`` (see ``mirai.launchers``) the ``n`` daemons are started elsewhere, as jobs
+    of Slurm, by ssh, and so on, and dial in to ``url``, by default ``host_url()``.  Each has
+    ``patience`` seconds to join, by default as long as is usual on the platform; where none has
+    come and none will, tasks fail with the reason.  Daemons that have ended are launched anew when
+    there is work.  When the pool ends, their jobs are ended too.  ``env`` and ``tags`` are the same
+    for all of them then; ``cwd`` is by default this process's where the platform shares our files.
 
     With ``dispatcher=False`` the dispatcher has no process of its own: it works in a thread of
     this one.  That saves a hop, and takes some of this process's time; a done-callback that
@@ -142,7 +156,8 @@ def daemons(
     process and those of the pool log to standard error, which nobody has to read.
 
     Raises ValueError or TypeError for what is not a pool, SerializationError if ``init`` cannot be
-    pickled, OSError if the ``output`` cannot be opened or this pyzmq has no CURVE, and MiraiError
+    pickled, OSError if the ``output`` cannot be opened or this pyzmq has no CURVE, LaunchError if
+    the platform does not start daemons, and MiraiError
     if the dispatcher cannot start (its address is in use, say), or if a task wants a pool of its
     own and does not name its ``profile``: on a daemon that is most often a mistake.
     """
@@ -153,8 +168,10 @@ def daemons(
         check_url(url)
     if profile is not None and not isinstance(profile, str):
         raise TypeError(f"profile must be a str, not {type(profile).__name__}")
+    if launcher is not None and url is None and n:
+        url = _url_for(launcher)
     options = PoolOptions(
-        count,
+        count if launcher is None else 0,
         url or "ipc",
         dispatcher=dispatcher,
         sync=sync,
@@ -170,6 +187,9 @@ def daemons(
         python=None if python is None else _program(python),
         tags=tags if callable(tags) else check_tags(tags),
         grace=seconds("grace", grace) if isinstance(grace, str) else grace,
+        launcher=launcher,
+        launched=0 if launcher is None else count,
+        patience=None if patience is None else seconds("patience", patience),
     )
     if on_daemon() and profile is None and n != 0 and not sync:
         raise MiraiError("daemons() inside a task: name the profile if you mean it")
@@ -393,6 +413,12 @@ def _output(output: str | os.PathLike[str] | None) -> str | None:
     if output is None or output in ("inherit", "stream"):
         return output
     return os.path.abspath(output)
+
+
+def _url_for(launcher: Launcher) -> str:
+    """Return where a pool listens for the daemons of a launcher, unless its user says."""
+    near = getattr(launcher, "is_near", False)
+    return host_url("127.0.0.1") if near else host_url()
 
 
 def _program(python: str | os.PathLike[str]) -> str:

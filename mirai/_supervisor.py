@@ -12,6 +12,7 @@ import random
 import selectors
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from dispatcher.processes import ECHO, POSIX, Process
 from mirai._comeback import Over, Place
 from mirai._connection import Connection
 from mirai._ending import Ending, ending_of
+from mirai._launched import Launched, job_of_this_process
 from mirai._limits import NO_LIMITS, Limits
 from mirai._log import level
 from mirai._process import boot_argv, search_path
@@ -58,18 +60,31 @@ class Supervisor:
         say: Callable[[str], None],
         limits: Limits = NO_LIMITS,
         tags: tuple[str, ...] = (),
+        launched: Launched | None = None,
+        lifeline: bool = False,
     ) -> None:
-        """``find`` returns where the dispatcher is now; ``say`` tells the user what happens."""
+        """``find`` returns where the dispatcher is now; ``say`` tells the user what happens.
+
+        ``launched`` is what was told to the daemons of a launch; they do not come back once they
+        have lost the dispatcher.  ``lifeline``: the end of standard input ends them.
+        """
         self._find = find
         self._say = say
         self._tags = tags
+        self._launched = launched or Launched()
+        self._job = job_of_this_process()
+        self._cwd = self._launched.cwd
+        if self._cwd is not None and not os.path.isdir(self._cwd):
+            say(f"there is no directory {self._cwd} here; daemons stay in {os.getcwd()}")
+            self._cwd = None
         now = time.monotonic()
-        self._seats = [_Seat(Place(now, now, limits), now) for _ in range(count)]
+        place = partial(Place, now, now, limits, launched is not None)
+        self._seats = [_Seat(place(), now) for _ in range(count)]
         self._signals: list[int] = []
         self._signalled = -ECHO  # when the last one came
         self._heeded = 0  # how many of them have been acted on
         self._argv = boot_argv("mirai._daemon")
-        self._lead = os.fsencode(search_path())
+        self._lead = os.fsencode(search_path(self._launched.path))
         self._said = ""
         self._selector = selectors.DefaultSelector()
         self._wake_out, self._wake_in = socket.socketpair()
@@ -77,6 +92,8 @@ class Supervisor:
             end.setblocking(False)
         if POSIX:
             self._selector.register(self._wake_out, selectors.EVENT_READ, self._drain_wakes)
+        if lifeline:
+            self._watch_lifeline()
 
     def run(self) -> int:
         """Keep the daemons; return the exit status.  To be called in the main thread, once."""
@@ -126,6 +143,19 @@ class Supervisor:
             elif self._heeded == 1:
                 seat.process.terminate()
 
+    def _watch_lifeline(self) -> None:
+        """End as by a second signal when standard input does: whoever has started us is gone."""
+
+        def wait() -> None:
+            with contextlib.suppress(OSError):
+                while os.read(0, 4_096):
+                    pass
+            self._signals += [signal.SIGHUP if POSIX else signal.SIGTERM] * 2
+            with contextlib.suppress(OSError):  # closed: it ends already
+                self._wake_in.send(b"\0")
+
+        threading.Thread(target=wait, name="mirai-lifeline", daemon=True).start()
+
     # ── daemons ──────────────────────────────────────────────────────────────────────────
 
     def _start_due(self) -> None:
@@ -136,7 +166,13 @@ class Supervisor:
 
     def _start(self, seat: _Seat, now: float) -> None:
         try:
-            process = Process(self._argv, self._lead, log=bool(level()))
+            process = Process(
+                self._argv,
+                self._lead,
+                env=self._launched.env,
+                cwd=self._cwd,
+                log=bool(self._level()),
+            )
         except OSError as error:
             following = seat.place.next(None, 1, joined=False, now=now, chance=0.0)
             self._follow(seat, following, str(error))
@@ -145,21 +181,26 @@ class Supervisor:
         if process.output >= 0:
             read = partial(self._read_output, process)
             self._selector.register(process.output, selectors.EVENT_READ, read)
-        introduction = self._introduction(process, seat.place.limits_now(now))
+        introduction = self._introduction(process, seat.place, now)
         process.configure(json.dumps(introduction).encode() + b"\n", lifeline=True)
 
-    def _introduction(self, process: Process, limits: Limits) -> dict[str, Any]:
+    def _level(self) -> str:
+        return level() or self._launched.log
+
+    def _introduction(self, process: Process, place: Place, now: float) -> dict[str, Any]:
         connection = self._find()
+        urls = connection.urls
         pair, inner = connection.pair(Role.DAEMON), connection.keys.get(Role.CLIENT)
         return {
-            "url": connection.url,
+            "url": urls[place.attempts % len(urls)],
             "server": connection.server,
             "public": pair.public,
             "secret": pair.secret,
             "watermark": process.child_fd,
-            "log": (process.child_log, level()),
-            "options": {"limits": asdict(limits)},
+            "log": (process.child_log, self._level()),
+            "options": self._launched.options | {"limits": asdict(place.limits_now(now))},
             "tags": self._tags,
+            "job": self._job,
             "inner": None if inner is None else asdict(inner),
             "lifeline": True,
         }
@@ -180,7 +221,9 @@ class Supervisor:
             seat.over = seat.over or Over("told to leave")
             return
         now, chance = time.monotonic(), random.random()
-        following = seat.place.next(ending, code, joined=joined, now=now, chance=chance)
+        following = seat.place.next(
+            ending, code, joined=joined, now=now, chance=chance, pid=process.pid
+        )
         self._follow(seat, following, "" if ending in _CLEAR else tail)
 
     def _follow(self, seat: _Seat, following: Any, tail: str) -> None:

@@ -98,6 +98,9 @@ class Launcher(ABC):
     """Whether its daemons see our files at the same paths: then keys can be handed over in one,
     and modules are found where we have them."""
 
+    is_near: ClassVar[bool] = False
+    """Whether its daemons reach this machine at its loopback address."""
+
     @abstractmethod
     def launch(self, order: Order) -> Sequence[Handle]:
         """Start ``order.count`` daemons; return a handle of each.
