@@ -372,10 +372,10 @@ class Scale(_Message, frozen=True):
 
 
 class Admit(_Message, frozen=True):
-    """Let those in who prove one of these keys, from now on, as what it makes them."""
+    """Let those in, from now on, who prove one of these keys, as daemons or as clients."""
 
-    keys: dict[str, str]
-    """Public key -> ``"daemon"`` or ``"client"``."""
+    daemons: tuple[str, ...]
+    clients: tuple[str, ...]
 
 
 class Expel(_Message, frozen=True):
@@ -387,7 +387,7 @@ class Expel(_Message, frozen=True):
 class Dismiss(_Message, frozen=True):
     """Let so many of the daemons go that are jobs of a platform: idle ones first."""
 
-    count: int
+    count: Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Despair(_Message, frozen=True):

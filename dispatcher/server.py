@@ -372,8 +372,9 @@ class Server:
         if not peer.owner.is_host:
             self.object(peer, f"{type(message).__name__} is for the host only")
         elif isinstance(message, Admit):
-            for public, role in message.keys.items():
-                self._router.gate.admit(public, Owner(Role(role)))
+            for role, keys in ((Role.DAEMON, message.daemons), (Role.CLIENT, message.clients)):
+                for public in keys:
+                    self._router.gate.admit(public, Owner(role))
         elif isinstance(message, Expel):
             for public in message.keys:
                 self._router.gate.revoke(public)

@@ -194,10 +194,10 @@ class Launches:
         assert self._link is not None
         name = f"mirai-{secrets.token_hex(6)}"
         pairs = {role: KeyPair.new() for role in Role}
-        keys = {pair.public: role.value for role, pair in pairs.items()}
-        launch = _Open(tuple(keys), self._new_directory(name))
+        daemon, client = pairs[Role.DAEMON].public, pairs[Role.CLIENT].public
+        launch = _Open((daemon, client), self._new_directory(name))
         try:
-            self._order(Admit(keys))
+            self._order(Admit((daemon,), (client,)))
             self._order(Despair(None))
             self._last_failure, self._despairs = None, False
             self._link.report(ANSWER)  # now they are let in

@@ -15,7 +15,8 @@ from dispatcher.events import Role
 from dispatcher.keys import KeyPair
 from dispatcher.security import HEARTBEAT_MS, SILENCE_MS, dial, watch_for_silence
 from mirai import MiraiError
-from mirai._connection import Connection, advertised, primary_address, remove
+from mirai._addresses import primary_address
+from mirai._connection import Connection, advertised, remove
 
 NOBODY = 65_534
 root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")

@@ -12,13 +12,17 @@ from hypothesis import strategies as st
 
 from dispatcher import messages, wire
 from dispatcher.messages import (
+    Admit,
     Ask,
     Blob,
     Cancel,
     Crash,
     DaemonReport,
+    Despair,
+    Dismiss,
     Done,
     Everywhere,
+    Expel,
     FromClient,
     FromDaemon,
     Function,
@@ -92,6 +96,7 @@ CRASHES = st.builds(
     NUMBERS,
     NUMBERS,
     st.text(),
+    st.text(),
 )
 STORIES = several(st.builds(Step, SECONDS, st.text()))
 OUTCOMES = st.builds(
@@ -137,7 +142,21 @@ IDS = several(NUMBERS)
 SLOTS = st.builds(Slot, st.dictionaries(st.text(), st.text(), max_size=2), TAGS)
 
 STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
-    Hello: st.builds(Hello, NUMBERS, st.text(), NUMBERS, TAGS),
+    Hello: st.builds(
+        Hello,
+        NUMBERS,
+        st.text(),
+        NUMBERS,
+        TAGS,
+        st.text(),
+        st.text(),
+        st.text(),
+        st.floats(allow_nan=False),
+    ),
+    Admit: st.builds(Admit, several(st.text()), several(st.text())),
+    Expel: st.builds(Expel, several(st.text())),
+    Dismiss: st.builds(Dismiss, st.integers(0, 10_000)),
+    Despair: st.builds(Despair, st.none() | CRASHES),
     Welcome: st.builds(Welcome, NUMBERS),
     Refused: st.builds(Refused, st.text()),
     Submit: st.builds(Submit, several(TASKS), several(FUNCTIONS), IDS),
