@@ -8,11 +8,13 @@ with daemons(4):
 """
 
 from dispatcher import __version__ as __version__
+from mirai._addresses import host_url, local_addresses
 from mirai._budget import Memory
 from mirai._errors import (
     AuthenticationError,
     DaemonCrashed,
     DispatcherLost,
+    LaunchError,
     MiraiError,
     ProtocolError,
     QueueFull,
@@ -43,6 +45,7 @@ __all__ = [
     "DaemonCrashed",
     "Daemons",
     "DispatcherLost",
+    "LaunchError",
     "Memory",
     "Mirai",
     "MiraiDict",
@@ -61,6 +64,8 @@ __all__ = [
     "connect",
     "daemons",
     "everywhere",
+    "host_url",
+    "local_addresses",
     "mirai",
     "mirai_map",
     "on_daemon",
