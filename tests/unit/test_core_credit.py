@@ -152,7 +152,9 @@ class Course:
         self.running: dict[int, tuple[int, float]] = {}  # by daemon: what, and since when
         self.idle: dict[int, float] = {}  # daemons with nothing to do, and since when
         self.costs: dict[int, float] = {}  # seconds that were expected of a task, by its key
-        self.appeased: dict[int, float] = {}  # daemons that had dropped what was cancelled, when
+        # Daemons that have dropped what was cancelled, and when: the core takes that for a sign
+        # of progress.  Once the last test here passes, this can go.
+        self.appeased: dict[int, float] = {}
         self.answers: Counter[tuple[int, int]] = Counter()  # by client and id
         self.deaths = 0
 
@@ -231,7 +233,7 @@ class Course:
             case "read":
                 read(world.clients.get(peer) or world.daemons[peer])
                 if peer in world.daemons and world.daemons[peer].can_flush():
-                    self.appeased[peer] = self.now  # which the core takes for a sign of progress
+                    self.appeased[peer] = self.now
                 if peer in self.running and self.running[peer][0] in self.cancelled:
                     self.due[Move("end", peer)] = self.now
             case "begin":
@@ -359,7 +361,7 @@ def follow(
     course.end()
 
 
-@held(400, derandomize=True, database=None)
+@held(250, derandomize=True, database=None)
 @PLANS
 def test_nobody_waits_for_long_behind_a_long_task_while_a_daemon_is_idle(**plan: Any) -> None:
     follow(**plan)
@@ -373,8 +375,8 @@ def test_nobody_does_in_many_plans(**plan: Any) -> None:
     follow(**plan)
 
 
-def test_plans_meet_everything() -> None:
-    """Long tasks with others behind them that are recalled, cancelled, and lost."""
+def test_a_long_task_among_tiny_ones_holds_up_none_of_them() -> None:
+    """They are recalled once, and the other daemon has ended them long before it."""
     recalls = [0]
 
     class Noted(Course):
