@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("dispatcher", "mirai")
 DEPENDENCIES = {"cloudpickle", "msgspec", "zmq"}
 OPTIONAL = {
+    "boto3": "mirai/launchers/_aws.py",
     "trio": "mirai/_trio.py",
     "numpy": "mirai/_streams.py",
     "rich": "mirai/_top.py",

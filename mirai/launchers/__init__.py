@@ -9,14 +9,22 @@ from mirai.launchers._base import (
     launcher_class,
 )
 from mirai.launchers._batch import BatchLauncher
+from mirai.launchers.aws_batch import AWSBatchLauncher
+from mirai.launchers.command import CommandLauncher
+from mirai.launchers.local import LocalLauncher
 from mirai.launchers.slurm import SlurmLauncher
+from mirai.launchers.ssh import SSHLauncher
 
 __all__ = [
+    "AWSBatchLauncher",
     "BatchLauncher",
+    "CommandLauncher",
     "Handle",
     "Launcher",
+    "LocalLauncher",
     "Order",
     "Phase",
+    "SSHLauncher",
     "SlurmLauncher",
     "State",
     "launcher_class",

@@ -253,19 +253,31 @@ class TestCancel:
             assert mirai(os.getpid).result() == pid
             assert (tmp_path / "left").exists()
 
-    def test_one_that_does_not_leave_is_killed(self, tmp_path: Path) -> None:
-        def stubborn() -> None:
+    @pytest.mark.parametrize("by", ["handler", "except"])
+    def test_one_that_does_not_leave_is_killed(self, by: str, tmp_path: Path) -> None:
+        def ignore() -> None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             (tmp_path / "begun").touch()
             time.sleep(600)
 
+        def catch() -> None:
+            while True:
+                try:
+                    (tmp_path / "begun").touch()
+                    while True:
+                        pass
+                except BaseException:
+                    (tmp_path / "caught").touch()
+                    continue
+
         with daemons(1, grace=0.2):
             pid = mirai(os.getpid).result()
-            future = mirai(stubborn)
+            future = mirai(ignore if by == "handler" else catch)
             wait_until((tmp_path / "begun").exists)
             future.cancel()
             assert mirai(os.getpid).result(timeout=20) != pid
             assert status().cumulative == 2
+        assert (tmp_path / "caught").exists() == (by == "except")
 
     def test_the_interrupt_never_hits_the_next_task(self) -> None:
         """Cancel tasks at every moment of their short lives; the others must all succeed."""
