@@ -76,6 +76,7 @@ from dispatcher.messages import (
     Dismiss,
     Done,
     Everywhere,
+    Expect,
     Function,
     Hello,
     Interrupt,
@@ -184,6 +185,8 @@ class Dispatcher:
         self._silent: dict[int, float] = {}  # daemons with spare tasks in hand, since when
         self._stubborn: dict[Job, float] = {}  # interrupted jobs, since when
         self._urgent: list[Job] = []  # submitted just now, above what their clients sent before
+        self._coming: dict[str, None] = {}  # launched daemons that are still to join: their jobs
+        self._arrived: set[str] = set()  # the jobs that ever were a daemon
         self._lending: dict[int, Daemon] = {}
         self._told_of: set[int] = set()  # those of which the shell has been told
         self._doubtful: set[int] = set()  # daemons of which it may have changed whether they lend
@@ -269,6 +272,7 @@ class Dispatcher:
             wanted=self._wanted(),
             kept=self._kept,
             failure=self._failure,
+            coming=tuple(self._coming),
             refusals=Refusals(
                 keys=self._denied[Denial.KEY],
                 strangers=self._denied[Denial.STRANGER],
@@ -357,8 +361,12 @@ class Dispatcher:
                 self._failure = crash
             case Barren(crash):
                 self._barren = crash
+            case Expect(jobs):
+                self._client(peer)
+                self._expect(jobs)
             case Despair(crash):
                 self._client(peer)
+                self._expect(())
                 self._barren = crash
             case Dismiss(count):
                 self._client(peer)
@@ -429,9 +437,18 @@ class Dispatcher:
             self._idle.add(daemon)
             self._cumulative += 1
             self._barren = self._failure = None
+            if hello.job:
+                self._arrived.add(hello.job)
+                self._coming.pop(hello.job, None)
             for standing in self._standing:
                 self._pin(standing, daemon, now)
             self._answer_asked(now)
+
+    def _expect(self, jobs: Sequence[str]) -> None:
+        """Know which launched daemons are still to join."""
+        self._coming = dict.fromkeys(job for job in jobs if job not in self._arrived)
+        if self._coming:
+            self._barren = None
 
     def _check_versions(self, hello: Hello) -> None:
         """Refuse who could not read what others send: here, where the reason can still be told."""
@@ -1125,7 +1142,8 @@ class Dispatcher:
         if not lent or not self._queue.has_nested() or self._somebody_works():
             return False
         staying = sum(not daemon.leaving for daemon in self._daemons.values())
-        if self._barren is None and self._kept and staying < self._kept + min(lent, self._spare):
+        kept = self._kept and self._kept + min(lent, self._spare)
+        if self._barren is None and (self._coming or staying < kept):
             return False
         return self._fail_nested()
 

@@ -5,7 +5,7 @@ call and one encryption, whatever its length.  A task's payload and an outcome's
 opaque here and everywhere else in ``dispatcher``.
 
     client ──▶ dispatcher    Hello  Submit  Everywhere  Cancel  Ask  Recount  Scale
-    host ────▶ dispatcher    besides: Admit  Expel  Dismiss  Despair
+    host ────▶ dispatcher    besides: Admit  Expel  Expect  Dismiss  Despair
     client ◀── dispatcher    Welcome  Refused  Results  Report  Told  Printed  Stop
     daemon ──▶ dispatcher    Hello  Done  Returned  Printed  Pong  Leave
     daemon ◀── dispatcher    Welcome  Refused  Run  Recall  Interrupt  Ping  Stop
@@ -292,6 +292,8 @@ class PoolReport(_Part, frozen=True):
     failure: Crash | None = None
     """How the last local daemon has ended that could not join; None once one has."""
     refusals: Refusals = Refusals()
+    coming: tuple[str, ...] = ()
+    """The launched daemons that are expected, and have not joined yet: their jobs."""
 
 
 # ── messages ─────────────────────────────────────────────────────────────────────────────
@@ -384,6 +386,12 @@ class Expel(_Message, frozen=True):
     keys: tuple[str, ...]
 
 
+class Expect(_Message, frozen=True):
+    """These jobs of a platform are to become daemons, those of them that are not there yet."""
+
+    jobs: tuple[str, ...]
+
+
 class Dismiss(_Message, frozen=True):
     """Let so many of the daemons go that are jobs of a platform: idle ones first."""
 
@@ -391,12 +399,9 @@ class Dismiss(_Message, frozen=True):
 
 
 class Despair(_Message, frozen=True):
-    """No daemon will come, for this reason, unless one joins nevertheless: fail what waits.
+    """No daemon will come, for this reason, unless one joins nevertheless: fail what waits."""
 
-    Without a reason there is hope again.
-    """
-
-    crash: Crash | None
+    crash: Crash
 
 
 class Recount(_Message, frozen=True):
@@ -487,7 +492,7 @@ class Leave(_Message, frozen=True):
     """Whether it leaves because there was nothing to do."""
 
 
-FromHost = Admit | Expel | Dismiss | Despair
+FromHost = Admit | Expel | Expect | Dismiss | Despair
 """What only the client may say to whose process the pool belongs."""
 FromClient = Hello | Submit | Everywhere | Cancel | Ask | Recount | Scale | FromHost
 FromDaemon = Hello | Done | Returned | Printed | Pong | Leave
@@ -505,6 +510,7 @@ Message = (
     | Scale
     | Admit
     | Expel
+    | Expect
     | Dismiss
     | Despair
     | Results

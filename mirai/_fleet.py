@@ -23,6 +23,10 @@ class Job:
     state: State = WAITS
     """What the platform has told last."""
     has_joined: bool = False
+    is_there: bool = False
+    """Whether it is connected, as last heard."""
+    was_known: bool = False
+    """Whether the platform has ever told anything of it."""
     over_since: float | None = None
     """None while something may still come of it."""
     unknown_since: float | None = None
@@ -71,11 +75,11 @@ class Fleet:
         """Return how many more are wanted, where those did well that were there."""
         return 0 if self.failing else max(0, self.wanted - len(self.living()))
 
-    def joined(self, ids: Collection[str]) -> None:
-        """These are there, as the dispatcher says."""
-        for id in ids:
-            job = self.jobs.get(id)
-            if job is not None and not job.has_joined:
+    def there(self, ids: Collection[str], joined: Collection[str]) -> None:
+        """These are there, and no others, as the dispatcher says; and these have ever joined."""
+        for id, job in self.jobs.items():
+            job.is_there = id in ids
+            if (job.is_there or id in joined) and not job.has_joined:
                 job.has_joined, self.failing = True, False
 
     def told(self, states: Mapping[Handle, State], now: float) -> list[Failure]:
@@ -92,10 +96,12 @@ class Fleet:
         return failures
 
     def _update(self, job: Job, state: State, now: float) -> None:
-        if state.phase is not Phase.UNKNOWN:
+        unknown = state.phase is Phase.UNKNOWN
+        job.was_known = job.was_known or not unknown
+        if job.is_there or not unknown:
             job.unknown_since = None
-        elif job.unknown_since is None:
-            job.unknown_since = now
+        elif job.unknown_since is None and (job.was_known or job.has_joined):
+            job.unknown_since = now  # others may be in a queue that tells nobody
         forgotten = job.unknown_since is not None and now - job.unknown_since >= FORGOTTEN
         job.state = state
         if state.phase.is_over or forgotten:

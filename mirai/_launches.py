@@ -26,7 +26,7 @@ from msgspec import structs
 from dispatcher.events import Role
 from dispatcher.keys import KeyPair
 from dispatcher.log import Guarded
-from dispatcher.messages import Admit, Crash, Despair, Dismiss, Expel, FromHost, PoolReport
+from dispatcher.messages import Admit, Crash, Despair, Dismiss, Expect, Expel, FromHost, PoolReport
 from mirai import _future
 from mirai._comeback import exit_told
 from mirai._connection import Connection, write_secret
@@ -99,6 +99,7 @@ class Launches:
         self._link: Link | None = None
         self._pause = FIRST
         self._troubled = False  # whether the platform did not answer the last time
+        self._told_expected: tuple[str, ...] = ()  # the dispatcher, of those still to come
         self._last_failure: Crash | None = None  # until something is launched again
         self._despairs = False  # the dispatcher was told that nobody will come
         self._thread = threading.Thread(target=self._run, name="mirai-launches", daemon=True)
@@ -198,14 +199,15 @@ class Launches:
         launch = _Open((daemon, client), self._new_directory(name))
         try:
             self._order(Admit((daemon,), (client,)))
-            self._order(Despair(None))
-            self._last_failure, self._despairs = None, False
             self._link.report(ANSWER)  # now they are let in
             order = self._order_of(n, name, pairs, launch.directory)
             handles = self._launcher.launch(order)
             with self._change:
                 self._fleet.add(handles, time.monotonic())
                 self._open[name] = launch
+                self._last_failure, self._despairs = None, False
+            self._tell_expected()
+            self._link.report(ANSWER)  # now there is hope
         except BaseException:
             with contextlib.suppress(Exception):
                 self._launcher.recall(name)
@@ -213,6 +215,16 @@ class Launches:
             raise
         logger.info("launched %s: %s", name, ", ".join(handle.id for handle in handles))
         self._wake()
+
+    def _tell_expected(self) -> None:
+        """Tell the dispatcher who is still to come, if that has changed."""
+        with self._change:
+            expected = tuple(handle.id for handle in self._fleet.expected())
+            if expected == self._told_expected:
+                return
+            self._told_expected = expected
+        with contextlib.suppress(MiraiError):
+            self._order(Expect(expected))
 
     def _order_of(self, n: int, name: str, pairs: Mapping[Role, KeyPair], directory: str) -> Order:
         assert self._link is not None
@@ -289,13 +301,15 @@ class Launches:
         except (MiraiError, TimeoutError):
             return  # it is lost, and the pool ends; or it is busy, and we come back
         with self._change:
-            self._fleet.joined({daemon.job for daemon in report.daemons if daemon.job})
+            joined = set(self._told_expected).difference(report.coming)
+            self._fleet.there({daemon.job for daemon in report.daemons if daemon.job}, joined)
         failures = self._ask()
         with self._change:
             late = self._fleet.late(time.monotonic())
         if late:
             self._terminate([failure.handle for failure in late])
         self._tell_of(failures + late)
+        self._tell_expected()
         self._hold_inquest()
         self._close_finished()
         if report.awaiting and (missing := self._fleet.missing()):

@@ -417,7 +417,9 @@ def _output(output: str | os.PathLike[str] | None) -> str | None:
 
 def _url_for(launcher: Launcher) -> str:
     """Return where a pool listens for the daemons of a launcher, unless its user says."""
-    near = getattr(launcher, "is_near", False)
+    from mirai.launchers import Launcher
+
+    near = isinstance(launcher, Launcher) and launcher.is_near()
     return host_url("127.0.0.1") if near else host_url()
 
 

@@ -98,9 +98,6 @@ class Launcher(ABC):
     """Whether its daemons see our files at the same paths: then keys can be handed over in one,
     and modules are found where we have them."""
 
-    is_near: ClassVar[bool] = False
-    """Whether its daemons reach this machine at its loopback address."""
-
     @abstractmethod
     def launch(self, order: Order) -> Sequence[Handle]:
         """Start ``order.count`` daemons; return a handle of each.
@@ -118,6 +115,10 @@ class Launcher(ABC):
     @abstractmethod
     def terminate(self, handles: Sequence[Handle]) -> None:
         """End these jobs, those too that wait or have ended already.  Raises LaunchError."""
+
+    def is_near(self) -> bool:
+        """Return whether its daemons reach this machine at its loopback address."""
+        return False
 
     def recall(self, name: str) -> None:  # noqa: B027
         """End whatever was started of a launch whose handles were never returned."""

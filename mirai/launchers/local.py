@@ -55,6 +55,10 @@ class LocalLauncher(Launcher):
         """End the processes, and wait until they have."""
         _children.end(handles)
 
+    def is_near(self) -> bool:
+        """Return True."""
+        return True
+
     def recall(self, name: str) -> None:
         """End the processes of a launch."""
         _children.end_launch(name)

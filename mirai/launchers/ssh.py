@@ -175,6 +175,10 @@ class SSHLauncher(Launcher):
         """End the connections, and with them what runs on the hosts."""
         _children.end(handles)
 
+    def is_near(self) -> bool:
+        """Return whether there is a tunnel."""
+        return self.tunnel
+
     def recall(self, name: str) -> None:
         """End the connections of a launch."""
         _children.end_launch(name)
@@ -240,8 +244,7 @@ def through(keys: str, port: int) -> tuple[str, str]:
     if scheme != "tcp":
         raise LaunchError(f"a tunnel leads to a tcp:// URL, not to {data['url']}")
     data["url"] = f"tcp://127.0.0.1:{port}"
-    if "urls" in data:
-        data["urls"] = [data["url"]]
+    data.pop("others", None)
     return f"127.0.0.1:{port}:{address}", json.dumps(data)
 
 
