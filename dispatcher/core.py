@@ -162,12 +162,15 @@ class Dispatcher:
         spare: int = 0,
         python: str = "",
         package: str = "",
+        epoch: float = 0.0,
     ) -> None:
         """``grace``: seconds that an interrupted task has to leave before its daemon is killed.
 
         ``kept`` local daemons are to come, and up to ``spare`` more where daemons lend.  Peers
-        with another version of ``python`` or of this ``package`` are refused.
+        with another version of ``python`` or of this ``package`` are refused.  ``epoch`` is what
+        the wall clock shows at time 0.
         """
+        self._epoch = epoch
         self._python = python
         self._package = package
         self._grace = grace
@@ -273,6 +276,9 @@ class Dispatcher:
             kept=self._kept,
             failure=self._failure,
             coming=tuple(self._coming),
+            python=self._python,
+            package=self._package,
+            clock=self._epoch + now,
             refusals=Refusals(
                 keys=self._denied[Denial.KEY],
                 strangers=self._denied[Denial.STRANGER],

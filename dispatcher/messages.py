@@ -294,6 +294,12 @@ class PoolReport(_Part, frozen=True):
     refusals: Refusals = Refusals()
     coming: tuple[str, ...] = ()
     """The launched daemons that are expected, and have not joined yet: their jobs."""
+    python: str = ""
+    """The dispatcher's version of Python, as in ``"3.11"``."""
+    package: str = ""
+    """Its version of this package."""
+    clock: float = 0.0
+    """What its clock showed, in seconds since the epoch."""
 
 
 # ── messages ─────────────────────────────────────────────────────────────────────────────

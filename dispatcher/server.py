@@ -148,6 +148,7 @@ class Server:
             spare=SPARE,
             python=PYTHON,
             package=__version__,
+            epoch=time.time() - time.monotonic(),
         )
         self._logbook = Logbook(self._core)
         self._notices = Notices()

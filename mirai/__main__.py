@@ -20,6 +20,7 @@ COMMANDS = {
     "status": ("mirai._status_command", "print what a pool looks like"),
     "top": ("mirai._top_command", "watch a pool: daemons, what they run, queue, rates"),
     "keys": ("mirai._keys_command", "draw keys that outlast a dispatcher"),
+    "doctor": ("mirai._doctor_command", "look for what keeps machines from working together"),
     "demo": ("mirai._demo", "count the words of Python's standard library on local daemons"),
 }
 """Command -> its module, and what it does."""

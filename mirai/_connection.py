@@ -20,7 +20,6 @@ from zmq.utils import z85
 
 from dispatcher.events import Role
 from dispatcher.keys import KeyPair
-from mirai._addresses import urls_of
 from mirai._errors import MiraiError
 
 VERSION = 1
@@ -57,18 +56,14 @@ class Connection:
         pair = KeyPair.new()
         return cls(url, pair.public, {role: KeyPair.new() for role in Role}, pair.secret)
 
-    @classmethod
-    def of(cls, url: str, server: str, pairs: Mapping[str, KeyPair]) -> Connection:
-        """Make one of the keys of roles that are given by name."""
-        return cls(url, server, {Role(name): pair for name, pair in pairs.items()})
-
     def at(self, url: str) -> Connection:
         """Return the same keys at another place."""
-        return Connection(url, self.server, self.keys, self.server_secret)
+        return Connection(url, self.server, self.keys, self.server_secret, (), self.daemon)
 
     def only(self, *roles: Role) -> Connection:
         """Return what the peers of these roles need: never the server's secret."""
-        return Connection(self.url, self.server, {role: self.keys[role] for role in roles})
+        keys = {role: self.keys[role] for role in roles}
+        return Connection(self.url, self.server, keys, "", self.others)
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -149,15 +144,6 @@ def remove(path: str | os.PathLike[str], stamp: Stamp) -> None:
             os.unlink(path)
     except OSError:
         pass  # it is gone already, or its directory
-
-
-def advertised(url: str, host: str | None = None) -> str:
-    """Return the URL at which others reach what listens at ``url``.
-
-    ``host`` is what they call this machine.  Without it the address stands as it is; one that
-    means all addresses becomes this machine's primary one.
-    """
-    return urls_of(url, host)[0]
 
 
 def _check_access(path: str | os.PathLike[str], found: os.stat_result) -> None:

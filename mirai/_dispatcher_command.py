@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import zmq
@@ -16,8 +16,9 @@ from dispatcher import descriptors
 from dispatcher.events import Role
 from dispatcher.keys import KeyPair
 from dispatcher.server import Config, Server
+from mirai._addresses import urls_of
 from mirai._arguments import checked, count, parser
-from mirai._connection import Connection, Stamp, advertised, remove
+from mirai._connection import Connection, Stamp, remove
 from mirai._errors import MiraiError
 from mirai._pool import PoolKeys, dispatcher_config
 from mirai._pool_options import PoolOptions, check_url
@@ -80,7 +81,8 @@ def main(argv: Sequence[str]) -> int:
     files = _Files()
     try:
         host = chosen.advertise or (_host(keys.url) if chosen.keys else None)
-        there = keys.at(advertised(server.url, host))
+        url, *others = urls_of(server.url, host)
+        there = replace(keys.at(url), others=tuple(others))
         files.write(chosen.connection_file, there.only(*Role))
         files.write(chosen.client_file, there.only(Role.CLIENT))
         files.write(chosen.daemon_file, there.only(Role.DAEMON))

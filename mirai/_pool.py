@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from dispatcher.events import Role
 from dispatcher.keys import KeyPair
 from dispatcher.log import Guarded
-from dispatcher.messages import Scale, Slot, ToClient
+from dispatcher.messages import PoolReport, Scale, Slot, ToClient
 from mirai._addresses import urls_of
 from mirai._answer import Value
 from mirai._channel import Carrier, Channel
@@ -125,9 +126,8 @@ class Daemons:
         from mirai._launches import Link
 
         assert self._keys is not None and isinstance(self._channel, Channel)
-        channel, server = self._channel, self._keys.server.public
-        report = lambda timeout: channel.ask().result(timeout)  # noqa: E731
-        launches.open(Link(channel.order, report, urls_of(self.url), server))
+        where, server = urls_of(self.url), self._keys.server.public
+        launches.open(Link(self._channel.order, self.report, where, server))
         launches.launch(n)
 
     def attach(
@@ -354,20 +354,33 @@ class Daemons:
 
         Raises MiraiError.
         """
-        from mirai._connection import Connection, advertised
+        if role not in (None, "client", "daemon"):
+            raise ValueError(f'role must be "client" or "daemon", not {role!r}')
+        connection = self.connection(advertise)
+        if role is not None:
+            connection = connection.only(Role(role))
+        stamp = connection.write(path)
+        self._files.append((os.path.abspath(path), stamp))
+
+    def connection(self, advertise: str | None = None) -> Connection:
+        """Return what a connection file says; for mirai's own use.  Raises MiraiError."""
+        from mirai._connection import Connection
 
         if self._keys is None or not self._keys.guests:
             raise MiraiError(
                 'only the pool that daemons(n, url="tcp://address:port") has started here'
                 " can have a connection file"
             )
-        pairs = {each: pair for each, pair in self._keys.guests.items() if role in (None, each)}
-        if not pairs:
-            raise ValueError(f'role must be "client" or "daemon", not {role!r}')
         self._open()
-        where = advertised(self.url, advertise)
-        stamp = Connection.of(where, self._keys.server.public, pairs).write(path)
-        self._files.append((os.path.abspath(path), stamp))
+        first, *others = urls_of(self.url, advertise)
+        pairs = {Role(name): pair for name, pair in self._keys.guests.items()}
+        return Connection(first, self._keys.server.public, pairs, "", tuple(others))
+
+    def report(self, timeout: float) -> PoolReport:
+        """Return the dispatcher's report; for mirai's own use.  Raises TimeoutError, MiraiError."""
+        report = self._open().ask().result(timeout)
+        assert isinstance(report, PoolReport)
+        return report
 
     # ── the end ──────────────────────────────────────────────────────────────────────────
 

@@ -15,8 +15,8 @@ from dispatcher.events import Role
 from dispatcher.keys import KeyPair
 from dispatcher.security import HEARTBEAT_MS, SILENCE_MS, dial, watch_for_silence
 from mirai import MiraiError
-from mirai._addresses import primary_address
-from mirai._connection import Connection, advertised, remove
+from mirai._addresses import primary_address, urls_of
+from mirai._connection import Connection, remove
 
 NOBODY = 65_534
 root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
@@ -227,7 +227,7 @@ def test_only_what_was_written_is_removed(path: Path) -> None:
     ],
 )
 def test_what_others_are_told(url: str, host: str | None, expected: str) -> None:
-    assert advertised(url, host) == expected
+    assert urls_of(url, host)[0] == expected
     assert "0.0.0.0" not in expected
 
 
