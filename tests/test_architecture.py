@@ -22,6 +22,7 @@ PACKAGES = ("dispatcher", "mirai")
 DEPENDENCIES = {"cloudpickle", "msgspec", "zmq"}
 OPTIONAL = {
     "boto3": "mirai/launchers/_aws.py",
+    "kubernetes": "mirai/launchers/kubernetes.py",
     "trio": "mirai/_trio.py",
     "numpy": "mirai/_streams.py",
     "rich": "mirai/_top.py",
