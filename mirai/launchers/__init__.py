@@ -11,6 +11,7 @@ from mirai.launchers._base import (
 from mirai.launchers._batch import BatchLauncher
 from mirai.launchers.aws_batch import AWSBatchLauncher
 from mirai.launchers.command import CommandLauncher
+from mirai.launchers.http import HTTPLauncher
 from mirai.launchers.kubernetes import KubernetesLauncher
 from mirai.launchers.local import LocalLauncher
 from mirai.launchers.slurm import SlurmLauncher
@@ -20,6 +21,7 @@ __all__ = [
     "AWSBatchLauncher",
     "BatchLauncher",
     "CommandLauncher",
+    "HTTPLauncher",
     "Handle",
     "KubernetesLauncher",
     "Launcher",
