@@ -116,22 +116,24 @@ def start(
     cwd: str | None = None,
     lifeline: bool = True,
     reads: bool = False,
+    log: IO[bytes] | None = None,
 ) -> Child:
-    """Start a program, whose output goes to the handle's log; a str is a line for a shell.
+    """Start a program, whose output goes to the handle's log, or to ``log``.
+
+    A str is a line for a shell.
 
     With ``lifeline`` its standard input is a pipe, for ``feed``; else it is empty.  With
     ``reads`` its standard output is a pipe, for ``read_line``.  ``env`` is what its environment
     has besides ours.  Raises LaunchError.
     """
     try:
-        os.makedirs(os.path.dirname(handle.log), mode=0o700, exist_ok=True)
-        with open(handle.log, "wb") as log:
+        with _opened(handle.log) if log is None else contextlib.nullcontext(log) as output:
             process = subprocess.Popen(
                 argv,
                 shell=isinstance(argv, str),
                 stdin=subprocess.PIPE if lifeline else subprocess.DEVNULL,
-                stdout=subprocess.PIPE if reads else log,
-                stderr=log,
+                stdout=subprocess.PIPE if reads else output,
+                stderr=output,
                 env={**os.environ, **(env or {})},
                 cwd=cwd,
                 start_new_session=True,  # Ctrl-C is for us
@@ -143,6 +145,11 @@ def start(
     with _guard:
         _living[handle.id] = child
     return child
+
+
+def _opened(path: str) -> IO[bytes]:
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    return open(path, "wb")
 
 
 def poll(handles: Sequence[Handle]) -> dict[Handle, State]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
@@ -18,6 +17,7 @@ from mirai._errors import LaunchError
 from mirai._limits import seconds
 from mirai.launchers._base import Handle, Launcher, Order, Phase, State, states
 from mirai.launchers._command import ENVIRONMENT, daemon_command
+from mirai.launchers._resident import Kept
 from mirai.launchers._submit import MOST
 
 Value = str | Callable[[], str]
@@ -79,7 +79,7 @@ class HTTPLauncher(Launcher):
     id of its handle, and is not known in other processes.  Raises TypeError or ValueError.
     """
 
-    url: str
+    url: str = field(kw_only=False)
     method: str = "POST"
     headers: Mapping[str, Value] = field(default_factory=dict, repr=False)
     body: Any = field(default_factory=lambda: BODY, repr=False)
@@ -156,7 +156,9 @@ class HTTPLauncher(Launcher):
         if wants and not isinstance(found, (str, int)):
             said = _without(json.dumps(answer), secrets)[:MOST]
             raise LaunchError(f"there is no {self.id!r} in the answer of {_place(url)}: {said}")
-        _remember(_Job(str(found), index, tuple(handles)))
+        job = _Job(str(found), index, tuple(handles))
+        for handle in handles:
+            _jobs.add(handle, job)
 
     # ── and after that ───────────────────────────────────────────────────────────────────
 
@@ -190,7 +192,7 @@ class HTTPLauncher(Launcher):
 
     def recall(self, name: str) -> None:
         """End all that was started of a launch, if there is a URL for that."""
-        self.terminate(_handles_of(name))
+        self.terminate(_jobs.launch(name))
 
     def _end(self, job: _Job, url: str) -> None:
         try:
@@ -261,30 +263,11 @@ class _Job:
     handles: tuple[Handle, ...]
 
 
-REMEMBERED = 100_000
-"""How many daemons are remembered."""
-
-_guard = threading.Lock()
-_jobs: dict[Handle, _Job] = {}
-
-
-def _remember(job: _Job) -> None:
-    with _guard:
-        for handle in job.handles:
-            _jobs[handle] = job
-        while len(_jobs) > REMEMBERED:
-            del _jobs[next(iter(_jobs))]
+_jobs: Kept[_Job] = Kept()
 
 
 def _jobs_of(handles: Sequence[Handle]) -> list[_Job]:
-    with _guard:
-        found = [_jobs[handle] for handle in handles if handle in _jobs]
-    return list(dict.fromkeys(found))
-
-
-def _handles_of(launch: str) -> list[Handle]:
-    with _guard:
-        return [handle for handle in _jobs if handle.launch == launch]
+    return list(dict.fromkeys(_jobs.of(handles).values()))
 
 
 # ── pure ─────────────────────────────────────────────────────────────────────────────────

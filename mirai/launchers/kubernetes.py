@@ -71,7 +71,7 @@ class KubernetesLauncher(Launcher):
     pods' logs, and to create, patch and delete Secrets.  Raises TypeError or ValueError.
     """
 
-    image: str
+    image: str = field(kw_only=False)
     namespace: str = "default"
     cpus: float | None = None
     memory: int | str | None = None
