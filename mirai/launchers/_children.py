@@ -45,7 +45,6 @@ class Child:
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):
             self.process.stdin.write(keys.encode() + b"\n")
-            self.process.stdin.flush()
 
     def read_line(self) -> bytes:
         """Return the next line of its standard output, if that is a pipe; empty at its end."""
@@ -130,6 +129,7 @@ def start(
         with _opened(handle.log) if log is None else contextlib.nullcontext(log) as output:
             process = subprocess.Popen(
                 argv,
+                bufsize=0,  # what holds nothing can be closed in a forked process too
                 shell=isinstance(argv, str),
                 stdin=subprocess.PIPE if lifeline else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if reads else output,
@@ -228,17 +228,11 @@ def _forget_all() -> None:
     global _guard
     _guard = threading.Lock()
     for child in _living.values():
-        for pipe in (child.process.stdin, child.process.stdout):
-            _close(pipe)
+        child.close_input()
+        child.close_output()
         child.process.returncode = 0  # or it would be waited for, as if it were our child
     _living.clear()
     _ended.clear()
-
-
-def _close(pipe: IO[bytes] | None) -> None:
-    if pipe is not None:
-        with contextlib.suppress(OSError, ValueError):
-            os.close(pipe.fileno())
 
 
 if hasattr(os, "register_at_fork"):
