@@ -97,6 +97,15 @@ def test_scale(tmp_path: Path) -> None:
     assert all(row["median"] > 0 for row in out["rows"])
 
 
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="needs /proc")
+def test_crowd(tmp_path: Path) -> None:
+    small = "--tasks", "1000", "--daemons", "20", "--clients", "4"
+    out = measure("crowd", tmp_path, "--repeats", "1", *small)
+    what = ["tasks"] * 2 + ["daemons"] * 3 + ["clients"] * 2 + ["all"] * 2
+    assert [row["what"] for row in out["rows"]] == what
+    assert all(row["median"] > 0 for row in out["rows"])
+
+
 @pytest.mark.thorough
 def test_importing(tmp_path: Path) -> None:
     out = measure("importing", tmp_path, "--repeats", "1")
@@ -123,7 +132,7 @@ def test_idle(tmp_path: Path) -> None:
 @pytest.mark.thorough
 def test_balance(tmp_path: Path) -> None:
     out = measure("balance", tmp_path, "--repeats", "1", *BOTH)
-    things = ("exponential", "one long one")
+    things = ("exponential", "one long one", "no long one")
     assert shape(out) == [(what, who, 1) for what in things for who in ("mirai", PEER)]
     assert all(row["median"] >= 0.99 for row in out["rows"] if row["unit"] == "× perfect")
 
