@@ -34,7 +34,7 @@ QUESTIONS = {
     "importing": ["--repeats", "2"],
 }
 """Name -> what makes it quick."""
-PEERLESS = ("awaiting", "memory", "scale", "crowd", "stopping", "importing")
+PEERLESS = ("awaiting", "scale", "crowd", "importing")
 """Those that do not let peers be chosen."""
 
 

@@ -46,20 +46,21 @@ def shape(out: Any) -> list[tuple[str, str, int]]:
     return [(row["what"], row["who"], len(row["values"])) for row in out["rows"]]
 
 
-BOTH = ("--only", "mirai", PEER)
+WHO = ("mirai", PEER)
+BOTH = ("--only", *WHO)
 
 
 def test_noop(tmp_path: Path) -> None:
     some = "--in-flight", "5", "20"
     out = measure("noop", tmp_path, "--tasks", "20", "--repeats", "2", *some, *BOTH)
     wanted = [f"20 tasks, {depth} at a time" for depth in (5, 20)]
-    assert shape(out) == [(what, who, 2) for what in wanted for who in ("mirai", PEER)]
+    assert shape(out) == [(what, who, 2) for what in wanted for who in WHO]
 
 
 def test_latency(tmp_path: Path) -> None:
     out = measure("latency", tmp_path, "--tasks", "100", "--repeats", "1", *BOTH)
     things = [("round trip", 100), ("start to first result", 1), ("end", 1)]
-    assert shape(out) == [(what, who, n) for what, n in things for who in ("mirai", PEER)]
+    assert shape(out) == [(what, who, n) for what, n in things for who in WHO]
     assert all((row["p99"] is not None) == (row["what"] == "round trip") for row in out["rows"])
 
 
@@ -67,7 +68,7 @@ def test_payload(tmp_path: Path) -> None:
     pytest.importorskip("numpy")
     out = measure("payload", tmp_path, "--megabytes", "1", "--repeats", "1", *BOTH)
     things = [("1 MB there and back", 20), ("1 MB as argument of 100", 1)]
-    assert shape(out) == [(what, who, n) for what, n in things for who in ("mirai", PEER)]
+    assert shape(out) == [(what, who, n) for what, n in things for who in WHO]
 
 
 def test_awaiting(tmp_path: Path) -> None:
@@ -86,9 +87,10 @@ def test_mapping(tmp_path: Path) -> None:
 
 
 def test_stopping(tmp_path: Path) -> None:
-    out = measure("stopping", tmp_path, "--repeats", "1", "--waiting", "50", "--storm", "5")
-    what = ["cancel to next", "kill to error", "cancel of 50 waiting", "storm, each"]
-    assert shape(out) == [(each, "mirai", 1) for each in what]
+    small = "--repeats", "2", "--waiting", "50", "--storm", "5"
+    out = measure("stopping", tmp_path, *small, *BOTH)
+    both = [(what, who, 2) for what in ("kill to error", "cancel of 50 waiting") for who in WHO]
+    assert shape(out) == [("cancel to next", "mirai", 2), *both, ("storm, each", "mirai", 1)]
 
 
 def test_scale(tmp_path: Path) -> None:
@@ -116,8 +118,8 @@ def test_importing(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 def test_memory(tmp_path: Path) -> None:
-    out = measure("memory", tmp_path, "--repeats", "1", "--tasks", "1000")
-    who = ["host", "dispatcher"]
+    out = measure("memory", tmp_path, "--repeats", "1", "--tasks", "1000", *BOTH)
+    who = ["mirai", "mirai, its dispatcher", PEER]
     wanted = [(what, each, 1) for what in ("a waiting task", "left of it") for each in who]
     assert shape(out) == wanted
     assert {row["unit"] for row in out["rows"]} == {"B"}
@@ -133,7 +135,7 @@ def test_idle(tmp_path: Path) -> None:
 def test_balance(tmp_path: Path) -> None:
     out = measure("balance", tmp_path, "--repeats", "1", *BOTH)
     things = ("exponential", "one long one", "no long one")
-    assert shape(out) == [(what, who, 1) for what in things for who in ("mirai", PEER)]
+    assert shape(out) == [(what, who, 1) for what in things for who in WHO]
     assert all(row["median"] >= 0.99 for row in out["rows"] if row["unit"] == "× perfect")
 
 
