@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,6 +16,15 @@ from conftest import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
 PEER = "ProcessPoolExecutor"
+
+
+@pytest.fixture
+def judge(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the function that judges a soak."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import soak
+
+    return soak.judge
 
 
 @pytest.fixture
@@ -165,6 +175,55 @@ def test_a_wrong_name(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "no such benchmark: speed" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_soak(tmp_path: Path) -> None:
+    out = measure("soak", tmp_path, "0.01", "--slower", "1000")
+    things = ("bytes", "descriptors", "threads")
+    whose = ("host", "dispatcher", "daemon 1", "daemon 2")
+    what = ["round of mirai", *(f"{thing} of {who}" for who in whose for thing in things)]
+    wanted = [(each, when) for each in what for when in ("first third", "last third")]
+    assert [row[:2] for row in shape(out)] == wanted
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_a_soak_that_is_interrupted(tmp_path: Path) -> None:
+    """It stops its work, and judges."""
+    command = [sys.executable, "-m", "benchmarks", "--soak", "60", "--out", str(tmp_path)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("round 1: ")
+        os.killpg(process.pid, signal.SIGINT)
+        assert "rounds · Python" in process.stdout.read()
+    assert process.returncode == 0
+
+
+STEADY = [30.0] * 2 + [10.0, 10.5, 9.5] * 4
+
+
+@pytest.mark.parametrize(
+    ("what", "values", "wrong"),
+    [
+        ("round", STEADY, []),
+        ("round", [5.0] * 10 + STEADY, []),
+        ("round", [1.0] * 10 + [2.5] * 5, ["a round takes 2.50 times as long as it did"]),
+        ("round", [1.0] * 10 + [2.5], []),
+        ("round", [1.0] * 5 + [2.5] * 4, []),
+        ("bytes", [1e6 * i for i in range(15)], ["host holds 8,000,000 bytes more than it did"]),
+        ("bytes", [1e5 * i for i in range(15)], []),
+        ("bytes", [5e7] * 3 + [9e7] * 12, []),
+        ("descriptors", [9.0] * 10 + [11.0] * 5, []),
+        ("descriptors", [9.0] * 10 + [12.0] * 5, ["host holds 3 descriptors more than it did"]),
+        ("threads", [3.0] * 10 + [4.0] * 5, ["host holds 1 threads more than it did"]),
+        ("threads", [3.0] * 10 + [2.0] * 5, []),
+    ],
+)
+def test_what_a_soak_judges(judge: Any, what: str, values: list[float], wrong: list[str]) -> None:
+    """It finds what grows: more than is allowed for, after the warm-up, and for long."""
+    assert judge({(what, "host"): values, ("threads", "daemon 1"): [3.0] * 15}) == wrong
 
 
 def test_table(helper: Any) -> None:
