@@ -3,19 +3,17 @@
 python -m benchmarks                        all of them, with every peer that is installed
 python -m benchmarks noop latency           only these
 python -m benchmarks --quick                smaller, and only with what Python brings along
-python -m benchmarks --soak 10              the no-op tasks, again and again, for ten minutes
+python -m benchmarks --soak 10              one pool at work for ten minutes: does anything grow?
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
-import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 HERE = Path(__file__).parent
 QUESTIONS = {
@@ -29,11 +27,12 @@ QUESTIONS = {
     "memory": ["--tasks", "20000", "--repeats", "1"],
     "idle": ["--repeats", "1"],
     "scale": ["--tasks", "10000"],
+    "crowd": ["--tasks", "5000", "--daemons", "100", "--clients", "10", "--repeats", "1"],
     "stopping": ["--repeats", "2", "--storm", "100"],
     "importing": ["--repeats", "2"],
 }
 """Name -> what makes it quick."""
-PEERLESS = ("awaiting", "memory", "scale", "stopping", "importing")
+PEERLESS = ("awaiting", "scale", "crowd", "importing")
 """Those that do not let peers be chosen."""
 
 
@@ -57,18 +56,13 @@ def environment() -> dict[str, str]:
 
 
 def soak(minutes: float, folder: Path) -> int:
-    """Run the no-op tasks until the time is up; say how the median of each round went."""
-    until = time.monotonic() + 60 * minutes
-    medians: list[float] = []
-    while time.monotonic() < until or not medians:
-        file = folder / "soak.json"
-        run = [sys.executable, str(HERE / "noop.py"), "--json", str(file), "--only", "mirai"]
-        subprocess.run(run, check=True, env=environment(), stdout=subprocess.DEVNULL)
-        found: dict[str, Any] = json.loads(file.read_text())
-        medians.append(found["rows"][0]["median"])
-        print(f"round {len(medians)}: {medians[-1]:.3f} s", flush=True)
-    print(f"{len(medians)} rounds: {min(medians):.3f} to {max(medians):.3f} s")
-    return 0
+    """Keep one pool at work; return whether anything was wrong.  Ctrl-C has it end early."""
+    made = [sys.executable, str(HERE / "soak.py"), str(minutes)]
+    process = subprocess.Popen([*made, "--json", str(folder / "soak.json")], env=environment())
+    while process.poll() is None:
+        with suppress(KeyboardInterrupt):  # it has been told, too
+            process.wait()
+    return process.returncode
 
 
 def main() -> int:

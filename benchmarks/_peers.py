@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,6 +42,8 @@ class Pool:
     """Waits for handles in the best way it has; returns their values."""
     map: Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]] | None = None
     """Calls a function on many elements in the best way it has."""
+    eager: bool = True
+    """Whether a call is on its way when ``submit`` returns, and not only when it is collected."""
 
     def call(self, fn: Callable[..., Any], *args: Any) -> Any:
         """Send one call, and wait for its value."""
@@ -97,6 +100,28 @@ def with_loky(workers: int) -> Iterator[Pool]:
 
 
 @contextmanager
+def with_joblib(workers: int) -> Iterator[Pool]:
+    """It has no futures: what is submitted is kept, and collected as one ``Parallel``.
+
+    A map is given to it at once, and the values are taken as they come.  It has two workers at
+    least, since one alone it would not start: calls would be made here.
+    """
+    from joblib import Parallel, delayed
+    from joblib.externals.loky import get_reusable_executor
+
+    try:
+        with Parallel(max(2, workers), return_as="generator") as parallel:
+            yield Pool(
+                lambda fn, *args: delayed(fn)(*args),
+                lambda calls: list(parallel(calls)),
+                lambda fn, xs: list(parallel(map(delayed(fn), xs))),
+                eager=False,
+            )
+    finally:
+        get_reusable_executor().shutdown()  # it would outlive its Parallel
+
+
+@contextmanager
 def with_mpire(workers: int) -> Iterator[Pool]:
     from mpire import WorkerPool
 
@@ -143,6 +168,8 @@ def with_parsl(workers: int) -> Iterator[Pool]:
     from parsl.config import Config
     from parsl.executors import HighThroughputExecutor
 
+    programs = os.path.dirname(sys.executable)  # its own among them, which it looks for by name
+    os.environ["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
     with tempfile.TemporaryDirectory() as directory:
         executor = HighThroughputExecutor(
             max_workers_per_node=workers, cores_per_worker=0.01, address="127.0.0.1"
@@ -170,6 +197,7 @@ CONTESTANTS: dict[str, tuple[str, Callable[[int], AbstractContextManager[Pool]]]
     "ProcessPoolExecutor, spawn": ("concurrent.futures", with_spawning_executor),
     "multiprocessing.Pool": ("multiprocessing", with_multiprocessing),
     "loky": ("loky", with_loky),
+    "joblib": ("joblib", with_joblib),
     "mpire": ("mpire", with_mpire),
     "Dask": ("distributed", with_dask),
     "Ray": ("ray", with_ray),

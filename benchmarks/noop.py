@@ -2,7 +2,7 @@
 
 Each contestant has two worker processes that are up before the clock starts.  In each round, all
 take their turn.  How many tasks are in flight at a time is what ``--in-flight`` says; by default
-all are.
+all are.  Only joblib has no futures: it is given them together.
 """
 
 from __future__ import annotations

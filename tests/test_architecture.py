@@ -22,6 +22,9 @@ PACKAGES = ("dispatcher", "mirai")
 DEPENDENCIES = {"cloudpickle", "msgspec", "zmq"}
 OPTIONAL = {
     "boto3": "mirai/launchers/_aws.py",
+    "kubernetes": "mirai/launchers/kubernetes.py",
+    "distributed": "mirai/launchers/dask.py",
+    "ray": "mirai/launchers/ray.py",
     "trio": "mirai/_trio.py",
     "numpy": "mirai/_streams.py",
     "rich": "mirai/_top.py",

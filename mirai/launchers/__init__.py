@@ -11,7 +11,11 @@ from mirai.launchers._base import (
 from mirai.launchers._batch import BatchLauncher
 from mirai.launchers.aws_batch import AWSBatchLauncher
 from mirai.launchers.command import CommandLauncher
+from mirai.launchers.dask import DaskLauncher
+from mirai.launchers.http import HTTPLauncher
+from mirai.launchers.kubernetes import KubernetesLauncher
 from mirai.launchers.local import LocalLauncher
+from mirai.launchers.ray import RayLauncher
 from mirai.launchers.slurm import SlurmLauncher
 from mirai.launchers.ssh import SSHLauncher
 
@@ -19,11 +23,15 @@ __all__ = [
     "AWSBatchLauncher",
     "BatchLauncher",
     "CommandLauncher",
+    "DaskLauncher",
+    "HTTPLauncher",
     "Handle",
+    "KubernetesLauncher",
     "Launcher",
     "LocalLauncher",
     "Order",
     "Phase",
+    "RayLauncher",
     "SSHLauncher",
     "SlurmLauncher",
     "State",

@@ -45,7 +45,6 @@ class Child:
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):
             self.process.stdin.write(keys.encode() + b"\n")
-            self.process.stdin.flush()
 
     def read_line(self) -> bytes:
         """Return the next line of its standard output, if that is a pipe; empty at its end."""
@@ -116,22 +115,25 @@ def start(
     cwd: str | None = None,
     lifeline: bool = True,
     reads: bool = False,
+    log: IO[bytes] | None = None,
 ) -> Child:
-    """Start a program, whose output goes to the handle's log; a str is a line for a shell.
+    """Start a program, whose output goes to the handle's log, or to ``log``.
+
+    A str is a line for a shell.
 
     With ``lifeline`` its standard input is a pipe, for ``feed``; else it is empty.  With
     ``reads`` its standard output is a pipe, for ``read_line``.  ``env`` is what its environment
     has besides ours.  Raises LaunchError.
     """
     try:
-        os.makedirs(os.path.dirname(handle.log), mode=0o700, exist_ok=True)
-        with open(handle.log, "wb") as log:
+        with _opened(handle.log) if log is None else contextlib.nullcontext(log) as output:
             process = subprocess.Popen(
                 argv,
+                bufsize=0,  # what holds nothing can be closed in a forked process too
                 shell=isinstance(argv, str),
                 stdin=subprocess.PIPE if lifeline else subprocess.DEVNULL,
-                stdout=subprocess.PIPE if reads else log,
-                stderr=log,
+                stdout=subprocess.PIPE if reads else output,
+                stderr=output,
                 env={**os.environ, **(env or {})},
                 cwd=cwd,
                 start_new_session=True,  # Ctrl-C is for us
@@ -143,6 +145,11 @@ def start(
     with _guard:
         _living[handle.id] = child
     return child
+
+
+def _opened(path: str) -> IO[bytes]:
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    return open(path, "wb")
 
 
 def poll(handles: Sequence[Handle]) -> dict[Handle, State]:
@@ -221,17 +228,11 @@ def _forget_all() -> None:
     global _guard
     _guard = threading.Lock()
     for child in _living.values():
-        for pipe in (child.process.stdin, child.process.stdout):
-            _close(pipe)
+        child.close_input()
+        child.close_output()
         child.process.returncode = 0  # or it would be waited for, as if it were our child
     _living.clear()
     _ended.clear()
-
-
-def _close(pipe: IO[bytes] | None) -> None:
-    if pipe is not None:
-        with contextlib.suppress(OSError, ValueError):
-            os.close(pipe.fileno())
 
 
 if hasattr(os, "register_at_fork"):

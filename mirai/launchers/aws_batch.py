@@ -70,8 +70,8 @@ class AWSBatchLauncher(Launcher):
     Raises TypeError or ValueError.
     """
 
-    queue: str
-    definition: str
+    queue: str = field(kw_only=False)
+    definition: str = field(kw_only=False)
     cpus: float | None = None
     memory: int | str | None = None
     gpus: int | None = None

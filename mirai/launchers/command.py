@@ -44,7 +44,7 @@ class CommandLauncher(Launcher):
     process (which may be equal to this one) knows nothing of them.
     """
 
-    template: Sequence[str] | str
+    template: Sequence[str] | str = field(kw_only=False)
     stdin: bool = False
     detached: bool = False
     cancel: Sequence[str] | str | None = None

@@ -59,7 +59,7 @@ class SSHLauncher(Launcher):
     Raises TypeError or ValueError.
     """
 
-    hosts: Sequence[str] | str
+    hosts: Sequence[str] | str = field(kw_only=False)
     tunnel: bool = False
     options: Sequence[str] = ()
     ssh: str = "ssh"

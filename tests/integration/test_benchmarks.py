@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,6 +16,15 @@ from conftest import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
 PEER = "ProcessPoolExecutor"
+
+
+@pytest.fixture
+def judge(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the function that judges a soak."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import soak
+
+    return soak.judge
 
 
 @pytest.fixture
@@ -46,20 +56,21 @@ def shape(out: Any) -> list[tuple[str, str, int]]:
     return [(row["what"], row["who"], len(row["values"])) for row in out["rows"]]
 
 
-BOTH = ("--only", "mirai", PEER)
+WHO = ("mirai", PEER)
+BOTH = ("--only", *WHO)
 
 
 def test_noop(tmp_path: Path) -> None:
     some = "--in-flight", "5", "20"
     out = measure("noop", tmp_path, "--tasks", "20", "--repeats", "2", *some, *BOTH)
     wanted = [f"20 tasks, {depth} at a time" for depth in (5, 20)]
-    assert shape(out) == [(what, who, 2) for what in wanted for who in ("mirai", PEER)]
+    assert shape(out) == [(what, who, 2) for what in wanted for who in WHO]
 
 
 def test_latency(tmp_path: Path) -> None:
     out = measure("latency", tmp_path, "--tasks", "100", "--repeats", "1", *BOTH)
     things = [("round trip", 100), ("start to first result", 1), ("end", 1)]
-    assert shape(out) == [(what, who, n) for what, n in things for who in ("mirai", PEER)]
+    assert shape(out) == [(what, who, n) for what, n in things for who in WHO]
     assert all((row["p99"] is not None) == (row["what"] == "round trip") for row in out["rows"])
 
 
@@ -67,7 +78,7 @@ def test_payload(tmp_path: Path) -> None:
     pytest.importorskip("numpy")
     out = measure("payload", tmp_path, "--megabytes", "1", "--repeats", "1", *BOTH)
     things = [("1 MB there and back", 20), ("1 MB as argument of 100", 1)]
-    assert shape(out) == [(what, who, n) for what, n in things for who in ("mirai", PEER)]
+    assert shape(out) == [(what, who, n) for what, n in things for who in WHO]
 
 
 def test_awaiting(tmp_path: Path) -> None:
@@ -86,14 +97,24 @@ def test_mapping(tmp_path: Path) -> None:
 
 
 def test_stopping(tmp_path: Path) -> None:
-    out = measure("stopping", tmp_path, "--repeats", "1", "--waiting", "50", "--storm", "5")
-    what = ["cancel to next", "kill to error", "cancel of 50 waiting", "storm, each"]
-    assert shape(out) == [(each, "mirai", 1) for each in what]
+    small = "--repeats", "2", "--waiting", "50", "--storm", "5"
+    out = measure("stopping", tmp_path, *small, *BOTH)
+    both = [(what, who, 2) for what in ("kill to error", "cancel of 50 waiting") for who in WHO]
+    assert shape(out) == [("cancel to next", "mirai", 2), *both, ("storm, each", "mirai", 1)]
 
 
 def test_scale(tmp_path: Path) -> None:
     out = measure("scale", tmp_path, "--repeats", "1", "--tasks", "1000")
     assert [row["what"] for row in out["rows"]] == ["tasks"] * 2 + ["daemons"] * 2 + ["clients"] * 2
+    assert all(row["median"] > 0 for row in out["rows"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="needs /proc")
+def test_crowd(tmp_path: Path) -> None:
+    small = "--tasks", "1000", "--daemons", "20", "--clients", "4"
+    out = measure("crowd", tmp_path, "--repeats", "1", *small)
+    what = ["tasks"] * 2 + ["daemons"] * 3 + ["clients"] * 2 + ["all"] * 2
+    assert [row["what"] for row in out["rows"]] == what
     assert all(row["median"] > 0 for row in out["rows"])
 
 
@@ -107,8 +128,8 @@ def test_importing(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 def test_memory(tmp_path: Path) -> None:
-    out = measure("memory", tmp_path, "--repeats", "1", "--tasks", "1000")
-    who = ["host", "dispatcher"]
+    out = measure("memory", tmp_path, "--repeats", "1", "--tasks", "1000", *BOTH)
+    who = ["mirai", "mirai, its dispatcher", PEER]
     wanted = [(what, each, 1) for what in ("a waiting task", "left of it") for each in who]
     assert shape(out) == wanted
     assert {row["unit"] for row in out["rows"]} == {"B"}
@@ -123,8 +144,8 @@ def test_idle(tmp_path: Path) -> None:
 @pytest.mark.thorough
 def test_balance(tmp_path: Path) -> None:
     out = measure("balance", tmp_path, "--repeats", "1", *BOTH)
-    things = ("exponential", "one long one")
-    assert shape(out) == [(what, who, 1) for what in things for who in ("mirai", PEER)]
+    things = ("exponential", "one long one", "no long one")
+    assert shape(out) == [(what, who, 1) for what in things for who in WHO]
     assert all(row["median"] >= 0.99 for row in out["rows"] if row["unit"] == "× perfect")
 
 
@@ -154,6 +175,55 @@ def test_a_wrong_name(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "no such benchmark: speed" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_soak(tmp_path: Path) -> None:
+    out = measure("soak", tmp_path, "0.01", "--slower", "1000")
+    things = ("bytes", "descriptors", "threads")
+    whose = ("host", "dispatcher", "daemon 1", "daemon 2")
+    what = ["round of mirai", *(f"{thing} of {who}" for who in whose for thing in things)]
+    wanted = [(each, when) for each in what for when in ("first third", "last third")]
+    assert [row[:2] for row in shape(out)] == wanted
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_a_soak_that_is_interrupted(tmp_path: Path) -> None:
+    """It stops its work, and judges."""
+    command = [sys.executable, "-m", "benchmarks", "--soak", "60", "--out", str(tmp_path)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8", start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("round 1: ")
+        os.killpg(process.pid, signal.SIGINT)
+        assert "rounds · Python" in process.stdout.read()
+    assert process.returncode == 0
+
+
+STEADY = [30.0] * 2 + [10.0, 10.5, 9.5] * 4
+
+
+@pytest.mark.parametrize(
+    ("what", "values", "wrong"),
+    [
+        ("round", STEADY, []),
+        ("round", [5.0] * 10 + STEADY, []),
+        ("round", [1.0] * 10 + [2.5] * 5, ["a round takes 2.50 times as long as it did"]),
+        ("round", [1.0] * 10 + [2.5], []),
+        ("round", [1.0] * 5 + [2.5] * 4, []),
+        ("bytes", [1e6 * i for i in range(15)], ["host holds 8,000,000 bytes more than it did"]),
+        ("bytes", [1e5 * i for i in range(15)], []),
+        ("bytes", [5e7] * 3 + [9e7] * 12, []),
+        ("descriptors", [9.0] * 10 + [11.0] * 5, []),
+        ("descriptors", [9.0] * 10 + [12.0] * 5, ["host holds 3 descriptors more than it did"]),
+        ("threads", [3.0] * 10 + [4.0] * 5, ["host holds 1 threads more than it did"]),
+        ("threads", [3.0] * 10 + [2.0] * 5, []),
+    ],
+)
+def test_what_a_soak_judges(judge: Any, what: str, values: list[float], wrong: list[str]) -> None:
+    """It finds what grows: more than is allowed for, after the warm-up, and for long."""
+    assert judge({(what, "host"): values, ("threads", "daemon 1"): [3.0] * 15}) == wrong
 
 
 def test_table(helper: Any) -> None:

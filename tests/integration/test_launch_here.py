@@ -83,26 +83,38 @@ from mirai.launchers import LocalLauncher, Order
 order = Order(1, "mirai-orphan", sys.stdin.readline(), {directory!r})
 print(LocalLauncher().launch(order)[0].id, flush=True)
 sys.stdin.readline()
+if {forks} and os.fork() == 0:
+    os.write(1, b"forked\\n")
+    while not os.path.exists({stop!r}):
+        time.sleep(0.02)
+    os._exit(0)
+sys.stdin.readline()
 os.kill(os.getpid(), 9)
 """
 
 
+@pytest.mark.parametrize("forks", [False, True], ids=["alone", "with a fork that lives on"])
 def test_they_do_not_outlive_a_host_that_is_killed(
-    tmp_path: Path, script: Script, mark: str
+    tmp_path: Path, script: Script, mark: str, forks: bool
 ) -> None:
+    stop = tmp_path / "stop"
     with remote_pool() as pool:
-        host = script(DIES.format(directory=str(tmp_path / "orphan")))
+        directory = str(tmp_path / "orphan")
+        host = script(DIES.format(directory=directory, forks=forks, stop=str(stop)))
         assert host.stdin is not None
         assert host.stdout is not None
-        host.stdin.write(order_of(pool, tmp_path).keys + "\n")
+        host.stdin.write(order_of(pool, tmp_path).keys + "\n\n")
         host.stdin.flush()
         assert host.stdout.readline().strip() == "mirai-orphan-0"
         pool.wait(1, 30)
+        if forks:
+            assert host.stdout.readline().strip() == "forked"
         host.stdin.write("\n")
         host.stdin.flush()
         host.wait()
         wait_until(lambda: not any("mirai daemon" in name for name in processes_marked(mark)))
         wait_until(lambda: connected(pool) == 0)
+        stop.touch()
 
 
 # ── commands ─────────────────────────────────────────────────────────────────────────────
