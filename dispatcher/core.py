@@ -14,7 +14,8 @@ own.
 by the mean duration of each function; a function that has never ended fills a hand alone.  So
 long tasks are given one at a time, to whoever is free, and tiny ones by the hundred.  When an
 estimate was wrong (a daemon that has more than one task in hand is silent for ``PATIENCE``
-seconds), what it has not started is recalled, and others get it.
+seconds), what it has not started is recalled, and others get it.  So it is where its answers show
+that the rest takes much longer than was expected, once another has nothing to do.
 
 *Time.*  A daemon that knows its end (the wall time of a batch job) is not given what it should
 have no time for; it is let go instead, and hands back what it has not started.
@@ -121,6 +122,8 @@ TURN = HORIZON / 4
 """Seconds of work that one client is given in its turn, where others wait."""
 MOST = 4 * HORIZON
 """A call that took longer counts as this long, or one outlier would spoil the mean."""
+TOO_MUCH = 2 * HORIZON
+"""Seconds of work in hand that are more than was meant: the estimate was wrong."""
 PATIENCE = 0.006
 """Seconds of silence after which a daemon's unstarted tasks are recalled."""
 MAX_LOSSES = 5
@@ -187,6 +190,7 @@ class Dispatcher:
         # Both in the order of time, since every entry gets the same delay.
         self._silent: dict[int, float] = {}  # daemons with spare tasks in hand, since when
         self._stubborn: dict[Job, float] = {}  # interrupted jobs, since when
+        self._overloaded: dict[int, Daemon] = {}  # with far more in hand than they should have
         self._urgent: list[Job] = []  # submitted just now, above what their clients sent before
         self._coming: dict[str, None] = {}  # launched daemons that are still to join: their jobs
         self._arrived: set[str] = set()  # the jobs that ever were a daemon
@@ -232,6 +236,8 @@ class Dispatcher:
             self._distribute(now)
         if self._urgent:
             self._make_way(now)
+        if self._overloaded and self._idle:
+            self._relieve(now)
         self._look(now)
         self._halt_if_drained()
         return self._flush()
@@ -278,7 +284,7 @@ class Dispatcher:
             coming=tuple(self._coming),
             python=self._python,
             package=self._package,
-            clock=self._epoch + now,
+            clock=self._epoch and self._epoch + now,
             refusals=Refusals(
                 keys=self._denied[Denial.KEY],
                 strangers=self._denied[Denial.STRANGER],
@@ -513,7 +519,7 @@ class Dispatcher:
         """Fail what may have started, and queue the rest again."""
         self._idle.discard(daemon)
         self._open.discard(daemon)
-        for group in (self._silent, self._lending):
+        for group in (self._silent, self._lending, self._overloaded):
             group.pop(daemon.peer, None)
         for client in daemon.clients:
             self._clients[client].daemon = 0
@@ -740,6 +746,7 @@ class Dispatcher:
             if outcome.following and not _is_plain(outcome):
                 raise ProtocolError("a run of outcomes that are not all plain values")
         head = next(iter(daemon.hand), None)
+        slow = False
         for outcome in outcomes:
             count = outcome.count
             for job, start in self._taken(daemon, outcome.id, count):
@@ -748,15 +755,30 @@ class Dispatcher:
                     # In this order, min and max make a number even of NaN.
                     mean = max(0.0, min(MOST, outcome.seconds / count))
                     job.function.estimate.learn(mean, job.count)
+                    slow = slow or mean > 2 * job.cost
                     if mean == MOST and outcome.seconds < MAX_TIMEOUT:
                         job.function.estimate.learn_long(outcome.seconds / count)
                 self._answer(job, outcome, start, daemon, now)
-        if head not in daemon.hand:
+        if head not in daemon.hand:  # else it has only dropped what was cancelled
             daemon.overdue = False
             daemon.began = now
+            self._silent.pop(daemon.peer, None)
         if daemon.clients:
             self._doubtful.add(daemon.peer)
-        self._rank(daemon, now)
+        if slow or daemon.peer in self._overloaded:
+            self._weigh(daemon)
+        self._place(daemon, now)
+
+    def _weigh(self, daemon: Daemon) -> None:
+        """See whether its hand should take much longer than was expected when it was given."""
+        jobs = daemon.jobs()
+        for job in jobs:
+            job.cost = _cost(job)
+        daemon.load = sum(job.cost * job.count for job in jobs)
+        if daemon.load > TOO_MUCH and len(daemon.hand) > 1:
+            self._overloaded[daemon.peer] = daemon
+        else:
+            self._overloaded.pop(daemon.peer, None)
 
     def _answer(self, job: Job, outcome: Outcome, start: int, daemon: Daemon, now: float) -> None:
         """Do what a daemon's answer asks for: it is of ``start`` other tasks, and of this job's."""
@@ -959,6 +981,8 @@ class Dispatcher:
     def _place(self, daemon: Daemon, now: float) -> None:
         self._idle.discard(daemon)
         self._open.discard(daemon)
+        if len(daemon.hand) < 2:
+            self._silent.pop(daemon.peer, None)
         if daemon.recalled:
             return  # what it hands back is older than what it would be given
         if daemon.leaving:
@@ -1064,6 +1088,15 @@ class Dispatcher:
             daemon.recalled = True
             self._post(daemon.peer).recall.extend(keys)
         self._rank(daemon, now)
+
+    def _relieve(self, now: float) -> None:
+        """While daemons have nothing to do, recall what others have too much of."""
+        for daemon in list(self._overloaded.values()):
+            waits = [job for job in daemon.jobs()[1:] if not (job.pinned or job.cancelled)]
+            if any(self._idle.fits(job.task.tags) for job in waits):
+                del self._overloaded[daemon.peer]
+                if not daemon.recalled:
+                    self._recall(daemon, now)
 
     def _make_way(self, now: float) -> None:
         """Recall what daemons have not started, and is less urgent than what has come and waits."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from dispatcher.jobs import Estimate, FunctionEntry, Job
@@ -118,6 +118,10 @@ class Bench:
             if tags not in without:
                 return next(iter(row.values()))
         return None
+
+    def fits(self, tags: Iterable[str]) -> bool:
+        """Whether one of them carries all these tags."""
+        return any(carried.issuperset(tags) for carried in self._rows)
 
     def count(self, without: Collection[frozenset[str]]) -> int:
         """Return how many there are that do not carry just these tags."""

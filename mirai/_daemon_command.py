@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -73,7 +74,8 @@ def main(argv: Sequence[str]) -> int:
         return found
 
     def say(text: str) -> None:
-        print(f"mirai daemon: {text}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # whoever was to read it is gone
+            print(f"mirai daemon: {text}", file=sys.stderr, flush=True)
 
     descriptors.raise_limit()
     limits = Limits(chosen.idle_time, chosen.wall_time, chosen.max_tasks)

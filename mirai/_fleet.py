@@ -125,6 +125,11 @@ class Fleet:
             self.jobs[handle.id].over_since = now
         return chosen
 
+    def ended(self) -> set[str]:
+        """Return the names of the launches of which nothing may come any more."""
+        living = {job.handle.launch for job in self.jobs.values() if not job.is_over}
+        return {job.handle.launch for job in self.jobs.values()} - living
+
     def finished(self, now: float) -> list[str]:
         """Forget the launches of which nothing may come any more; return their names.
 

@@ -61,13 +61,15 @@ class Link:
     """Its public key."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Open:
-    """A launch that has not ended."""
+    """A launch whose files are there."""
 
     keys: tuple[str, ...]
     """Its public keys."""
     directory: str
+    is_revoked: bool = False
+    """Whether they let nobody in any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,9 @@ class Launches:
 
     def scale(self, n: int) -> None:
         """Have ``n`` in all.  Those go first that have not joined, then idle ones."""
+        assert self._link is not None
         with self._launching:
+            self._take_in(self._link.report(ANSWER))
             with self._change:
                 self._fleet.wanted = n
                 living = len(self._fleet.living())
@@ -173,9 +177,8 @@ class Launches:
             living = self._fleet.living()
             if living:
                 self._terminate(living)
-            for launch in self._open.values():
-                shutil.rmtree(launch.directory, ignore_errors=True)
-            self._open.clear()
+            while self._open:
+                self._forget(*self._open.popitem())
 
     def _wake(self) -> None:
         with self._change:
@@ -211,7 +214,8 @@ class Launches:
         except BaseException:
             with contextlib.suppress(Exception):
                 self._launcher.recall(name)
-            self._end(launch)
+            self._revoke(launch)
+            shutil.rmtree(launch.directory, ignore_errors=True)
             raise
         logger.info("launched %s: %s", name, ", ".join(handle.id for handle in handles))
         self._wake()
@@ -250,10 +254,19 @@ class Launches:
             raise LaunchError(f"{directory} cannot be made: {error.strerror}") from None
         return os.path.abspath(directory)
 
-    def _end(self, launch: _Open) -> None:
-        """Let nobody in any more by its keys, and remove its files."""
-        with contextlib.suppress(MiraiError):  # the pool has ended, and its keys with it
-            self._order(Expel(launch.keys))
+    def _revoke(self, launch: _Open) -> None:
+        """Let nobody in any more by its keys."""
+        if not launch.is_revoked:
+            launch.is_revoked = True
+            with contextlib.suppress(MiraiError):  # the pool has ended, and its keys with it
+                self._order(Expel(launch.keys))
+
+    def _forget(self, name: str, launch: _Open) -> None:
+        """Leave nothing of a launch behind, here or on its platform."""
+        try:
+            self._launcher.recall(name)
+        except Exception as error:
+            logger.warning("of the launch %s something may be left: %s", name, error)
         shutil.rmtree(launch.directory, ignore_errors=True)
 
     def _terminate(self, handles: Sequence[Handle]) -> None:
@@ -300,9 +313,7 @@ class Launches:
             report = self._link.report(ANSWER)
         except (MiraiError, TimeoutError):
             return  # it is lost, and the pool ends; or it is busy, and we come back
-        with self._change:
-            joined = set(self._told_expected).difference(report.coming)
-            self._fleet.there({daemon.job for daemon in report.daemons if daemon.job}, joined)
+        self._take_in(report)
         failures = self._ask()
         with self._change:
             late = self._fleet.late(time.monotonic())
@@ -316,6 +327,12 @@ class Launches:
             self._replace(missing)
         if not report.connections:
             self._give_up()
+
+    def _take_in(self, report: PoolReport) -> None:
+        """Know who is there, and who was."""
+        with self._change:
+            joined = set(self._told_expected).difference(report.coming)
+            self._fleet.there({daemon.job for daemon in report.daemons if daemon.job}, joined)
 
     def _ask(self) -> list[Failure]:
         """Ask the platform about all that may still come to something."""
@@ -353,11 +370,12 @@ class Launches:
 
     def _close_finished(self) -> None:
         with self._change:
+            for name in self._fleet.ended() & self._open.keys():
+                self._revoke(self._open[name])
             names = self._fleet.finished(time.monotonic())
-            over = [self._open.pop(name, None) for name in names]
-        for launch in over:
-            if launch is not None:
-                self._end(launch)
+            over = [(name, self._open.pop(name)) for name in names if name in self._open]
+        for name, launch in over:
+            self._forget(name, launch)
 
     def _replace(self, missing: int) -> None:
         """Launch others in the place of those that have ended, since there is work."""

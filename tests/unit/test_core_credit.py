@@ -152,9 +152,6 @@ class Course:
         self.running: dict[int, tuple[int, float]] = {}  # by daemon: what, and since when
         self.idle: dict[int, float] = {}  # daemons with nothing to do, and since when
         self.costs: dict[int, float] = {}  # seconds that were expected of a task, by its key
-        # Daemons that have dropped what was cancelled, and when: the core takes that for a sign
-        # of progress.  Once the last test here passes, this can go.
-        self.appeased: dict[int, float] = {}
         self.answers: Counter[tuple[int, int]] = Counter()  # by client and id
         self.deaths = 0
 
@@ -232,8 +229,6 @@ class Course:
                 world.hear(*[peer] * (1 + MOST_TASKS))
             case "read":
                 read(world.clients.get(peer) or world.daemons[peer])
-                if peer in world.daemons and world.daemons[peer].can_flush():
-                    self.appeased[peer] = self.now
                 if peer in self.running and self.running[peer][0] in self.cancelled:
                     self.due[Move("end", peer)] = self.now
             case "begin":
@@ -292,7 +287,7 @@ class Course:
             if then < math.inf and then - self.idle.get(peer, then) > SOON
         ]
         for peer, (token, since) in self.running.items() if idle else ():
-            if then - max(since, self.appeased.get(peer, since)) > SOON:
+            if then - since > SOON:
                 for task in self.world.daemons[peer].hand._waiting:
                     fits = any(tags.issuperset(task.tags) for tags in idle)
                     assert not fits, f"{task.id} waits behind {token}, and somebody is idle"
@@ -401,7 +396,6 @@ def test_a_long_task_among_tiny_ones_holds_up_none_of_them() -> None:
 # ── what the core does not do yet ────────────────────────────────────────────────────────
 
 
-@pytest.mark.xfail(strict=True, reason="what takes less than the patience is never recalled")
 @pytest.mark.parametrize("seconds", [0.001, 0.005])
 def test_tasks_that_were_thought_to_be_tiny_are_shared_all_the_same(seconds: float) -> None:
     """Half of a map is quick, the other half is not: whoever has that must not have it alone."""
@@ -413,7 +407,6 @@ def test_tasks_that_were_thought_to_be_tiny_are_shared_all_the_same(seconds: flo
     assert course.now - 1.0 < 1.2 * 200 * seconds / 2
 
 
-@pytest.mark.xfail(strict=True, reason="a daemon that drops what was cancelled is heard")
 def test_cancels_of_what_waits_do_not_put_off_the_recall_of_the_rest() -> None:
     course = Course(1, [(), ()], MISJUDGED)
     course.act(Tasks(0, 0, 1, (), 0))
