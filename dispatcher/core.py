@@ -12,10 +12,11 @@ own.
 
 *Credit.*  A daemon is given work until what it has in hand should take ``HORIZON`` seconds, going
 by the mean duration of each function; a function that has never ended fills a hand alone.  So
-long tasks are given one at a time, to whoever is free, and tiny ones by the hundred.  When an
+long tasks are given one at a time, to whoever is free, and tiny ones by the hundred; behind one of
+some milliseconds there is one more, so that the daemon need not wait for it.  When an
 estimate was wrong (a daemon that has more than one task in hand is silent for ``PATIENCE``
-seconds), what it has not started is recalled, and others get it.  So it is where its answers show
-that the rest takes much longer than was expected, once another has nothing to do.
+seconds, or its answers show that the rest takes much longer), what it has not started is recalled
+as soon as another has nothing to do, and that one gets it.
 
 *Time.*  A daemon that knows its end (the wall time of a batch job) is not given what it should
 have no time for; it is let go instead, and hands back what it has not started.
@@ -41,7 +42,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice, takewhile
+from itertools import chain, islice, takewhile
 from typing import Any, TypeVar
 
 from msgspec import structs
@@ -125,7 +126,9 @@ MOST = 4 * HORIZON
 TOO_MUCH = 2 * HORIZON
 """Seconds of work in hand that are more than was meant: the estimate was wrong."""
 PATIENCE = 0.006
-"""Seconds of silence after which a daemon's unstarted tasks are recalled."""
+"""Seconds of silence after which a daemon's unstarted tasks are for those who are idle."""
+LONG = 5 * PATIENCE
+"""Seconds of silence after which they are recalled though nobody is."""
 MAX_LOSSES = 5
 """How many daemons may die of what they were given, as it seems, until that fails."""
 LOOK = 2.0
@@ -189,6 +192,7 @@ class Dispatcher:
         self._open = Bench()
         # Both in the order of time, since every entry gets the same delay.
         self._silent: dict[int, float] = {}  # daemons with spare tasks in hand, since when
+        self._overdue: dict[int, float] = {}  # those that have been silent for too long, since when
         self._stubborn: dict[Job, float] = {}  # interrupted jobs, since when
         self._overloaded: dict[int, Daemon] = {}  # with far more in hand than they should have
         self._urgent: list[Job] = []  # submitted just now, above what their clients sent before
@@ -227,8 +231,8 @@ class Dispatcher:
             except ProtocolError as error:
                 self._reject(peer, str(error))
         self._give_up(now)
-        if self._silent:
-            self._recall_from_silent(now)
+        if self._silent or self._overdue:
+            self._look_at_silent(now)
         if self._stubborn:
             self._kill_stubborn(now)
         self._distribute(now)
@@ -247,6 +251,8 @@ class Dispatcher:
         deadlines = [self._look_at, self._timeouts.first()]
         if self._silent:
             deadlines.append(_first(self._silent) + PATIENCE)
+        if self._overdue:
+            deadlines.append(_first(self._overdue) + LONG)
         if self._stubborn:
             deadlines.append(_first(self._stubborn) + self._grace)
         return min((each for each in deadlines if each is not None), default=None)
@@ -519,7 +525,7 @@ class Dispatcher:
         """Fail what may have started, and queue the rest again."""
         self._idle.discard(daemon)
         self._open.discard(daemon)
-        for group in (self._silent, self._lending, self._overloaded):
+        for group in (self._silent, self._overdue, self._lending, self._overloaded):
             group.pop(daemon.peer, None)
         for client in daemon.clients:
             self._clients[client].daemon = 0
@@ -762,7 +768,7 @@ class Dispatcher:
         if head not in daemon.hand:  # else it has only dropped what was cancelled
             daemon.overdue = False
             daemon.began = now
-            self._silent.pop(daemon.peer, None)
+            self._calm(daemon)
         if daemon.clients:
             self._doubtful.add(daemon.peer)
         if slow or daemon.peer in self._overloaded:
@@ -975,14 +981,19 @@ class Dispatcher:
 
     def _rank(self, daemon: Daemon, now: float) -> None:
         """Put a daemon that is not silent any more into the groups that it belongs to."""
-        self._silent.pop(daemon.peer, None)
+        self._calm(daemon)
         self._place(daemon, now)
+
+    def _calm(self, daemon: Daemon) -> None:
+        self._silent.pop(daemon.peer, None)
+        self._overdue.pop(daemon.peer, None)
 
     def _place(self, daemon: Daemon, now: float) -> None:
         self._idle.discard(daemon)
         self._open.discard(daemon)
         if len(daemon.hand) < 2:
-            self._silent.pop(daemon.peer, None)
+            self._calm(daemon)
+            self._overloaded.pop(daemon.peer, None)
         if daemon.recalled:
             return  # what it hands back is older than what it would be given
         if daemon.leaving:
@@ -992,8 +1003,10 @@ class Dispatcher:
             daemon.overdue = False
             self._idle.add(daemon, first=True)  # its caches are warm
         elif not (daemon.overdue or daemon.lending):
-            if daemon.load < HORIZON and len(daemon.hand) < BATCH_TASKS:
+            if _has_credit(daemon):
                 self._open.add(daemon)
+            if daemon.load > TOO_MUCH and len(daemon.hand) > 1:
+                self._overloaded[daemon.peer] = daemon
             if len(daemon.hand) > 1:
                 self._silent.setdefault(daemon.peer, now)
 
@@ -1018,7 +1031,7 @@ class Dispatcher:
             short = self._is_short()
             if not daemon.hand:
                 daemon.began = now
-            while share and daemon.load < HORIZON and len(daemon.hand) < BATCH_TASKS:
+            while share and _has_credit(daemon):
                 job = self._queue.pop(daemon.tags, nested=short)
                 if job is None:
                     unfit.add(daemon.tags)
@@ -1075,11 +1088,21 @@ class Dispatcher:
             self._settle(job, _crashed(job, crash))
         return bool(jobs)
 
-    def _recall_from_silent(self, now: float) -> None:
-        for peer, _ in list(_due(self._silent.items(), now - PATIENCE)):
+    def _look_at_silent(self, now: float) -> None:
+        """Give no more to those that are late; others may have what they have not started.
+
+        It is recalled as soon as somebody has nothing to do; or, since it is older than what
+        waits, after a longer while.
+        """
+        for peer, since in list(_due(self._silent.items(), now - PATIENCE)):
             daemon = self._daemons[peer]
             daemon.overdue = True
-            self._recall(daemon, now)
+            del self._silent[peer]
+            self._overdue[peer] = since
+            self._overloaded[peer] = daemon
+            self._place(daemon, now)
+        for peer, _ in list(_due(self._overdue.items(), now - LONG)):
+            self._recall(self._daemons[peer], now)
 
     def _recall(self, daemon: Daemon, now: float) -> None:
         """Ask for all but its first task, and what is for no other."""
@@ -1092,7 +1115,7 @@ class Dispatcher:
     def _relieve(self, now: float) -> None:
         """While daemons have nothing to do, recall what others have too much of."""
         for daemon in list(self._overloaded.values()):
-            waits = [job for job in daemon.jobs()[1:] if not (job.pinned or job.cancelled)]
+            waits = [job for job in daemon.spare() if not (job.pinned or job.cancelled)]
             if any(self._idle.fits(job.task.tags) for job in waits):
                 del self._overloaded[daemon.peer]
                 if not daemon.recalled:
@@ -1102,10 +1125,10 @@ class Dispatcher:
         """Recall what daemons have not started, and is less urgent than what has come and waits."""
         urgent, self._urgent = self._urgent, []
         for job in urgent:
-            for peer in list(islice(self._silent, GLANCES)) if job.waiting else ():
+            for peer in list(islice(chain(self._silent, self._overdue), GLANCES)):
                 daemon = self._daemons[peer]
-                fits = daemon.tags.issuperset(job.task.tags)
-                if fits and any(_is_outranked(other, job) for other in daemon.jobs()[1:]):
+                fits = job.waiting and daemon.tags.issuperset(job.task.tags)
+                if fits and any(_is_outranked(other, job) for other in daemon.spare()):
                     self._recall(daemon, now)
                     break
 
@@ -1273,10 +1296,17 @@ def _is_outranked(job: Job, other: Job) -> bool:
     return same and not job.pinned and job.task.priority < other.task.priority
 
 
+def _has_credit(daemon: Daemon) -> bool:
+    """Whether it may be given more: it has too little to do, or nothing behind a short task."""
+    if daemon.load < HORIZON:
+        return len(daemon.hand) < BATCH_TASKS
+    return daemon.load < MOST and len(daemon.hand) == 1
+
+
 def _cost(job: Job) -> float:
-    """Return how many seconds each of a job's tasks should take."""
+    """Return how many seconds each of a job's tasks should take; of an unknown one, the most."""
     seconds = job.function.estimate.seconds
-    return HORIZON if seconds is None or job.losses > 1 else seconds + OVERHEAD
+    return MOST if seconds is None or job.losses > 1 else seconds + OVERHEAD
 
 
 def _has_time(daemon: Daemon, job: Job, now: float) -> bool:

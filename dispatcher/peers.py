@@ -6,6 +6,7 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from dispatcher.jobs import Estimate, FunctionEntry, Job
 from dispatcher.messages import Function, Hello, Message, Outcome, Printed, Task
@@ -70,6 +71,10 @@ class Daemon:
     def jobs(self) -> list[Job]:
         """Return the jobs in the hand, in the order of evaluation."""
         return list(dict.fromkeys(self.hand.values()))
+
+    def spare(self) -> list[Job]:
+        """Return the jobs of all tasks in the hand but the first, which should be running."""
+        return list(dict.fromkeys(islice(self.hand.values(), 1, None)))
 
     def drop(self, job: Job) -> None:
         """Remove a job from the hand."""

@@ -9,6 +9,7 @@ import pytest
 
 from dispatcher.core import (
     HORIZON,
+    LONG,
     LOOK,
     MAX_LOSSES,
     MOST,
@@ -246,6 +247,14 @@ def test_a_more_urgent_task_goes_before_what_a_daemon_has_not_started() -> None:
     assert pool.hand(D1)[:3] == [begun, 40, 3]
 
 
+def test_it_goes_before_the_rest_of_a_run_that_has_begun() -> None:
+    pool = Pool([D1])
+    pool.learn(HORIZON / 10)
+    pool.step((CLIENT, Submit((task(2, following=(b"x",) * 30),))))
+    commands = pool.submit(40, priority=1)
+    assert sent(commands, D1, Recall) == [Recall(tuple(pool.hand(D1)[1:]))]
+
+
 def test_what_is_as_urgent_or_another_clients_is_not_recalled() -> None:
     pool = Pool([D1], [CLIENT, OTHER])
     pool.learn(HORIZON / 10)
@@ -300,7 +309,26 @@ def test_long_tasks_are_given_one_at_a_time() -> None:
     pool.submit(*range(1, 50))
     for key in range(1, 20):
         assert pool.hand(D1) == [key]
+        pool.done(D1, key, seconds=MOST)
+
+
+def test_behind_a_task_of_some_milliseconds_there_is_one_more() -> None:
+    pool = Pool([D1])
+    pool.learn(HORIZON)
+    pool.submit(*range(2, 50))
+    for key in range(2, 20):
+        assert pool.hand(D1) == [key, key + 1]
         pool.done(D1, key, seconds=HORIZON)
+
+
+def test_what_is_behind_it_is_recalled_for_one_with_nothing_to_do() -> None:
+    pool = Pool([D1])
+    pool.learn(2 * HORIZON)
+    pool.submit(2, 3)
+    assert pool.hand(D1) == [2, 3]
+    commands = pool.join(D2, Role.DAEMON)
+    assert sent(commands, D1, Recall) == [Recall((3,))]
+    assert given(pool.returned(D1, 3), D2) == [3]
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1e-5, 1e-4, 5e-4, 1e-3, 2e-3, 3.9e-3])
@@ -421,7 +449,7 @@ def test_a_daemon_that_was_recalled_gets_nothing_until_it_answers() -> None:
     pool = Pool([D1])
     pool.learn(TINY)
     pool.submit(2, 3)
-    assert sent(pool.wait(PATIENCE), D1, Recall) == [Recall((3,))]
+    assert sent(pool.wait(LONG), D1, Recall) == [Recall((3,))]
     assert pool.step((D1, Returned((3,)))) == []
     assert pool.submit(4) == []
     assert given(pool.done(D1, 2, seconds=1), D1)
@@ -431,7 +459,7 @@ def test_a_daemon_that_has_answered_and_handed_back_gets_more() -> None:
     pool = Pool([D1])
     pool.learn(TINY)
     pool.submit(2, 3)
-    pool.wait(PATIENCE)
+    pool.wait(LONG)
     pool.step((D1, done(2)), (D1, Returned(())))
     assert pool.hand(D1) == [3]
     assert given(pool.submit(4), D1) == [4]
@@ -447,8 +475,9 @@ def test_nothing_is_recalled_from_a_daemon_with_one_task() -> None:
 
 def test_a_daemon_is_asked_only_once() -> None:
     pool = _misjudged()
-    assert len(pool.wait(PATIENCE)) == 2
-    assert pool.wait(PATIENCE) == []
+    assert pool.wait(PATIENCE) == [], "nobody could do it meanwhile"
+    assert len(pool.wait(LONG - PATIENCE)) == 2
+    assert pool.wait(LONG) == []
     assert pool.deadline() is None
 
 
@@ -456,17 +485,17 @@ def test_a_daemon_that_answers_is_not_silent() -> None:
     pool = Pool([D1])
     pool.learn(TINY)
     pool.submit(2, 3, 4)
-    pool.now += 0.9 * PATIENCE
+    pool.now += 0.9 * LONG
     pool.done(D1, 2)
-    assert pool.wait(0.9 * PATIENCE) == []
-    assert sent(pool.wait(0.2 * PATIENCE), D1, Recall) == [Recall((4,))]
+    assert pool.wait(0.9 * LONG) == []
+    assert sent(pool.wait(0.2 * LONG), D1, Recall) == [Recall((4,))]
 
 
 def test_a_recall_that_comes_too_late_costs_nothing() -> None:
     pool = Pool([D1])
     pool.learn(TINY)
     pool.submit(2, 3)
-    pool.wait(PATIENCE)
+    pool.wait(LONG)
     assert answers(pool.step((D1, done(2, 3)), (D1, Returned(())))) == {
         2: Kind.VALUE,
         3: Kind.VALUE,
@@ -479,17 +508,17 @@ def test_what_is_returned_keeps_its_old_place() -> None:
     pool = Pool([D1])
     pool.learn(TINY)
     pool.submit(2, 3)
-    pool.wait(PATIENCE)
+    pool.wait(LONG)
     pool.submit(4)
     pool.step((D1, Returned((3,))))
-    assert given(pool.done(D1, 2, seconds=1.0), D1) == [3]
+    assert given(pool.done(D1, 2, seconds=1.0), D1) == [3, 4]
 
 
 def test_a_returned_task_that_was_cancelled_is_gone() -> None:
     pool = Pool([D1])
     pool.learn(TINY)
     pool.submit(2, 3)
-    pool.wait(PATIENCE)
+    pool.wait(LONG)
     pool.step((CLIENT, Cancel((3,))))
     pool.step((D1, Returned((3,))))
     pool.done(D1, 2)
@@ -610,7 +639,7 @@ def _loaded() -> Pool:
     pool = Pool([D1])
     pool.learn(TINY)
     pool.submit(2, 3, 4, 5)
-    pool.wait(PATIENCE)  # a recall that is never answered: nothing more is given
+    pool.wait(LONG)  # a recall that is never answered: nothing more is given
     pool.submit(6)
     assert pool.hand(D1) == [2, 3, 4, 5]
     return pool
@@ -1022,7 +1051,7 @@ def test_an_answer_after_the_task_was_returned_is_dropped() -> None:
     pool = Pool([D1])
     pool.learn(TINY)
     pool.submit(2, 3)
-    pool.wait(PATIENCE)
+    pool.wait(LONG)
     pool.step((D1, Returned((3,))))
     assert answers(pool.done(D1, 3)) == {}
     assert answers(pool.done(D1, 2)) == {2: Kind.VALUE}
@@ -1089,6 +1118,8 @@ def test_the_nearest_deadline_comes_first() -> None:
     pool.step((CLIENT, Cancel((2,))))
     assert pool.deadline() == pytest.approx(100.0 + PATIENCE)
     pool.wait(PATIENCE)
+    assert pool.deadline() == pytest.approx(100.0 + LONG)
+    pool.wait(LONG)
     assert pool.deadline() == pytest.approx(100.0 + PATIENCE / 2 + 5.0)
 
 

@@ -10,8 +10,8 @@ from test_core import (
     CRASH,
     D1,
     D2,
+    LONG,
     OTHER,
-    PATIENCE,
     TINY,
     Pool,
     answers,
@@ -164,7 +164,7 @@ def test_to_name_one_twice_leaves_none_out() -> None:
 def test_those_that_are_handed_back_wait_at_their_old_place() -> None:
     pool = Pool([D1])
     submit(pool, 2, 10)
-    pool.now += 2 * PATIENCE
+    pool.now += LONG
     [recall] = sent(pool.step(), D1, Recall)
     assert recall.ids == tuple(range(3, 12))
     pool.join(D2, Role.DAEMON)
@@ -177,7 +177,7 @@ def test_what_has_a_story_is_answered_one_by_one() -> None:
     """Else nobody would know whose story it is."""
     pool = Pool([D1])
     submit(pool, 2, 4)
-    pool.now += 2 * PATIENCE
+    pool.now += LONG
     pool.step()
     pool.step((D1, Returned((3, 4, 5))), (D1, Done((values(2, 1),))))
     told = outcomes(pool.step((D1, Done((values(3, 3),)))))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from test_core import CLIENT, CRASH, D1, D2, OTHER, SENT, TINY, F, Pool, sent, task
 
-from dispatcher.core import PATIENCE
+from dispatcher.core import LONG
 from dispatcher.events import Joined, Lost, Role
 from dispatcher.messages import (
     VERSION,
@@ -118,14 +118,14 @@ def test_what_is_handed_back() -> None:
     pool = Pool([D1])
     pool.learn(TINY)
     pool.submit(2, 3)
-    pool.wait(2 * PATIENCE)
+    pool.wait(LONG)
     pool.step((D1, Returned((3,))))
     pool.done(D1, 2)
     pool.now += WAITED
     told = answer(pool, 3, seconds=TINY).story
     taken_back = "taken back: it had not begun there"
     assert words(told) == [SENT, taken_back, SENT, "ended there, after 0.000 s"]
-    assert [step.ago for step in told] == pytest.approx([WAITED + 2 * PATIENCE, *[WAITED] * 2, 0])
+    assert [step.ago for step in told] == pytest.approx([WAITED + LONG, *[WAITED] * 2, 0])
 
 
 def test_what_had_not_begun_on_a_daemon_that_died() -> None:
