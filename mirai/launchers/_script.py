@@ -50,4 +50,4 @@ class Script:
 def directives(prefix: str, wanted: Sequence[str], skip: Sequence[str]) -> list[str]:
     """Return lines of these directives, but for those that begin with one to be skipped."""
     kept = [each for each in wanted if not any(each.startswith(start) for start in skip)]
-    return [f"{prefix} {each}" for each in kept]
+    return [f"{prefix} {each}".lstrip() for each in kept]
