@@ -197,19 +197,19 @@ def mebibytes(size: int) -> int:
     return -(-size // 2**20)
 
 
-def option(text: object, *, name: str = "", quote: bool = True) -> str:
+def option(text: object, *, name: str = "", nested: bool = True) -> str:
     """Return what a scheduler's own parser of directives reads as one word.
 
-    ``quote``: whether that reads quotes, be they single or double, but not both in one word.
-    Raises ValueError where it cannot be written.
+    ``nested``: whether it knows one kind of quotes within the other.  Raises ValueError where the
+    word cannot be written.
     """
     word = str(text)
     if _PLAIN.fullmatch(word):
         return word
-    for mark in "'\"":
-        if quote and mark not in word:
-            return f"{mark}{word}{mark}"
-    raise ValueError(f"{name or 'an option'} cannot be told to this scheduler: {word!r}")
+    marks = [mark for mark in "'\"" if mark not in word]
+    if len(marks) < (1 if nested else 2):
+        raise ValueError(f"{name or 'an option'} cannot be told to this scheduler: {word!r}")
+    return f"{marks[0]}{word}{marks[0]}"
 
 
 def _check_text(name: str, value: object) -> None:

@@ -46,7 +46,7 @@ class SGELauncher(BatchLauncher):
     job_of_array: ClassVar[str] = "$JOB_ID.$SGE_TASK_ID"
     submission: ClassVar[tuple[str, ...]] = ("qsub", "-terse")
     id: ClassVar[re.Pattern[str]] = re.compile(r"^(\d+)(?:\.\S+)?\s*$", re.MULTILINE)
-    special: ClassVar[str] = "$:,"
+    special: ClassVar[str] = "$:,'\""
 
     def directives(self, order: Order) -> list[str]:
         """Return the options of qsub."""
@@ -68,7 +68,9 @@ class SGELauncher(BatchLauncher):
             ("-A", self.account),
         ]
         options = [
-            f"{name} {option(value, name=name)}" for name, value in wanted if value is not None
+            f"{name} {option(value, name=name, nested=False)}"
+            for name, value in wanted
+            if value is not None
         ]
         slots = [f"-pe {option(self.parallel_environment)} {self.cpus}"] if self.cpus > 1 else []
         return [*options, *slots, "-cwd"]
@@ -141,7 +143,7 @@ def parse_queue(text: str) -> dict[str, State]:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError:
         return {}
-    found = {}
+    found: dict[str, State] = {}
     for job in root.iter("job_list"):
         id, state = job.findtext("JB_job_number", ""), job.findtext("state", "")
         if id and state:
