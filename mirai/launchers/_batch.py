@@ -72,6 +72,8 @@ class BatchLauncher(Launcher):
     """What that program says; the first group is the job's id."""
     special: ClassVar[str] = ""
     """Characters that mean something else to the scheduler where a path is wanted."""
+    grace: ClassVar[int | None] = None
+    """Seconds that a daemon's tasks have after a SIGTERM, where no SIGKILL is sure to follow."""
     shares_files: ClassVar[bool] = True
     patience: ClassVar[float] = 86_400.0
 
@@ -151,6 +153,7 @@ class BatchLauncher(Launcher):
             command,
             [*self.opening(order), *self.prologue],
             self.epilogue,
+            self.grace,
         ).text()
 
     def launch(self, order: Order) -> list[Handle]:

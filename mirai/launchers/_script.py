@@ -12,13 +12,17 @@ from dataclasses import dataclass
 RUN = """\
 {command} &
 child=$!
-trap 'kill -TERM "$child" 2>/dev/null' TERM INT
+trap '{forward}' TERM INT
 wait "$child"
 status=$?
 while kill -0 "$child" 2>/dev/null; do wait "$child"; status=$?; done
 trap - TERM INT"""
 """A shell that waits for a child in the foreground would hear of a signal too late; one that has
 no trap would leave the child behind."""
+FORWARD = 'kill -TERM "$child" 2>/dev/null'
+AGAIN = '{{ sleep {grace}; kill -TERM "$child" 2>/dev/null; }} & again=$!'
+"""The second signal does not let running tasks finish."""
+CALL_OFF = 'kill "$again" 2>/dev/null'
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,9 @@ class Script:
     command: str
     prologue: Sequence[str] = ()
     epilogue: Sequence[str] = ()
+    grace: int | None = None
+    """Seconds that running tasks have to finish after a SIGTERM; None for as long as they need,
+    or until the scheduler kills them."""
 
     def text(self) -> str:
         """Return it."""
@@ -40,11 +47,17 @@ class Script:
             *self.directives,
             f'export MIRAI_JOB="{self.job}"',
             *self.prologue,
-            RUN.format(command=self.command),
+            *self._run(),
             *self.epilogue,
             'exit "$status"',
         ]
         return "\n".join(lines) + "\n"
+
+    def _run(self) -> list[str]:
+        if self.grace is None:
+            return [RUN.format(command=self.command, forward=FORWARD)]
+        forward = f"{FORWARD}; {AGAIN.format(grace=self.grace)}"
+        return ["again=", RUN.format(command=self.command, forward=forward), CALL_OFF]
 
 
 def directives(prefix: str, wanted: Sequence[str], skip: Sequence[str]) -> list[str]:

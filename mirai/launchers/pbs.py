@@ -51,6 +51,9 @@ class PBSLauncher(BatchLauncher):
     id: ClassVar[re.Pattern[str]] = re.compile(r"^(\d+(?:\[\])?\.\S+)\s*$", re.MULTILINE)
     special: ClassVar[str] = "^:,"
 
+    # A job is over for PBS when its outermost shell is: nobody would kill what is left of it.
+    grace: ClassVar[int | None] = 10
+
     def directives(self, order: Order) -> list[str]:
         """Return the options of qsub."""
         time = self.walltime_seconds()
@@ -154,7 +157,7 @@ def _state(said: Mapping[str, Any]) -> State:
         return State(Phase.UNKNOWN, detail)
     status = said.get("Exit_status")
     if not isinstance(status, int):  # it never ran
-        return State(Phase.CANCELLED if "deleted" in why else Phase.FAILED, detail)
+        return State(Phase.CANCELLED, detail)
     phase = phase_of(status, deleted=str(said.get("substate")) == _DELETED)
     return State(phase, f"{detail}; exit status {status}", exit_of(status))
 

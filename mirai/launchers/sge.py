@@ -169,7 +169,7 @@ def _is_stuck(state: State | None) -> bool:
 
 def parse_error(text: str) -> str:
     """Return why a job is in error, as ``qstat -j`` tells, as ``": the reason"``; or nothing."""
-    match = re.search(r"^error reason[^:]*:\s*(?:\d+\s*:?\s*)?(.*)$", text, re.MULTILINE)
+    match = re.search(r"^error reason[^:]*:\s*(.*)$", text, re.MULTILINE)
     return f": {match[1].strip()}" if match else ""
 
 

@@ -44,6 +44,9 @@ class TorqueLauncher(BatchLauncher):
     id: ClassVar[re.Pattern[str]] = re.compile(r"^(\d+(?:\[\])?\.\S+)\s*$", re.MULTILINE)
     special: ClassVar[str] = "$:,"
 
+    # A job is over for PBS when its outermost shell is: nobody would kill what is left of it.
+    grace: ClassVar[int | None] = 10
+
     def directives(self, order: Order) -> list[str]:
         """Return the options of qsub."""
         memory, time = self.memory_bytes(), self.walltime_seconds()
