@@ -20,9 +20,21 @@ trap - TERM INT"""
 """A shell that waits for a child in the foreground would hear of a signal too late; one that has
 no trap would leave the child behind."""
 FORWARD = 'kill -TERM "$child" 2>/dev/null'
-AGAIN = '{{ sleep {grace}; kill -TERM "$child" 2>/dev/null; }} & again=$!'
+LEAVE = """\
+again=
+leave() {{
+    kill -TERM "$child" 2>/dev/null
+    (
+        trap 'kill "$nap" 2>/dev/null; exit' TERM
+        sleep {grace} &
+        nap=$!
+        wait "$nap"
+        kill -TERM "$child" 2>/dev/null
+    ) &
+    again=$!
+}}"""
 """The second signal does not let running tasks finish."""
-CALL_OFF = 'kill "$again" 2>/dev/null'
+CALL_OFF = '[ -z "$again" ] || kill "$again" 2>/dev/null'
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +68,8 @@ class Script:
     def _run(self) -> list[str]:
         if self.grace is None:
             return [RUN.format(command=self.command, forward=FORWARD)]
-        forward = f"{FORWARD}; {AGAIN.format(grace=self.grace)}"
-        return ["again=", RUN.format(command=self.command, forward=forward), CALL_OFF]
+        run = RUN.format(command=self.command, forward="leave")
+        return [LEAVE.format(grace=self.grace), run, CALL_OFF]
 
 
 def directives(prefix: str, wanted: Sequence[str], skip: Sequence[str]) -> list[str]:

@@ -69,7 +69,7 @@ class HTCondorLauncher(BatchLauncher):
     job: ClassVar[str] = "$MIRAI_JOB"
     job_of_array: ClassVar[str] = "$MIRAI_JOB"
     submission: ClassVar[tuple[str, ...]] = ("condor_submit", "-terse", "-")
-    id: ClassVar[re.Pattern[str]] = re.compile(r"^(\d+)\.0(?: - \1\.\d+)?\s*$", re.MULTILINE)
+    id: ClassVar[re.Pattern[str]] = re.compile(r"^(\d+\.0)(?: - \d+\.\d+)?\s*$", re.MULTILINE)
     special: ClassVar[str] = "\\"
 
     def directives(self, order: Order) -> list[str]:
@@ -117,7 +117,7 @@ class HTCondorLauncher(BatchLauncher):
 
     def ids(self, id: str, count: int) -> list[str]:
         """Return ``["7.0", "7.1", …]``."""
-        return [f"{id}.{number}" for number in range(count)]
+        return [f"{_cluster(id)}.{number}" for number in range(count)]
 
     def poll(self, handles: Sequence[Handle]) -> Mapping[Handle, State]:
         """Ask condor_q about all of them; and condor_history about those that are gone."""

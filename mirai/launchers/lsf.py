@@ -166,5 +166,7 @@ def _state(said: Mapping[str, Any]) -> State:
     if phase is Phase.FAILED and term:
         phase = _REASONS.get(term[0], phase)
     reason = waits if phase is Phase.PENDING else why
-    exit = from_shell(int(code)) if code.isdigit() and phase.is_over else None
+    exit = 0 if phase is Phase.ENDED else None  # DONE is only said of such
+    if code.isdigit() and phase.is_over:
+        exit = from_shell(int(code))
     return State(phase, f"{name} ({reason})" if reason else name, exit)

@@ -15,13 +15,24 @@ exec >'/shared/the logs/mirai-NAME.'"$PBS_JOBID".log 2>&1
 module load python
 ulimit -c 0
 again=
+leave() {
+    kill -TERM "$child" 2>/dev/null
+    (
+        trap 'kill "$nap" 2>/dev/null; exit' TERM
+        sleep 10 &
+        nap=$!
+        wait "$nap"
+        kill -TERM "$child" 2>/dev/null
+    ) &
+    again=$!
+}
 '/opt/py 3/bin/python' -P -m mirai daemon DIRECTORY/keys.json --wall-time 5340s &
 child=$!
-trap 'kill -TERM "$child" 2>/dev/null; { sleep 10; kill -TERM "$child" 2>/dev/null; } & again=$!' TERM INT
+trap 'leave' TERM INT
 wait "$child"
 status=$?
 while kill -0 "$child" 2>/dev/null; do wait "$child"; status=$?; done
 trap - TERM INT
-kill "$again" 2>/dev/null
+[ -z "$again" ] || kill "$again" 2>/dev/null
 echo "it's over"
 exit "$status"
