@@ -2,6 +2,9 @@
 
 It reads a description of the jobs, which names the script: the script lies in the launch's
 directory, on the file system that its machines share with us.
+
+Not tried on a real cluster: there is none to be had.  HTCondor's own parser has read the
+descriptions.
 """
 
 from __future__ import annotations

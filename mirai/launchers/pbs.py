@@ -1,6 +1,7 @@
 """PBS Professional and OpenPBS: ``qsub``, ``qstat`` and ``qdel``, as of their manual for 19 on.
 
 Torque has programs of these names too, but other resources and arrays: see ``TorqueLauncher``.
+It was tried by hand on a real OpenPBS 23.06; the tests have only a pretended one.
 """
 
 from __future__ import annotations
