@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from mirai._errors import LaunchError
 from mirai._limits import seconds
 from mirai._pool_options import size_in_bytes
 from mirai.launchers._base import Handle, Launcher, Order
@@ -27,6 +28,7 @@ of its time where that is less."""
 SHOWN = Order(1, "mirai-NAME", "", "DIRECTORY", "DIRECTORY/keys.json")
 """What ``job_script`` shows in place of a launch."""
 
+_PLAIN = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
 _ONE_LINE = re.compile(r"[^\r\n\0]*")
 
 
@@ -68,6 +70,10 @@ class BatchLauncher(Launcher):
     """The program that reads a script and starts it."""
     id: ClassVar[re.Pattern[str]]
     """What that program says; the first group is the job's id."""
+    special: ClassVar[str] = ""
+    """Characters that mean something else to the scheduler where a path is wanted."""
+    grace: ClassVar[int | None] = None
+    """Seconds that a daemon's tasks have after a SIGTERM, where no SIGKILL is sure to follow."""
     shares_files: ClassVar[bool] = True
     patience: ClassVar[float] = 86_400.0
 
@@ -78,10 +84,9 @@ class BatchLauncher(Launcher):
                 raise TypeError(f"{name} must be an int, not {type(value).__name__}")
             if value < 1:
                 raise ValueError(f"{name} must be positive: {value}")
-        self.memory_bytes()
-        self.walltime_seconds()
         for field in dataclasses.fields(self):
             _check_text(field.name, getattr(self, field.name))
+        self.job_script()  # or say now what cannot be said to the scheduler
 
     # ── what a scheduler adds ────────────────────────────────────────────────────────────
 
@@ -94,8 +99,16 @@ class BatchLauncher(Launcher):
         """Return the ids of the jobs of an array of so many, as ``job_of_array`` gives them."""
 
     def log_path(self, order: Order, id: str) -> str:
-        """Return where the output of a job goes: what ``directives`` asks for."""
+        """Return where the output of a job goes: what ``directives`` or ``opening`` asks for."""
         return os.path.join(self.log_directory(order), f"{order.name}.{id}.log")
+
+    def opening(self, order: Order) -> list[str]:  # noqa: ARG002
+        """Return what the script does first, where the scheduler has no directive for it."""
+        return []
+
+    def description(self, order: Order) -> str:
+        """Return what the submitting program reads: the script, unless that lies in a file."""
+        return self.script(order)
 
     # ── for all ──────────────────────────────────────────────────────────────────────────
 
@@ -110,25 +123,37 @@ class BatchLauncher(Launcher):
         return max(1, round(seconds("walltime", self.walltime)))
 
     def log_directory(self, order: Order) -> str:
-        """Return where the jobs' output goes."""
-        return order.directory if self.log_dir is None else os.path.abspath(self.log_dir)
+        """Return where the jobs' output goes.  Raises ValueError where it cannot go there."""
+        path = order.directory if self.log_dir is None else os.path.abspath(self.log_dir)
+        if found := sorted(set(path) & set(self.special)):
+            raise ValueError(f"this scheduler takes no {' or '.join(found)} in a path: {path!r}")
+        return path
 
     def job_script(self, n: int = 1) -> str:
         """Return the script by which ``n`` daemons would be launched, for people to read."""
-        return self.script(dataclasses.replace(SHOWN, count=n))
+        return self.description(dataclasses.replace(SHOWN, count=n))
 
     def script(self, order: Order) -> str:
         """Return the script of a launch."""
+        return self.body(order, self.lines(order))
+
+    def lines(self, order: Order) -> list[str]:
+        """Return all that is asked of the scheduler, line by line."""
         wanted = [*self.directives(order), *self.directives_extra]
+        return directives(self.prefix, wanted, self.directives_skip)
+
+    def body(self, order: Order, lines: Sequence[str]) -> str:
+        """Return a script that begins with these lines."""
         command = daemon_command(order.key_file, self.python)
         if (whole := self.walltime_seconds()) is not None:
             command += f" --wall-time {whole - min(MARGIN, whole / 10):g}s"
         return Script(
-            directives(self.prefix, wanted, self.directives_skip),
+            lines,
             self.job if order.count == 1 else self.job_of_array,
             command,
-            self.prologue,
+            [*self.opening(order), *self.prologue],
             self.epilogue,
+            self.grace,
         ).text()
 
     def launch(self, order: Order) -> list[Handle]:
@@ -138,16 +163,56 @@ class BatchLauncher(Launcher):
         while (left := order.count - len(handles)) > 0:
             part = dataclasses.replace(order, count=min(left, self.max_array))
             try:
-                handles += self._submit(part)
-            except BaseException:
-                self.terminate(handles)  # all of them, or none
+                handles += self.submit(part)
+            except BaseException as error:
+                self._take_back(order, error)
                 raise
         return handles
 
-    def _submit(self, order: Order) -> list[Handle]:
-        id = submit(self.submission, self.script(order), self.id)
+    def _take_back(self, order: Order, error: BaseException) -> None:
+        """All of them, or none; one whose id was not read is among them."""
+        try:
+            self.recall(order.name)
+        except LaunchError as another:
+            error.add_note(f"what had been started of it could not be ended: {another}")
+
+    def submit(self, order: Order) -> list[Handle]:
+        """Submit one job, or one array."""
+        id = submit(self.submission, self.description(order), self.id)
         ids = [id] if order.count == 1 else self.ids(id, order.count)
         return [Handle(each, order.name, self.log_path(order, each)) for each in ids]
+
+
+def from_shell(status: int) -> int:
+    """Return an exit code, or minus the signal that a shell or scheduler has told by it."""
+    return 128 - status if 128 < status < 192 else status
+
+
+def clock(seconds: int) -> str:
+    """Return a time as most schedulers write it: ``"26:03:04"``, in hours."""
+    minutes, second = divmod(seconds, 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}"
+
+
+def mebibytes(size: int) -> int:
+    """Return a size in bytes in these, rounded up."""
+    return -(-size // 2**20)
+
+
+def option(text: object, *, name: str = "", nested: bool = True) -> str:
+    """Return what a scheduler's own parser of directives reads as one word.
+
+    ``nested``: whether it knows one kind of quotes within the other.  Raises ValueError where the
+    word cannot be written.
+    """
+    word = str(text)
+    if _PLAIN.fullmatch(word):
+        return word
+    marks = [mark for mark in "'\"" if mark not in word]
+    if len(marks) < (1 if nested else 2):
+        raise ValueError(f"{name or 'an option'} cannot be told to this scheduler: {word!r}")
+    return f"{marks[0]}{word}{marks[0]}"
 
 
 def _check_text(name: str, value: object) -> None:

@@ -13,6 +13,8 @@ TIMEOUT = 120.0
 """Seconds that a program has to answer."""
 MOST = 4_000
 """How much of what it says is told, in characters."""
+AT_ONCE = 500
+"""How many jobs a command line names at most."""
 
 
 def ask(argv: Sequence[str], stdin: str = "", *, timeout: float = TIMEOUT) -> str:
@@ -58,6 +60,23 @@ def submit(argv: Sequence[str], script: str, id: re.Pattern[str]) -> str:
     if match is None:
         raise LaunchError(f"{_said(argv, done)}: no job id is in there")
     return match[1]
+
+
+def end(argv: Sequence[str], ids: Sequence[str], fine: str = r"(?!)") -> None:
+    """Have a program end jobs, by as few calls as command lines of bearable length need.
+
+    ``fine`` is a regular expression for lines that it may say although it fails, such as of jobs
+    that have ended already.  Raises LaunchError, after all jobs were named to it.
+    """
+    error = None
+    for first in range(0, len(ids), AT_ONCE):
+        call = [*argv, *ids[first : first + AT_ONCE]]
+        done = run(call)
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        if done.returncode and not (lines and all(re.search(fine, line) for line in lines)):
+            error = LaunchError(_said(call, done))
+    if error is not None:
+        raise error
 
 
 def _said(argv: Sequence[str], done: subprocess.CompletedProcess[str]) -> str:

@@ -10,8 +10,8 @@ from shlex import quote
 from typing import ClassVar
 
 from mirai.launchers._base import Handle, Order, Phase, State, states
-from mirai.launchers._batch import BatchLauncher
-from mirai.launchers._submit import ask, run
+from mirai.launchers._batch import BatchLauncher, mebibytes
+from mirai.launchers._submit import ask, end, run
 
 _PHASES = {
     "PENDING": Phase.PENDING,
@@ -60,6 +60,7 @@ class SlurmLauncher(BatchLauncher):
     job_of_array: ClassVar[str] = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
     submission: ClassVar[tuple[str, ...]] = ("sbatch", "--parsable")
     id: ClassVar[re.Pattern[str]] = re.compile(r"^(\d+)(?:;\S+)?\s*$", re.MULTILINE)
+    special: ClassVar[str] = "%\\"
     interval: ClassVar[float] = 5.0
 
     def directives(self, order: Order) -> list[str]:
@@ -72,7 +73,7 @@ class SlurmLauncher(BatchLauncher):
             ("output", self.log_path(order, pattern)),
             ("ntasks", 1),
             ("cpus-per-task", self.cpus),
-            ("mem", None if memory is None else f"{-(-memory // 2**20)}M"),
+            ("mem", None if memory is None else f"{mebibytes(memory)}M"),
             ("time", None if time is None else _clock(time)),
             ("partition", self.partition),
             ("account", self.account),
@@ -89,8 +90,8 @@ class SlurmLauncher(BatchLauncher):
 
     def poll(self, handles: Sequence[Handle]) -> Mapping[Handle, State]:
         """Ask squeue about all of them; and scontrol about those that it has forgotten."""
-        names = {name for handle in handles if (name := handle.launch)}
-        known = _queue(names)
+        names = {handle.launch for handle in handles}
+        known = _queue(names) if names else {}
         missing = sorted({_array(h.id) for h in handles if h.id not in known})
         for id in missing:
             done = run(["scontrol", "--oneliner", "show", "job", id])
@@ -99,9 +100,7 @@ class SlurmLauncher(BatchLauncher):
 
     def terminate(self, handles: Sequence[Handle]) -> None:
         """Cancel them, by as many calls of scancel as command lines of bearable length need."""
-        ids = [handle.id for handle in handles]
-        for first in range(0, len(ids), 500):
-            ask(["scancel", "--quiet", *ids[first : first + 500]])
+        end(["scancel", "--quiet"], [handle.id for handle in handles])
 
     def recall(self, name: str) -> None:
         """Cancel all jobs of this name: no other launch has it."""

@@ -19,6 +19,14 @@ from types import FrameType
 
 import pytest
 import zmq
+from clusters import (  # noqa: F401 (fixtures)
+    sge,
+    sge_state,
+    slurm,
+    slurm_state,
+    sshd,
+    sshd_state,
+)
 
 from dispatcher import log
 
