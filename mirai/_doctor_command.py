@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import subprocess
 from collections.abc import Sequence
 
@@ -33,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
         "--ssh-option", metavar="ARG", action="append", default=[], help="one more for ssh itself"
     )
     command.add_argument(
-        "--python", default="python3", help="the interpreter there (default: python3)"
+        "--python", default="python3", help="how Python is called there (default: python3)"
     )
     chosen = command.parse_args(argv)
     bad = tell(look_here())
@@ -49,5 +48,5 @@ def _look_from(host: str, options: Sequence[str], python: str) -> int:
     with daemons(0, url=host_url("*"), profile="doctor") as pool:
         connection: Connection = pool.connection().only(Role.CLIENT)
         print(f"{host}, by ssh:", flush=True)
-        argv = remote_argv(shlex.quote(python), options, host)
+        argv = remote_argv(python, options, host)
         return int(subprocess.run(argv, input=connection.text().encode()).returncode != 0)

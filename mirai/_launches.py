@@ -127,18 +127,20 @@ class Launches:
         """Have ``n`` in all.  Those go first that have not joined, then idle ones."""
         assert self._link is not None
         with self._launching:
-            self._take_in(self._link.report(ANSWER))
+            report = self._link.report(ANSWER)
+            self._take_in(report)
+            states = [daemon.state for daemon in report.daemons if daemon.job]
+            leaving = states.count("leaving")
             with self._change:
                 self._fleet.wanted = n
-                living = len(self._fleet.living())
-                gone = self._fleet.dismiss(living - n, time.monotonic())
-                left = living - len(gone) - n
+                surplus = len(states) - leaving + len(self._fleet.expected()) - n
+                gone = self._fleet.dismiss(surplus, time.monotonic())
             if gone:
                 self._launcher.terminate(gone)
-            if left > 0:
-                self._order(Dismiss(left))
-            elif left < 0:
-                self._start(-left)
+            if surplus > len(gone):
+                self._order(Dismiss(leaving + surplus - len(gone)))
+            elif surplus < 0:
+                self._start(-surplus)
             self._wake()
 
     def jobs(self) -> dict[Handle, State]:

@@ -40,6 +40,8 @@ class BatchLauncher(Launcher):
     like ``"1h"``: shortly before it is over, a daemon takes no more tasks.  ``log_dir`` is where
     the jobs' output goes, and stays; by default it is removed with the pool.  ``prologue`` and
     ``epilogue`` are lines for the shell, before and after the daemon (``module load python``).
+    ``directory`` is where keys, and logs without a ``log_dir``, are kept while the pool is there,
+    on a file system that the nodes share; by default ``~/.mirai``.
     ``python`` is the interpreter on the nodes, by default this one at the same path.
     ``directives_extra`` are added to the script as they are, without their prefix
     (``"--mail-type=FAIL"``), and those that begin with one of ``directives_skip`` are left out.
@@ -53,6 +55,7 @@ class BatchLauncher(Launcher):
     walltime: float | str | None = None
     account: str | None = None
     log_dir: str | None = None
+    directory: str | None = None
     prologue: Sequence[str] = ()
     epilogue: Sequence[str] = ()
     python: str | None = None

@@ -23,6 +23,8 @@ INFRA = Path(__file__).parents[1] / "infra"
 SEARCHED = f"{Path(__file__).parents[2]}:{Path(__file__).parent}"
 """Where a job's Python finds mirai, and the functions of the tests."""
 MARK = "MIRAI_TEST_MARK"
+NEEDED = "MIRAI_TEST_SERVERS"
+"""A variable of the environment: the servers without which tests fail instead of being skipped."""
 PATIENCE = 300
 """Seconds that a server may take to start where it must be installed first."""
 
@@ -62,6 +64,8 @@ def _running(name: str, factory: pytest.TempPathFactory) -> Iterator[Path]:
         with server(name, factory.mktemp(name)) as state:
             yield state
     except Absent as error:
+        if name in os.environ.get(NEEDED, "").split():
+            pytest.fail(str(error))
         pytest.skip(str(error))
 
 

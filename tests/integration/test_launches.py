@@ -326,6 +326,18 @@ class TestLoss:
             assert mirai_map(abs, range(-6, 0)).collect() == [6, 5, 4, 3, 2, 1]
             assert 3 <= len(launcher.orders) <= 4
 
+    def test_a_daemon_is_given_no_task_that_it_has_no_time_for(self) -> None:
+        """It is let go, and another does it; else it would do all three, and end late."""
+
+        def nap(_: int) -> int:
+            time.sleep(1.5)
+            return os.getpid()
+
+        launcher = CommandLauncher(template="{command} --wall-time 4s")
+        with daemons(1, launcher=launcher, url="tcp://127.0.0.1:0"):
+            pids = [mirai(nap, i).result(60) for i in range(3)]
+        assert max(map(pids.count, pids)) <= 2
+
     def test_the_end_of_the_host_ends_them(self, script: Script, mark: str) -> None:
         program = (
             "import os\n"
