@@ -47,6 +47,7 @@ from typing import Any, TypeVar
 
 from msgspec import structs
 
+from dispatcher.credit import HORIZON, MOST, TOO_MUCH, cost, has_credit, has_time, room
 from dispatcher.events import (
     Barren,
     Command,
@@ -115,16 +116,8 @@ from dispatcher.words import spans
 
 _T = TypeVar("_T")
 
-HORIZON = 0.004
-"""Seconds of work that a daemon may have in hand."""
-OVERHEAD = 4e-6
-"""Seconds that any task costs besides the call itself."""
 TURN = HORIZON / 4
 """Seconds of work that one client is given in its turn, where others wait."""
-MOST = 4 * HORIZON
-"""A call that took longer counts as this long, or one outlier would spoil the mean."""
-TOO_MUCH = 2 * HORIZON
-"""Seconds of work in hand that are more than was meant: the estimate was wrong."""
 PATIENCE = 0.006
 """Seconds of silence after which a daemon's unstarted tasks are for those who are idle."""
 LONG = 5 * PATIENCE
@@ -133,8 +126,6 @@ MAX_LOSSES = 5
 """How many daemons may die of what they were given, as it seems, until that fails."""
 LOOK = 2.0
 """Seconds between looks at the daemons that work; those on the same task ever since are pinged."""
-ENOUGH = 0.5
-"""The part of a daemon's time that a call may take which it is still to be given in time."""
 GLANCES = 8
 """How many daemons are looked at for one that has been given less urgent work, at most."""
 STALL = 2.0
@@ -666,7 +657,7 @@ class Dispatcher:
         id = standing.ids.popleft() if standing.ids else 0
         job = Job(id, standing.client, function, task)
         job.pinned = True
-        job.cost = _cost(job)
+        job.cost = cost(job)
         if id:
             client = self._clients[standing.client]
             client.jobs[id] = job
@@ -779,7 +770,7 @@ class Dispatcher:
         """See whether its hand should take much longer than was expected when it was given."""
         jobs = daemon.jobs()
         for job in jobs:
-            job.cost = _cost(job)
+            job.cost = cost(job)
         daemon.load = sum(job.cost * job.count for job in jobs)
         if daemon.load > TOO_MUCH and len(daemon.hand) > 1:
             self._overloaded[daemon.peer] = daemon
@@ -1003,7 +994,7 @@ class Dispatcher:
             daemon.overdue = False
             self._idle.add(daemon, first=True)  # its caches are warm
         elif not (daemon.overdue or daemon.lending):
-            if _has_credit(daemon):
+            if has_credit(daemon):
                 self._open.add(daemon)
             if daemon.load > TOO_MUCH and len(daemon.hand) > 1:
                 self._overloaded[daemon.peer] = daemon
@@ -1031,12 +1022,12 @@ class Dispatcher:
             short = self._is_short()
             if not daemon.hand:
                 daemon.began = now
-            while share and _has_credit(daemon):
+            while share and has_credit(daemon):
                 job = self._queue.pop(daemon.tags, nested=short)
                 if job is None:
                     unfit.add(daemon.tags)
                     break
-                if not _has_time(daemon, job, now):
+                if not has_time(daemon, job, now):
                     self._queue.put_back(job)
                     self._let_go(daemon, now)
                     break
@@ -1051,8 +1042,8 @@ class Dispatcher:
 
         The rest is put back.  Where other clients wait too, it is no more than a turn's worth.
         """
-        job.cost = _cost(job)
-        most = min(share, _room(daemon, job))
+        job.cost = cost(job)
+        most = min(share, room(daemon, job))
         if self._queue.has_rivals(job):
             most = min(most, max(1, math.ceil(TURN / job.cost)))
         if most >= job.count:
@@ -1294,38 +1285,6 @@ def _is_outranked(job: Job, other: Job) -> bool:
     """Whether another job of the same client goes before it."""
     same = (job.client, job.depth, job.cancelled) == (other.client, other.depth, False)
     return same and not job.pinned and job.task.priority < other.task.priority
-
-
-def _has_credit(daemon: Daemon) -> bool:
-    """Whether it may be given more: it has too little to do, or nothing behind a short task."""
-    if daemon.load < HORIZON:
-        return len(daemon.hand) < BATCH_TASKS
-    return daemon.load < MOST and len(daemon.hand) == 1
-
-
-def _cost(job: Job) -> float:
-    """Return how many seconds each of a job's tasks should take; of an unknown one, the most."""
-    seconds = job.function.estimate.seconds
-    return MOST if seconds is None or job.losses > 1 else seconds + OVERHEAD
-
-
-def _has_time(daemon: Daemon, job: Job, now: float) -> bool:
-    """Whether a daemon that ends at some time should be done with a job by then.
-
-    For what takes longer than it would ever have had, it must do.
-    """
-    if daemon.ends == math.inf:
-        return True
-    estimate = job.function.estimate
-    seconds = max(estimate.long, estimate.seconds or 0.0)
-    left = daemon.ends - now - daemon.load
-    return seconds <= left or seconds > ENOUGH * (daemon.ends - daemon.since)
-
-
-def _room(daemon: Daemon, job: Job) -> int:
-    """Return how many of a job's tasks a daemon can be given that has credit."""
-    room = math.ceil((HORIZON - daemon.load) / job.cost)
-    return max(1, min(room, BATCH_TASKS - len(daemon.hand)))
 
 
 def _lost(crash: Crash) -> Outcome:

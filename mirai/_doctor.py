@@ -127,15 +127,6 @@ def _answers(url: str) -> bool:
         return False
 
 
-def tell(findings: Iterator[Finding]) -> int:
-    """Print them as they are found; return how many are bad."""
-    bad = 0
-    for finding in findings:
-        bad += not finding.ok
-        print(finding, flush=True)
-    return bad
-
-
 def remote_argv(python: str, options: Sequence[str], host: str) -> list[str]:
     """Return the command that looks at this machine from another one, with keys on its input."""
     ssh = ["ssh", "-T", *options, "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "--", host]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dispatcher.events import Role
 from mirai import daemons, host_url
 from mirai._arguments import parser
 from mirai._connection import Connection
-from mirai._doctor import look_at, look_here, remote_argv, tell
+from mirai._doctor import Finding, look_at, look_here, remote_argv
 from mirai._launched import read_source
 
 DESCRIPTION = """\
@@ -35,12 +35,21 @@ def main(argv: Sequence[str]) -> int:
         "--python", default="python3", help="how Python is called there (default: python3)"
     )
     chosen = command.parse_args(argv)
-    bad = tell(look_here())
+    bad = _tell(look_here())
     if chosen.file is not None:
-        bad += tell(look_at(read_source(chosen.file)))
+        bad += _tell(look_at(read_source(chosen.file)))
     if chosen.ssh is not None:
         bad += _look_from(chosen.ssh, chosen.ssh_option, chosen.python)
     return min(bad, 1)
+
+
+def _tell(findings: Iterator[Finding]) -> int:
+    """Print them as they are found; return how many are bad."""
+    bad = 0
+    for finding in findings:
+        bad += not finding.ok
+        print(finding, flush=True)
+    return bad
 
 
 def _look_from(host: str, options: Sequence[str], python: str) -> int:

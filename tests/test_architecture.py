@@ -52,6 +52,18 @@ DOOR = {
     "words",
 }
 """What the client may use of the dispatcher."""
+OF_TASKS = (
+    "mirai._channel",
+    "mirai._future",
+    "mirai._map",
+    "mirai._mirai",
+    "mirai._outbox",
+    "mirai._pending",
+    "mirai._pool.",
+    "mirai._profiles",
+    "mirai._serialize",
+)
+"""What no launcher has any business with."""
 PICKLERS = {"pickle", "cloudpickle", "marshal", "shelve", "dill"}
 IMPURE = {"socket", "zmq", "time", "threading", "os", "pickle"}
 
@@ -136,6 +148,11 @@ def may_wait_for_a_peer(source: str) -> set[str]:
     }
 
 
+def knows_tasks(source: str) -> set[str]:
+    """A launcher knows a place and keys, and no task."""
+    return {name for name in imported(source) if name.startswith(OF_TASKS)}
+
+
 def names_a_machine(text: str) -> set[str]:
     """No path of the machine that something was written on."""
     return set(MACHINE_PATH.findall(text))
@@ -147,12 +164,16 @@ RULES: list[tuple[Rule, str, tuple[str, ...]]] = [
     (uses_the_client, "dispatcher/*", ()),
     (uses_the_inside_of_the_dispatcher, "mirai/*", ("mirai/_dispatcher_command.py",)),
     (does_io, "dispatcher/core.py", ()),
+    (does_io, "dispatcher/credit.py", ()),
     (does_io, "dispatcher/events.py", ()),
     (does_io, "dispatcher/peers.py", ()),
     (does_io, "dispatcher/queue.py", ()),
     (does_io, "dispatcher/jobs.py", ()),
     (does_io, "dispatcher/messages.py", ()),
+    (does_io, "mirai/_fleet.py", ()),
     (does_io, "mirai/_why.py", ()),
+    (does_io, "mirai/launchers/_script.py", ()),
+    (knows_tasks, "mirai/launchers/*", ()),
     (does_io, "dispatcher/story.py", ()),
     (does_io, "dispatcher/words.py", ()),
     (unpickles, "dispatcher/*", ()),
@@ -182,6 +203,7 @@ BAD = [
     (may_wait_for_a_peer, "self._router.send_multipart([route, *frames], copy=False)\n"),
     (may_wait_for_a_peer, "self._socket.send(data)\n"),
     (prints, "def f():\n    print('here')\n"),
+    (knows_tasks, "from mirai._future import Mirai\n"),
     (names_a_machine, "see " + "/home/" + "someone/notes\n"),
     (names_a_machine, "cd /" + "work/main\n"),
 ]
@@ -191,6 +213,7 @@ GOOD = [
     (uses_optional_packages, "import asyncio\nimport zmq\nfrom mirai import daemons\n"),
     (may_wait_for_a_peer, "self._router.send_multipart(frames, zmq.NOBLOCK, copy=False)\n"),
     (prints, "report.print()\n"),
+    (knows_tasks, "from mirai._pool_options import check_env\n"),
     (names_a_machine, "github.com/home/x, ./work/x and https://example.org/work\n"),
 ]
 

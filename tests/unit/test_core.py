@@ -7,16 +7,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from dispatcher.core import (
-    HORIZON,
-    LONG,
-    LOOK,
-    MAX_LOSSES,
-    MOST,
-    OVERHEAD,
-    PATIENCE,
-    Dispatcher,
-)
+from dispatcher.core import LONG, LOOK, MAX_LOSSES, PATIENCE, Dispatcher
+from dispatcher.credit import HORIZON, MOST, OVERHEAD
 from dispatcher.events import (
     Barren,
     Command,

@@ -20,7 +20,7 @@ from test_core import (
     task,
 )
 
-from dispatcher.core import HORIZON, OVERHEAD
+from dispatcher.credit import HORIZON, OVERHEAD
 from dispatcher.events import Command, CutOff, Kill, Lost, Role
 from dispatcher.messages import (
     Blob,
