@@ -20,6 +20,8 @@ from mirai._errors import LaunchError
 from mirai.launchers import AWSBatchLauncher, Handle, Order, Phase, _aws_secret
 from mirai.launchers._aws import service
 
+pytestmark = pytest.mark.servers
+
 INFRA = ROOT / "tests" / "infra"
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from clusters import PATIENCE, variables
 
+pytestmark = pytest.mark.servers
+
 
 @pytest.mark.timeout(PATIENCE + 60)
 @pytest.mark.parametrize("host", ["node1", "node2", "node3"])

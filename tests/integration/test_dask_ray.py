@@ -18,6 +18,8 @@ from pathlib import Path
 from mirai import daemons, mirai
 from mirai.launchers import Phase
 
+pytestmark = pytest.mark.servers
+
 def check(launcher, directory, count):
     "``count`` is one more than there is room for."
     with daemons(0, url="tcp://127.0.0.1:0") as pool:

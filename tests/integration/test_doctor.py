@@ -80,6 +80,7 @@ def test_clocks_that_differ_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         pool.shutdown()
 
 
+@pytest.mark.servers
 @pytest.mark.timeout(PATIENCE + 60)
 def test_another_machine_looks_at_this_one(
     command: Command, sshd: Path, monkeypatch: pytest.MonkeyPatch

@@ -28,6 +28,8 @@ from mirai.launchers import (
     TorqueLauncher,
 )
 
+pytestmark = pytest.mark.servers
+
 
 @dataclass(frozen=True)
 class Kind:

@@ -26,7 +26,7 @@ from mirai import (
 )
 from mirai.launchers import SGELauncher, SlurmLauncher, SSHLauncher
 
-pytestmark = pytest.mark.timeout(PATIENCE + 60)
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(PATIENCE + 60)]
 
 
 @pytest.fixture(autouse=True)

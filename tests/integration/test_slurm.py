@@ -16,7 +16,7 @@ from mirai import DaemonCrashed, daemons, everywhere, mirai, mirai_map
 from mirai._errors import LaunchError
 from mirai.launchers import Handle, Phase, SlurmLauncher
 
-pytestmark = pytest.mark.timeout(PATIENCE + 60)
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(PATIENCE + 60)]
 
 
 def queue() -> list[str]:

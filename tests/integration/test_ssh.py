@@ -21,6 +21,8 @@ from mirai._errors import LaunchError
 from mirai.launchers import Handle, Phase, SSHLauncher
 from mirai.launchers import ssh as module
 
+pytestmark = pytest.mark.servers
+
 INFRA = ROOT / "tests" / "infra"
 
 
