@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, wait_until
+from conftest import wait_until
 from orders import ENV, connected, launched, order_of, reaches, remote_pool, secrets_of
 
 from mirai import mirai
@@ -23,28 +20,12 @@ from mirai.launchers import ssh as module
 
 pytestmark = pytest.mark.servers
 
-INFRA = ROOT / "tests" / "infra"
-
-
-@pytest.fixture(scope="module")
-def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Start a server; yield the directory of its state."""
-    state = tmp_path_factory.mktemp("sshd")
-    done = subprocess.run(
-        ["bash", INFRA / "start-sshd.sh", state], capture_output=True, text=True, timeout=300
-    )
-    if done.returncode and not shutil.which("sshd", path=os.environ["PATH"] + ":/usr/sbin:/sbin"):
-        pytest.skip(f"no sshd can be had here: {done.stderr[-500:]}")
-    assert done.returncode == 0, done.stderr
-    yield state
-    subprocess.run(["bash", INFRA / "stop-sshd.sh", state], check=True, timeout=60)
-
 
 @pytest.fixture
 def nodes(sshd: Path, mark: str) -> SSHLauncher:
     return SSHLauncher(
         hosts=["node1", "node2", "node3"],
-        config_file=str(sshd / "ssh_config"),
+        config_file=str(sshd),
         python=sys.executable,
         env={**ENV, "MIRAI_TEST_MARK": mark},
     )
