@@ -16,14 +16,16 @@ long tasks are given one at a time, to whoever is free, and tiny ones by the hun
 some milliseconds there is one more, so that the daemon need not wait for it.  When an
 estimate was wrong (a daemon that has more than one task in hand is silent for ``PATIENCE``
 seconds, or its answers show that the rest takes much longer), what it has not started is recalled
-as soon as another has nothing to do, and that one gets it.
+as soon as another has nothing to do, and that one gets it; after ``LONG`` it is recalled though
+nobody is idle, since it is older than what waits.
 
 *Time.*  A daemon that knows its end (the wall time of a batch job) is not given what it should
 have no time for; it is let go instead, and hands back what it has not started.
 
 *Priority.*  A task that comes while all have their hands full goes before what its client sent
-with a lower priority, also before what a daemon has been given and not started: one daemon's is
-recalled, once for each submission, and goes back to its place in the queue.
+with a lower priority, also before what a daemon has been given and not started.  For the most
+urgent of a submission one daemon's is recalled, if one is found by a few glances at those that have
+been silent longest, and goes back to its place in the queue.
 
 *Lending.*  A task may itself be a client, and wait for what it has submitted.  While a daemon's
 task has such tasks unanswered, the daemon *lends* its place: it is given nothing, what it has not
@@ -127,7 +129,7 @@ MAX_LOSSES = 5
 LOOK = 2.0
 """Seconds between looks at the daemons that work; those on the same task ever since are pinged."""
 GLANCES = 8
-"""How many daemons are looked at for one that has been given less urgent work, at most."""
+"""How many daemons, and tasks of each, are looked at for work that is better done elsewhere."""
 STALL = 2.0
 """Seconds without an answer after which a daemon that was pinged counts as stalled."""
 MAX_ESTIMATES = 10_000
@@ -185,7 +187,8 @@ class Dispatcher:
         self._silent: dict[int, float] = {}  # daemons with spare tasks in hand, since when
         self._overdue: dict[int, float] = {}  # those that have been silent for too long, since when
         self._stubborn: dict[Job, float] = {}  # interrupted jobs, since when
-        self._overloaded: dict[int, Daemon] = {}  # with far more in hand than they should have
+        self._overloaded: dict[int, Daemon] = {}  # with work in hand that others may have
+        self._relieving: set[int] = set()  # those of them that have not handed back yet
         self._urgent: list[Job] = []  # submitted just now, above what their clients sent before
         self._coming: dict[str, None] = {}  # launched daemons that are still to join: their jobs
         self._arrived: set[str] = set()  # the jobs that ever were a daemon
@@ -339,6 +342,7 @@ class Dispatcher:
             lends = bool(daemon.hand) and self._has_nested(daemon)
             assert lends == daemon.lending == (peer in self._lending), "who lends is not known"
             assert not lends or daemon not in self._open, "a daemon that lends would be given work"
+            assert peer not in self._relieving or daemon.recalled, "nothing comes back"
             assert daemon.pinged is None or daemon.hand, "an idle daemon is asked how it works"
         works = len(self._idle) < len(self._daemons)
         assert works == (self._look_at is not None), "nobody looks after those that work"
@@ -520,6 +524,7 @@ class Dispatcher:
             group.pop(daemon.peer, None)
         for client in daemon.clients:
             self._clients[client].daemon = 0
+        self._relieving.discard(daemon.peer)
         for entry in daemon.knows:
             entry.holders.discard(daemon.peer)
         if daemon.hello.job:  # which nobody here has started, so that only it could tell
@@ -774,7 +779,7 @@ class Dispatcher:
         daemon.load = sum(job.cost * job.count for job in jobs)
         if daemon.load > TOO_MUCH and len(daemon.hand) > 1:
             self._overloaded[daemon.peer] = daemon
-        else:
+        elif not daemon.overdue:
             self._overloaded.pop(daemon.peer, None)
 
     def _answer(self, job: Job, outcome: Outcome, start: int, daemon: Daemon, now: float) -> None:
@@ -819,6 +824,7 @@ class Dispatcher:
         if daemon.clients:
             self._doubtful.add(daemon.peer)
         daemon.recalled = False
+        self._relieving.discard(daemon.peer)
         if head not in daemon.hand:
             daemon.began = now
         self._rank(daemon, now)
@@ -1104,22 +1110,39 @@ class Dispatcher:
         self._rank(daemon, now)
 
     def _relieve(self, now: float) -> None:
-        """While daemons have nothing to do, recall what others have too much of."""
-        for daemon in list(self._overloaded.values()):
-            waits = [job for job in daemon.spare() if not (job.pinned or job.cancelled)]
-            if any(self._idle.fits(job.task.tags) for job in waits):
-                del self._overloaded[daemon.peer]
-                if not daemon.recalled:
-                    self._recall(daemon, now)
+        """While daemons have nothing to do, recall what others have and could be without.
+
+        From no more daemons than are idle, and of many it looks at a few each time, in turn.
+        """
+        free = len(self._idle) - len(self._relieving)
+        for peer, daemon in list(islice(self._overloaded.items(), GLANCES)) if free > 0 else ():
+            del self._overloaded[peer]
+            if not any(map(self._could_be_idles, daemon.spare(GLANCES))):
+                self._overloaded[peer] = daemon  # behind the others
+                continue
+            if not daemon.recalled:
+                self._recall(daemon, now)
+            if daemon.recalled:
+                self._relieving.add(peer)
+                free -= 1
+            if free <= 0:
+                return
+
+    def _could_be_idles(self, job: Job) -> bool:
+        return not (job.pinned or job.cancelled) and self._idle.fits(job.task.tags)
 
     def _make_way(self, now: float) -> None:
-        """Recall what daemons have not started, and is less urgent than what has come and waits."""
+        """Recall what daemons have not started, and is less urgent than what has come and waits.
+
+        Of what a daemon has, it looks at what it was given last: that is the least urgent.
+        """
         urgent, self._urgent = self._urgent, []
         for job in urgent:
             for peer in list(islice(chain(self._silent, self._overdue), GLANCES)):
                 daemon = self._daemons[peer]
                 fits = job.waiting and daemon.tags.issuperset(job.task.tags)
-                if fits and any(_is_outranked(other, job) for other in daemon.spare()):
+                last = next(reversed(daemon.hand.values()))
+                if fits and len(daemon.hand) > 1 and _is_outranked(last, job):
                     self._recall(daemon, now)
                     break
 

@@ -12,13 +12,13 @@ from dispatcher.peers import Daemon
 from dispatcher.wire import BATCH_TASKS
 
 HORIZON = 0.004
-"""Seconds of work that a daemon may have in hand."""
+"""Seconds of work in hand with which a daemon is given no more; but behind one task, one more."""
 OVERHEAD = 4e-6
 """Seconds that any task costs besides the call itself."""
 MOST = 4 * HORIZON
 """A call that took longer counts as this long, or one outlier would spoil the mean."""
 TOO_MUCH = 2 * HORIZON
-"""Seconds of work in hand that are more than was meant: the estimate was wrong."""
+"""Seconds of work in hand of which others may have what has not started, if they are idle."""
 ENOUGH = 0.5
 """The part of a daemon's time that a call may take which it is still to be given in time."""
 

@@ -72,9 +72,9 @@ class Daemon:
         """Return the jobs in the hand, in the order of evaluation."""
         return list(dict.fromkeys(self.hand.values()))
 
-    def spare(self) -> list[Job]:
-        """Return the jobs of all tasks in the hand but the first, which should be running."""
-        return list(dict.fromkeys(islice(self.hand.values(), 1, None)))
+    def spare(self, most: int) -> list[Job]:
+        """Return the jobs of the tasks behind the first, which should be running; of so many."""
+        return list(dict.fromkeys(islice(self.hand.values(), 1, 1 + most)))
 
     def drop(self, job: Job) -> None:
         """Remove a job from the hand."""

@@ -424,3 +424,37 @@ def test_cancels_of_what_waits_do_not_put_off_the_recall_of_the_rest() -> None:
     behind = {token for token, mirai in enumerate(course.mirais) if not mirai.done()}
     course.end()
     assert len(behind) == 1, "they wait behind the long one still"
+
+
+def test_a_cancel_does_not_make_a_late_daemon_forgotten() -> None:
+    """One drops a task of what it has not started; somebody idle gets the others all the same."""
+    course = Course(1, [(), ()], [[(1e-6, 21), (LONG, 1), (1e-6, 200)], [(1e-6, 1), (0.012, 1)]])
+    course.act(Tasks(0, 0, 1, (), 0))
+    course.run(1.0)
+    course.act(Tasks(0, 1, 1, (), 0))
+    course.run(2.0)
+    course.act(Tasks(0, 0, 40, (), 0))
+    course.run(2.0 + HOP)
+    course.act(Tasks(0, 1, 1, (), 0))  # keeps the other one busy for a while
+    course.run(2.008)
+    pending = sum(not mirai.done() for mirai in course.mirais)
+    course.act(Cancels(pending - 2, 1))
+    course.end()
+
+
+def test_one_idle_daemon_takes_from_one_other_and_not_from_all() -> None:
+    recalls = [0]
+
+    class Noted(Course):
+        def watch(self, events: Sequence[tuple[int, Event]], commands: Sequence[Command]) -> None:
+            super().watch(events, commands)
+            recalls[0] += sum(
+                isinstance(each, Send) and isinstance(each.message, Recall) for each in commands
+            )
+
+    course = Noted(1, [()] * 8, [[(0.005, 1), (0.004, 1), (0.006, 1), (0.003, 1)]])
+    course.act(Tasks(0, 0, 1, (), 0))
+    course.run(1.0)
+    course.act(Tasks(0, 0, 40, (), 0))
+    course.end()
+    assert recalls[0] <= 40
