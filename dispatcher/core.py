@@ -191,7 +191,9 @@ class Dispatcher:
         self._relieving: set[int] = set()  # those of them that have not handed back yet
         self._urgent: list[Job] = []  # submitted just now, above what their clients sent before
         self._coming: dict[str, None] = {}  # launched daemons that are still to join: their jobs
+        self._expected: tuple[str, ...] = ()  # those that were to join when the host said so last
         self._arrived: set[str] = set()  # the jobs that ever were a daemon
+        self._dismissed: set[str] = set()  # the jobs that are to be none any more
         self._lending: dict[int, Daemon] = {}
         self._told_of: set[int] = set()  # those of which the shell has been told
         self._doubtful: set[int] = set()  # daemons of which it may have changed whether they lend
@@ -281,7 +283,7 @@ class Dispatcher:
             wanted=self._wanted(),
             kept=self._kept,
             failure=self._failure,
-            coming=tuple(self._coming),
+            arrived=tuple(job for job in self._expected if job in self._arrived),
             python=self._python,
             package=self._package,
             clock=self._epoch and self._epoch + now,
@@ -380,10 +382,14 @@ class Dispatcher:
             case Despair(crash):
                 self._client(peer)
                 self._expect(())
-                self._barren = crash
-            case Dismiss(count):
+                if not self._daemons:  # else one has joined nevertheless
+                    self._barren = crash
+            case Dismiss(jobs):
                 self._client(peer)
-                self._retire([d.peer for d in self._daemons.values() if d.hello.job], count, now)
+                self._dismissed.update(jobs)
+                for daemon in list(self._daemons.values()):
+                    if daemon.hello.job in jobs:
+                        self._let_go(daemon, now)
             case Everywhere():
                 self._everywhere(self._client(peer), event, now)
             case Cancel(ids):
@@ -455,10 +461,13 @@ class Dispatcher:
                 self._coming.pop(hello.job, None)
             for standing in self._standing:
                 self._pin(standing, daemon, now)
+            if hello.job in self._dismissed:
+                self._let_go(daemon, now)
             self._answer_asked(now)
 
     def _expect(self, jobs: Sequence[str]) -> None:
         """Know which launched daemons are still to join."""
+        self._expected = tuple(jobs)
         self._coming = dict.fromkeys(job for job in jobs if job not in self._arrived)
         if self._coming:
             self._barren = None

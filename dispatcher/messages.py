@@ -292,8 +292,8 @@ class PoolReport(_Part, frozen=True):
     failure: Crash | None = None
     """How the last local daemon has ended that could not join; None once one has."""
     refusals: Refusals = Refusals()
-    coming: tuple[str, ...] = ()
-    """The launched daemons that are expected, and have not joined yet: their jobs."""
+    arrived: tuple[str, ...] = ()
+    """Which of the jobs that the host expected last have been a daemon, if only for a moment."""
     python: str = ""
     """The dispatcher's version of Python, as in ``"3.11"``."""
     package: str = ""
@@ -399,9 +399,9 @@ class Expect(_Message, frozen=True):
 
 
 class Dismiss(_Message, frozen=True):
-    """Let so many of the daemons go that are jobs of a platform: idle ones first."""
+    """Let the daemons go that are these jobs of a platform, also those that join later."""
 
-    count: Annotated[int, msgspec.Meta(ge=0)]
+    jobs: tuple[str, ...]
 
 
 class Despair(_Message, frozen=True):

@@ -18,7 +18,7 @@ MAX_UNPROVED = 10
 or is overloaded looks the same, and that may pass."""
 
 
-REACH = 120.0
+REACH = 60.0
 """Seconds after which a launched daemon does not try any more to reach the dispatcher."""
 
 
@@ -50,6 +50,8 @@ class Place:
     free_since: float
     limits: Limits = NO_LIMITS
     launched: bool = False
+    ways: int = 1
+    """At how many addresses it tries to reach the dispatcher, one after the other."""
     crashes: int = 0
     unproved: int = 0
     attempts: int = 0
@@ -105,7 +107,8 @@ class Place:
         """Come back after a while: twice as long each time, and not all at the same moment."""
         if self.launched and (self.free_since > self.born or now - self.born > REACH):
             return Over(reason, status=1)
-        delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0**self.attempts) * (0.5 + chance)
+        rounds = self.attempts // self.ways
+        delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0**rounds) * (0.5 + chance)
         self.attempts += 1
         deadline = self.limits.deadline(self.born, self.free_since)
         if deadline is not None and now + delay >= deadline:

@@ -27,6 +27,8 @@ class Job:
     """Whether it is connected, as last heard."""
     was_known: bool = False
     """Whether the platform has ever told anything of it."""
+    is_dismissed: bool = False
+    """Whether it was told to end, and does not count any more."""
     over_since: float | None = None
     """None while something may still come of it."""
     unknown_since: float | None = None
@@ -66,14 +68,22 @@ class Fleet:
         """Return those of which something may still come, the oldest first."""
         return [job.handle for job in self.jobs.values() if not job.is_over]
 
+    def staying(self) -> list[Handle]:
+        """Return those of them that were not told to end."""
+        jobs = (job for job in self.jobs.values() if not (job.is_over or job.is_dismissed))
+        return [job.handle for job in jobs]
+
     def expected(self) -> list[Handle]:
         """Return those who are still to join."""
-        jobs = (job for job in self.jobs.values() if not (job.is_over or job.has_joined))
-        return [job.handle for job in jobs]
+        return [handle for handle in self.staying() if not self.jobs[handle.id].has_joined]
+
+    def is_hopeless(self) -> bool:
+        """Whether nobody is to come, since those who were did not do well."""
+        return self.failing and not self.staying()
 
     def missing(self) -> int:
         """Return how many more are wanted, where those did well that were there."""
-        return 0 if self.failing else max(0, self.wanted - len(self.living()))
+        return 0 if self.failing else max(0, self.wanted - len(self.staying()))
 
     def there(self, ids: Collection[str], joined: Collection[str]) -> None:
         """These are there, and no others, as the dispatcher says; and these have ever joined."""
@@ -90,7 +100,11 @@ class Fleet:
             if job is None or job.is_over:
                 continue
             self._update(job, state, now)
-            if job.is_over and not job.has_joined:
+            if not job.is_over:
+                continue
+            if job.has_joined:
+                self.failing = False
+            elif not job.is_dismissed:
                 self.failing = True
                 failures.append(Failure(handle, f"job {handle.id} ended before it joined: {state}"))
         return failures
@@ -111,19 +125,29 @@ class Fleet:
         """Give up those that have not joined in time, and return them: they are to be ended."""
         failures = []
         for job in self.jobs.values():
-            if job.is_over or job.has_joined or now - job.since < self.patience:
+            gone = job.is_over or job.is_dismissed
+            if gone or job.has_joined or now - job.since < self.patience:
                 continue
-            job.over_since, self.failing = now, True
+            job.is_dismissed = self.failing = True
             why = f"job {job.handle.id} has not joined within {self.patience:g} s: {job.state}"
             failures.append(Failure(job.handle, why))
         return failures
 
-    def dismiss(self, count: int, now: float) -> list[Handle]:
-        """Give up so many that are still to join, the youngest first, and return them."""
-        chosen = self.expected()[::-1][: max(0, count)]
+    def dismiss(self, count: int, idle: Collection[str]) -> tuple[list[Handle], list[Handle]]:
+        """Choose so many that are to end; return those that have not joined, and those that have.
+
+        The former go first, the youngest of them at first; of the others the idle ones.
+        """
+
+        def rank(handle: Handle) -> tuple[bool, bool]:
+            return self.jobs[handle.id].has_joined, handle.id not in idle
+
+        youngest_first = reversed(self.staying())
+        chosen = sorted(youngest_first, key=rank)[: max(0, count)]
         for handle in chosen:
-            self.jobs[handle.id].over_since = now
-        return chosen
+            self.jobs[handle.id].is_dismissed = True
+        joined = [handle for handle in chosen if self.jobs[handle.id].has_joined]
+        return [handle for handle in chosen if handle not in joined], joined
 
     def ended(self) -> set[str]:
         """Return the names of the launches of which nothing may come any more."""

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mirai._connection import MAX_BYTES, Connection
 from mirai._errors import MiraiError
+
+if TYPE_CHECKING:
+    from mirai._connection import Connection
 
 STDIN = "-"
 ENVIRONMENT = "env:"
 AWS_SECRET = "aws-secret:"
 JOB_NAMES = ("MIRAI_JOB", "AWS_BATCH_JOB_ID")
 """The variables of the environment that say which job of its platform a process is."""
+
+
+MOST = 1 << 26
+"""How long what a launched daemon is told may be, in bytes: its ``init`` is in it."""
 
 
 class Launched(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -37,6 +43,8 @@ def read_source(source: str) -> Connection:
     That is a file, or ``-`` for the first line of standard input, or ``env:NAME`` for a variable
     of the environment, which is removed from there, or ``aws-secret:ID``.  Raises MiraiError.
     """
+    from mirai._connection import Connection  # it loads ZeroMQ, which most hosts do without
+
     if source == STDIN:
         return Connection.parse(_first_line(), "what came by standard input")
     if source.startswith(ENVIRONMENT):
@@ -80,6 +88,6 @@ def _first_line() -> str:
         if not piece:
             raise MiraiError("standard input ended before the keys were read")
         data += piece
-        if len(data) > MAX_BYTES:
+        if len(data) > MOST:
             raise MiraiError("standard input holds no keys")
     return data.decode(errors="replace")

@@ -9,44 +9,40 @@ so, and why, so that no task waits for ever.
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
-import shutil
-import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
-from msgspec import structs
 
 from dispatcher.events import Role
 from dispatcher.keys import KeyPair
 from dispatcher.log import Guarded
 from dispatcher.messages import Admit, Crash, Despair, Dismiss, Expect, Expel, FromHost, PoolReport
-from mirai import _future
-from mirai._comeback import exit_told
-from mirai._connection import Connection, write_secret
-from mirai._errors import LaunchError, MiraiError
+from mirai._connection import Connection
+from mirai._errors import DispatcherLost, LaunchError, MiraiError
 from mirai._fleet import Failure, Fleet
+from mirai._inquest import Inquest
+from mirai._launch_folder import new_folder, remove_folder, write_keys
 from mirai._launched import Launched
-from mirai.launchers import Handle, Launcher, Order, Phase, State
+from mirai.launchers import Handle, Launcher, Order, State
 
 logger = Guarded("mirai")
 
 FIRST = 0.5
-"""Seconds until a platform is asked for the first time; the pause is doubled each time."""
+"""Seconds until a platform is asked for the first time; then it is asked at its own pace."""
 CALM = 6
 """How many times rarer it is asked when all have joined."""
+SPACING = 0.1
+"""Seconds between two looks, at least, however many want to know something."""
 INQUEST = 5.0
-"""Seconds that a platform has to say why a job has ended, before its tasks fail without that."""
+"""Seconds that a platform has to say why a job has ended, besides the time until it is asked."""
+MAX_REFUSALS = 5
+"""How often in a row a platform may refuse to launch others in the place of those that ended."""
 ANSWER = 10.0
-"""Seconds that the dispatcher has to answer."""
-HOME = ".mirai"
-"""Where in the user's home directory launches are kept whose platform shares our files."""
+"""Seconds that the dispatcher has to answer, and a launch that is under way when the pool ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +50,7 @@ class Link:
     """The way to the dispatcher."""
 
     order: Callable[[FromHost], None]
+    """Tell it something, without waiting."""
     report: Callable[[float], PoolReport]
     """Return what the pool looks like, within so many seconds."""
     urls: tuple[str, ...]
@@ -67,16 +64,9 @@ class _Open:
 
     keys: tuple[str, ...]
     """Its public keys."""
-    directory: str
+    folder: str
     is_revoked: bool = False
     """Whether they let nobody in any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Inquiry:
-    crash: Crash
-    settle: Callable[[Crash], None]
-    since: float
 
 
 class Launches:
@@ -93,17 +83,17 @@ class Launches:
         self._change = threading.Condition()  # guards what follows, up to the blank line
         self._fleet = Fleet(launcher.patience if patience is None else patience)
         self._open: dict[str, _Open] = {}
-        self._inquiries: deque[_Inquiry] = deque()
         self._closed = False
         self._woken = False
-        self._deaf = False  # nobody hears inquiries any more
-
-        self._link: Link | None = None
-        self._pause = FIRST
-        self._troubled = False  # whether the platform did not answer the last time
         self._told_expected: tuple[str, ...] = ()  # the dispatcher, of those still to come
         self._last_failure: Crash | None = None  # until something is launched again
         self._despairs = False  # the dispatcher was told that nobody will come
+        self._asked_at = 0.0  # when the platform was asked last
+
+        self._inquest = Inquest(self._find, self._log_of, self._wake, launcher.interval + INQUEST)
+        self._link: Link | None = None
+        self._refusals = 0  # how often in a row others could not be launched
+        self._troubled = False  # whether the platform did not answer the last time
         self._thread = threading.Thread(target=self._run, name="mirai-launches", daemon=True)
 
     def open(self, link: Link) -> None:
@@ -114,34 +104,38 @@ class Launches:
     # ── for any thread ───────────────────────────────────────────────────────────────────
 
     def launch(self, n: int) -> None:
-        """Have ``n`` more.  Raises LaunchError where the platform refuses, DispatcherLost."""
+        """Have ``n`` more.
+
+        Raises LaunchError where the platform refuses, DispatcherLost, and TimeoutError where the
+        dispatcher does not answer.
+        """
         with self._launching:
-            self._fleet.wanted += n
-            try:
-                self._start(n)
-            except BaseException:
-                self._fleet.wanted -= n
-                raise
+            self._start(n)
+            with self._change:
+                self._fleet.wanted += n
 
     def scale(self, n: int) -> None:
-        """Have ``n`` in all.  Those go first that have not joined, then idle ones."""
+        """Have ``n`` in all.  Those go first that have not joined, then idle ones.
+
+        Raises like ``launch``.
+        """
         assert self._link is not None
         with self._launching:
             report = self._link.report(ANSWER)
-            self._take_in(report)
-            states = [daemon.state for daemon in report.daemons if daemon.job]
-            leaving = states.count("leaving")
+            idle = {daemon.job for daemon in report.daemons if daemon.state == "idle"}
+            with self._change:
+                self._take_in(report)
+                missing = n - len(self._fleet.staying())
+                waiting, there = self._fleet.dismiss(-missing, idle)
+                if there:
+                    self._order(Dismiss(tuple(handle.id for handle in there)))
+                self._fleet.wanted = min(n, self._fleet.wanted)
+            if waiting:
+                self._launcher.terminate(waiting)
+            self._start(missing)
             with self._change:
                 self._fleet.wanted = n
-                surplus = len(states) - leaving + len(self._fleet.expected()) - n
-                gone = self._fleet.dismiss(surplus, time.monotonic())
-            if gone:
-                self._launcher.terminate(gone)
-            if surplus > len(gone):
-                self._order(Dismiss(leaving + surplus - len(gone)))
-            elif surplus < 0:
-                self._start(-surplus)
-            self._wake()
+        self._wake()
 
     def jobs(self) -> dict[Handle, State]:
         """Return what is known of the jobs that are not over."""
@@ -159,13 +153,11 @@ class Launches:
 
     def inquire(self, crash: Crash, settle: Callable[[Crash], None]) -> None:
         """Ask the platform why a daemon's job has ended, and call ``settle`` with that."""
-        with self._change:
-            if not (self._closed or self._deaf):
-                self._inquiries.append(_Inquiry(crash, settle, time.monotonic()))
-                self._woken = True
-                self._change.notify_all()
-                return
-        settle(crash)
+        self._inquest.ask(crash, settle)
+
+    def hear_out(self) -> None:
+        """Wait until it is known why jobs have ended whose tasks were lost, if any were."""
+        self._inquest.wait(2 * (self._launcher.interval + INQUEST))
 
     def close(self) -> None:
         """End what is left, and every trace of it."""
@@ -174,23 +166,36 @@ class Launches:
             self._change.notify_all()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(ANSWER)
-        with self._launching:
-            self._settle_rest()
+        self._inquest.close()
+        if self._launching.acquire(timeout=ANSWER):
+            self._launching.release()
+        else:
+            logger.warning("a launch is still under way; its jobs are ended once it has an answer")
+        self._end_all()
+        with self._change:
+            launches, self._open = self._open, {}
+        for name, launch in launches.items():
+            self._forget(name, launch)
+
+    def _end_all(self) -> None:
+        """End all jobs, once; from now on no launch adds any."""
+        with self._change:
+            self._closed = True
             living = self._fleet.living()
-            if living:
-                self._terminate(living)
-            while self._open:
-                self._forget(*self._open.popitem())
+            self._fleet.jobs.clear()
+        if living:
+            self._terminate(living)
 
     def _wake(self) -> None:
         with self._change:
             self._woken = True
-            self._pause = FIRST
             self._change.notify_all()
 
     def _order(self, order: FromHost) -> None:
+        """Tell the dispatcher something, without waiting; not, if the pool has ended."""
         assert self._link is not None
-        self._link.order(order)
+        with contextlib.suppress(MiraiError):
+            self._link.order(order)
 
     # ── one launch ───────────────────────────────────────────────────────────────────────
 
@@ -201,67 +206,63 @@ class Launches:
         name = f"mirai-{secrets.token_hex(6)}"
         pairs = {role: KeyPair.new() for role in Role}
         daemon, client = pairs[Role.DAEMON].public, pairs[Role.CLIENT].public
-        launch = _Open((daemon, client), self._new_directory(name))
+        launch = _Open((daemon, client), new_folder(self._launcher, name))
+        handles: Sequence[Handle] = ()
         try:
-            self._order(Admit((daemon,), (client,)))
+            self._link.order(Admit((daemon,), (client,)))
             self._link.report(ANSWER)  # now they are let in
-            order = self._order_of(n, name, pairs, launch.directory)
-            handles = self._launcher.launch(order)
+            handles = self._launcher.launch(self._order_of(n, name, pairs, launch.folder))
+            _check(handles, n)
             with self._change:
-                self._fleet.add(handles, time.monotonic())
-                self._open[name] = launch
-                self._last_failure, self._despairs = None, False
-            self._tell_expected()
-            self._link.report(ANSWER)  # now there is hope
+                if self._closed:
+                    raise DispatcherLost("the pool was shut down while daemons were launched")
+                self._add(name, launch, handles)
         except BaseException:
-            with contextlib.suppress(Exception):
-                self._launcher.recall(name)
-            self._revoke(launch)
-            shutil.rmtree(launch.directory, ignore_errors=True)
+            self._take_back(name, launch, handles)
             raise
         logger.info("launched %s: %s", name, ", ".join(handle.id for handle in handles))
+        with contextlib.suppress(MiraiError, TimeoutError):
+            self._link.report(ANSWER)  # now the dispatcher knows that they will come
         self._wake()
 
+    def _add(self, name: str, launch: _Open, handles: Sequence[Handle]) -> None:
+        now = time.monotonic()
+        self._fleet.add(handles, now)
+        self._open[name] = launch
+        self._last_failure, self._despairs = None, False
+        self._asked_at = max(self._asked_at, now - self._launcher.interval + FIRST)
+        self._tell_expected()
+
+    def _take_back(self, name: str, launch: _Open, handles: Sequence[Handle]) -> None:
+        """Leave nothing of a launch that has failed, or was interrupted."""
+        if handles:
+            self._terminate(handles)
+        with contextlib.suppress(Exception):
+            self._launcher.recall(name)
+        self._revoke(launch)
+        remove_folder(launch.folder)
+
     def _tell_expected(self) -> None:
-        """Tell the dispatcher who is still to come, if that has changed."""
-        with self._change:
-            expected = tuple(handle.id for handle in self._fleet.expected())
-            if expected == self._told_expected:
-                return
+        """Tell the dispatcher who is still to come, if that has changed; under the lock."""
+        expected = tuple(handle.id for handle in self._fleet.expected())
+        if expected != self._told_expected:
             self._told_expected = expected
-        with contextlib.suppress(MiraiError):
             self._order(Expect(expected))
 
-    def _order_of(self, n: int, name: str, pairs: Mapping[Role, KeyPair], directory: str) -> Order:
+    def _order_of(self, n: int, name: str, pairs: Mapping[Role, KeyPair], folder: str) -> Order:
         assert self._link is not None
         first, *others = self._link.urls
         told = msgspec.to_builtins(self._told)
         connection = Connection(first, self._link.server, pairs, "", tuple(others), told)
-        text, file = connection.text(), ""
-        if self._launcher.shares_files:
-            file = os.path.join(directory, "keys.json")
-            write_secret(file, text.encode())
-        return Order(n, name, text.rstrip("\n"), directory, file)
-
-    def _new_directory(self, name: str) -> str:
-        if not self._launcher.shares_files:
-            return tempfile.mkdtemp(prefix=f"{name}-")
-        chosen = getattr(self._launcher, "directory", None)
-        home = Path(chosen) if chosen else Path.home() / HOME
-        directory = home / name
-        try:
-            home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            directory.mkdir(mode=0o700)
-        except OSError as error:
-            raise LaunchError(f"{directory} cannot be made: {error.strerror}") from None
-        return os.path.abspath(directory)
+        text = connection.text()
+        file = write_keys(folder, text) if self._launcher.shares_files else ""
+        return Order(n, name, text.rstrip("\n"), folder, file)
 
     def _revoke(self, launch: _Open) -> None:
         """Let nobody in any more by its keys."""
         if not launch.is_revoked:
             launch.is_revoked = True
-            with contextlib.suppress(MiraiError):  # the pool has ended, and its keys with it
-                self._order(Expel(launch.keys))
+            self._order(Expel(launch.keys))
 
     def _forget(self, name: str, launch: _Open) -> None:
         """Leave nothing of a launch behind, here or on its platform."""
@@ -269,7 +270,7 @@ class Launches:
             self._launcher.recall(name)
         except Exception as error:
             logger.warning("of the launch %s something may be left: %s", name, error)
-        shutil.rmtree(launch.directory, ignore_errors=True)
+        remove_folder(launch.folder)
 
     def _terminate(self, handles: Sequence[Handle]) -> None:
         try:
@@ -283,91 +284,121 @@ class Launches:
     def _run(self) -> None:
         try:
             while self._sleep():
-                self._turn()
-        except BaseException as error:  # a bug of ours; nobody may wait for ever because of it
-            logger.warning("jobs are not looked after any more: %r", error)
-            raise
+                try:
+                    self._turn()
+                except Exception:  # a launcher may be anybody's; we come back
+                    logger.exception("a look at the launched jobs has failed")
         finally:
-            with self._change:
-                self._deaf = True
-            self._settle_rest()
+            self._inquest.close()
 
     def _sleep(self) -> bool:
-        """Wait until it is time to ask, or somebody wants to know; return False at the end."""
+        """Wait until it is time to look, or somebody wants to know; return False at the end."""
         with self._change:
+            self._change.wait_for(lambda: self._closed, SPACING)
             if not (self._woken or self._closed):
-                self._change.wait(self._next_pause())
+                self._change.wait(self._pause())
             self._woken = False
             return not self._closed
 
-    def _next_pause(self) -> float | None:
+    def _pause(self) -> float | None:
+        """Return how long to sleep at most, in seconds; None: for ever."""
         if not self._fleet.jobs and not self._fleet.wanted:
             return None
-        calm = self._fleet.living() and not self._fleet.expected()
-        longest = self._launcher.interval * (CALM if calm else 1)
-        pause = min(self._pause, longest)
-        self._pause = min(2 * self._pause, longest)
-        return pause
+        calm = self._fleet.living() and not (self._fleet.expected() or self._inquest.waits())
+        interval = self._launcher.interval * (CALM if calm else 1)
+        if not self._fleet.living():
+            return interval
+        return max(0.0, self._asked_at + interval - time.monotonic())
 
     def _turn(self) -> None:
         assert self._link is not None
         try:
             report = self._link.report(ANSWER)
-        except (MiraiError, TimeoutError):
-            return  # it is lost, and the pool ends; or it is busy, and we come back
-        self._take_in(report)
+        except TimeoutError:
+            return  # it is busy, and we come back
+        except MiraiError:
+            self._end_all()  # the dispatcher is lost, and whoever is to join it comes in vain
+            return
+        with self._change:
+            self._take_in(report)
         failures = self._ask()
         with self._change:
             late = self._fleet.late(time.monotonic())
         if late:
             self._terminate([failure.handle for failure in late])
         self._tell_of(failures + late)
-        self._tell_expected()
-        self._hold_inquest()
+        self._inquest.hold()
         self._close_finished()
-        if report.awaiting and (missing := self._fleet.missing()):
+        with self._change:
+            self._tell_expected()
+            missing = self._fleet.missing() if self._has_work(report) else 0
+        if missing:
             self._replace(missing)
-        if not report.connections:
-            self._give_up()
+        self._give_up(report)
+
+    def _has_work(self, report: PoolReport) -> bool:
+        """Whether something waits that another daemon of ours could do."""
+        ours = [daemon for daemon in report.daemons if daemon.job and daemon.state != "leaving"]
+        if ours:  # what waits beside one with nothing to do is not for us
+            return report.awaiting > 0 and all(daemon.state != "idle" for daemon in ours)
+        carried = set(self._told.tags)
+        return any(carried.issuperset(tags) for tags in report.wanted)
 
     def _take_in(self, report: PoolReport) -> None:
-        """Know who is there, and who was."""
-        with self._change:
-            joined = set(self._told_expected).difference(report.coming)
-            self._fleet.there({daemon.job for daemon in report.daemons if daemon.job}, joined)
+        """Know who is there, and who was; under the lock."""
+        there = {daemon.job for daemon in report.daemons if daemon.job}
+        self._fleet.there(there, set(report.arrived))
 
     def _ask(self) -> list[Failure]:
-        """Ask the platform about all that may still come to something."""
+        """Ask the platform about all that may still come to something, if it is time to."""
         with self._change:
-            living = self._fleet.living()
-        if not living:
-            return []
+            living, now = self._fleet.living(), time.monotonic()
+            if not living or now < self._asked_at + self._launcher.interval:
+                return []
+            self._asked_at = now
         try:
-            states = self._launcher.poll(living)
-        except Exception as error:  # a launcher may be anybody's
+            told = self._launcher.poll(living)
+            states = {handle: _checked(told[handle]) for handle in living if handle in told}
+        except BaseException as error:  # a launcher may be anybody's, and this is no main thread
             if not self._troubled:
-                logger.warning("the platform does not say how jobs stand: %s", error)
+                logger.warning("the platform does not say how jobs stand: %s", error or repr(error))
             self._troubled = True
             return []
         self._troubled = False
         with self._change:
             return self._fleet.told(states, time.monotonic())
 
-    def _tell_of(self, failures: Sequence[Failure]) -> None:
-        """Say which jobs have failed."""
-        for failure in failures:
-            log = self._launcher.log(failure.handle)
-            self._last_failure = Crash(f"no daemon is there: {failure.why}", tail=log)
-            text = f"{failure.why}; the last it printed:\n{log}" if log else failure.why
-            logger.warning("%s", text)
+    def _log_of(self, handle: Handle) -> str:
+        """Return the last that a job has printed; nothing, if that cannot be had."""
+        try:
+            return str(self._launcher.log(handle) or "")
+        except Exception as error:
+            logger.info("the log of job %s cannot be had: %s", handle.id, error)
+            return ""
 
-    def _give_up(self) -> None:
+    def _find(self, id: str) -> tuple[Handle, State] | None:
+        with self._change:
+            job = self._fleet.jobs.get(id)
+            return None if job is None else (job.handle, job.state)
+
+    def _tell_of(self, failures: Sequence[Failure]) -> None:
+        """Say how many jobs have failed, and why the last of them."""
+        if not failures:
+            return
+        last = failures[-1]
+        log = self._log_of(last.handle)
+        text = last.why if len(failures) == 1 else f"{len(failures)} jobs; the last: {last.why}"
+        logger.warning("%s", f"{text}; the last it printed:\n{log}" if log else text)
+        with self._change:
+            self._last_failure = Crash(f"no daemon is there: {last.why}", tail=log)
+
+    def _give_up(self, report: PoolReport) -> None:
         """Where nobody is there and nobody will come, have all fail that waits for them."""
         with self._change:
-            hopeless = self._fleet.failing and not self._fleet.living()
-        if hopeless and self._last_failure is not None and not self._despairs:
-            self._despairs = True
-            with contextlib.suppress(MiraiError):
+            if report.connections:
+                self._despairs = False
+            elif self._fleet.is_hopeless() and self._last_failure and not self._despairs:
+                self._despairs = True
                 self._order(Despair(self._last_failure))
 
     def _close_finished(self) -> None:
@@ -386,72 +417,27 @@ class Launches:
                 return
             try:
                 self._start(missing)
-            except Exception as error:
-                self._fleet.failing = True
-                self._last_failure = Crash(f"daemons have ended, and others cannot start: {error}")
+                self._refusals = 0
+            except Exception as error:  # a launcher may be anybody's
+                self._refusals += 1
                 logger.warning("daemons have ended, and no others can be launched: %s", error)
+                if self._refusals >= MAX_REFUSALS:
+                    reason = f"daemons have ended, and no others can be launched: {error}"
+                    with self._change:
+                        self._fleet.failing, self._last_failure = True, Crash(reason)
 
-    # ── why daemons were lost ────────────────────────────────────────────────────────────
 
-    def _hold_inquest(self) -> None:
-        """Tell those who ask what the platform has said by now; the others wait a little."""
-        now = time.monotonic()
-        with self._change:
-            asked, self._inquiries = list(self._inquiries), deque()
-        for inquiry in asked:
-            if (told := self._told_by_supervisor(inquiry.crash)) is not None:
-                self._answer(inquiry, told)
-                continue
-            state = self._state_of(inquiry.crash.job)
-            known = state is None or state.phase.is_over
-            if known or now - inquiry.since > INQUEST or self._closed:
-                self._answer(inquiry, self._explained(inquiry.crash, state))
-            else:
-                with self._change:
-                    self._inquiries.append(inquiry)
-                    self._pause = FIRST / 2
+def _check(handles: Sequence[Handle], n: int) -> None:
+    """Raise LaunchError if these are not the handles of ``n`` jobs."""
+    if not all(isinstance(handle, Handle) for handle in handles):
+        raise LaunchError(f"the launcher returned no handles: {handles!r}")
+    if len({handle.id for handle in handles}) != n or len(handles) != n:
+        ids = ", ".join(handle.id for handle in handles)
+        raise LaunchError(f"the launcher started {len(handles)} daemons instead of {n}: {ids}")
 
-    def _state_of(self, id: str) -> State | None:
-        with self._change:
-            job = self._fleet.jobs.get(id)
-            return None if job is None else job.state
 
-    def _told_by_supervisor(self, crash: Crash) -> Crash | None:
-        """Return how a daemon ended whose job goes on, if its supervisor has said so by now."""
-        with self._change:
-            job = self._fleet.jobs.get(crash.job)
-        log = "" if job is None else self._launcher.log(job.handle)
-        exit = exit_told(log, crash.pid)
-        if exit is None:
-            return None
-        return structs.replace(crash, reason="the daemon died", exit=exit, tail=log)
-
-    def _explained(self, crash: Crash, state: State | None) -> Crash:
-        """Return what is known of a job's end."""
-        with self._change:
-            job = self._fleet.jobs.get(crash.job)
-        if job is None or state is None:
-            return crash
-        if state.phase.is_over:
-            reason = f"its job {crash.job} has ended, {state}"
-        elif state.phase is Phase.UNKNOWN:
-            reason = f"{crash.reason}, and of its job {crash.job} nothing is known"
-        else:
-            reason = f"{crash.reason}, while its job {crash.job} goes on"
-        log = crash.tail or self._launcher.log(job.handle)
-        return structs.replace(crash, reason=reason, exit=state.exit, tail=log)
-
-    def _settle_rest(self) -> None:
-        with self._change:
-            asked, self._inquiries = list(self._inquiries), deque()
-        for inquiry in asked:
-            state = self._state_of(inquiry.crash.job)
-            self._answer(inquiry, self._explained(inquiry.crash, state))
-
-    def _answer(self, inquiry: _Inquiry, crash: Crash) -> None:
-        """Settle it; done-callbacks of a task run in here, and must not wait for others."""
-        _future.settlers.add(threading.get_ident())
-        try:
-            inquiry.settle(crash)
-        finally:
-            _future.settlers.discard(threading.get_ident())
+def _checked(state: object) -> State:
+    """Return what a launcher tells of a job.  Raises TypeError if it is no State."""
+    if not isinstance(state, State) or not isinstance(state.exit, (int, type(None))):
+        raise TypeError(f"a launcher tells states, not {state!r}")
+    return state

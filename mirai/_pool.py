@@ -437,6 +437,7 @@ class Daemons:
         try:
             if kind is None and (drained := self._drained()) is not None:
                 drained.result()
+                self._hear_out()
         finally:
             self.shutdown()
 
@@ -452,20 +453,26 @@ class Daemons:
         try:
             if kind is None and (drained := self._drained()) is not None:
                 await drained
+                await self._beside(self._hear_out)
         finally:
-            await _shielded(self._shut_down_beside())
+            await _shielded(self._beside(self.shutdown))
 
-    def _shut_down_beside(self) -> Mirai[None]:
-        """Shut down in a thread of its own, so that an event loop can go on."""
-        ended: Mirai[None] = Mirai(0, "shutdown", self.profile)
+    def _hear_out(self) -> None:
+        """Wait until it is known why jobs have ended whose tasks were lost, if any were."""
+        if self._launches is not None:
+            self._launches.hear_out()
 
-        def end() -> None:
+    def _beside(self, do: Callable[[], None]) -> Mirai[None]:
+        """Do something that blocks in a thread of its own, so that an event loop can go on."""
+        ended: Mirai[None] = Mirai(0, do.__name__, self.profile)
+
+        def run() -> None:
             try:
-                self.shutdown()
+                do()
             finally:
                 ended.settle(Value(None))
 
-        threading.Thread(target=end, name="mirai-shutdown").start()
+        threading.Thread(target=run, name="mirai-shutdown").start()
         return ended
 
     def _connect(self, config: dict[str, Any]) -> Carrier:

@@ -168,7 +168,7 @@ def daemons(
         check_url(url)
     if profile is not None and not isinstance(profile, str):
         raise TypeError(f"profile must be a str, not {type(profile).__name__}")
-    if launcher is not None and url is None and n:
+    if launcher is not None and url is None:
         url = _url_for(launcher)
     options = PoolOptions(
         count if launcher is None else 0,

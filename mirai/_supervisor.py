@@ -33,6 +33,8 @@ _MEMBERS = (Ending.STOPPED, Ending.LEFT, Ending.LOST, Ending.REPLACED)
 """How those end that have joined."""
 _CLEAR = (Ending.STOPPED, Ending.LEFT, Ending.LOST, Ending.UNREACHED)
 """Endings that need no more words."""
+LAUNCHED_ECHO = 5.0
+"""The same as ``ECHO`` for a job: the platform tells all its processes, and its script tells us."""
 GLANCE = 0.25
 """How often to look for daemons that have ended where no signal tells, in seconds."""
 SIGNALLED = 128
@@ -78,7 +80,9 @@ class Supervisor:
             say(f"there is no directory {self._cwd} here; daemons stay in {os.getcwd()}")
             self._cwd = None
         now = time.monotonic()
-        place = partial(Place, now, now, limits, launched is not None)
+        ways = len(find().urls)
+        place = partial(Place, now, now, limits, launched is not None, ways)
+        self._echo = ECHO if launched is None else LAUNCHED_ECHO
         self._seats = [_Seat(place(), now) for _ in range(count)]
         self._signals: list[int] = []
         self._signalled = -ECHO  # when the last one came
@@ -126,7 +130,7 @@ class Supervisor:
 
     def _on_signal(self, number: int) -> None:
         now = time.monotonic()
-        if now - self._signalled > ECHO:
+        if now - self._signalled > self._echo:
             self._signals.append(number)
         self._signalled = now
 

@@ -251,3 +251,12 @@ except KeyboardInterrupt: print("interrupted")
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert (done.stdout.strip(), done.returncode) == ("interrupted", 0)
+
+
+def test_the_import_loads_no_more_than_is_needed() -> None:
+    program = (
+        "import sys, mirai; print([name for name in ('zmq', 'asyncio', 'mirai.launchers')"
+        " if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -18,13 +18,10 @@ from mirai._errors import LaunchError
 from mirai._limits import seconds
 from mirai._pool_options import size_in_bytes
 from mirai.launchers._base import Handle, Launcher, Order
-from mirai.launchers._command import daemon_command
+from mirai.launchers._command import daemon_command, in_words, wall_time
 from mirai.launchers._script import Script, directives
 from mirai.launchers._submit import submit
 
-MARGIN = 60.0
-"""How long before the end of its time a daemon takes no more tasks, in seconds, at most: a tenth
-of its time where that is less."""
 SHOWN = Order(1, "mirai-NAME", "", "DIRECTORY", "DIRECTORY/keys.json")
 """What ``job_script`` shows in place of a launch."""
 
@@ -149,7 +146,7 @@ class BatchLauncher(Launcher):
         """Return a script that begins with these lines."""
         command = daemon_command(order.key_file, self.python)
         if (whole := self.walltime_seconds()) is not None:
-            command += f" --wall-time {whole - min(MARGIN, whole / 10):g}s"
+            command += f" {in_words(wall_time(whole))}"
         return Script(
             lines,
             self.job if order.count == 1 else self.job_of_array,
@@ -161,7 +158,11 @@ class BatchLauncher(Launcher):
 
     def launch(self, order: Order) -> list[Handle]:
         """Submit one job, or arrays of ``max_array`` jobs at most."""
-        os.makedirs(self.log_directory(order), exist_ok=True)
+        try:
+            os.makedirs(self.log_directory(order), exist_ok=True)
+        except OSError as error:
+            where = self.log_directory(order)
+            raise LaunchError(f"{where} cannot be made: {error.strerror}") from None
         handles: list[Handle] = []
         while (left := order.count - len(handles)) > 0:
             part = dataclasses.replace(order, count=min(left, self.max_array))

@@ -6,6 +6,9 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+MARGIN = 60.0
+"""How long before the end of its time a daemon takes no more tasks, in seconds, at most: a tenth
+of its time where that is less."""
 STDIN = "-"
 """Where the keys come by standard input, whose end is also the daemon's."""
 ENVIRONMENT = "env:MIRAI_KEYS"
@@ -20,6 +23,14 @@ def daemon_argv(source: str, python: str | None = None) -> list[str]:
 def daemon_command(source: str, python: str | None = None) -> str:
     """Return the same as a line for a shell."""
     return shlex.join(daemon_argv(source, python))
+
+
+def wall_time(whole: int) -> list[str]:
+    """Return what tells a daemon how long it has, in a job of so many seconds.
+
+    It takes no more tasks shortly before the job's end.
+    """
+    return ["--wall-time", f"{whole - min(MARGIN, whole / 10):.0f}s"]
 
 
 def in_words(argv: Sequence[str]) -> str:

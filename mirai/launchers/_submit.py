@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mirai._errors import LaunchError
 from mirai.launchers._command import in_words
 
-TIMEOUT = 120.0
-"""Seconds that a program has to answer."""
+TIMEOUT = 30.0
+"""Seconds that a program has to answer a question."""
+SUBMISSION = 120.0
+"""Seconds that it has to accept a job."""
+UNSET = ("SBATCH_ARRAY_INX", "SBATCH_JOB_NAME", "SBATCH_WAIT", "SCANCEL_", "SQUEUE_")
+"""What the names of variables begin with that would change what Slurm's programs are asked."""
 MOST = 4_000
 """How much of what it says is told, in characters."""
 AT_ONCE = 500
 """How many jobs a command line names at most."""
 
 
-def ask(argv: Sequence[str], stdin: str = "", *, timeout: float = TIMEOUT) -> str:
-    """Run a program; return what it prints.
+def ask(
+    argv: Sequence[str],
+    stdin: str = "",
+    *,
+    timeout: float = TIMEOUT,
+    env: Mapping[str, str] | None = None,
+) -> str:
+    """Run a program; return what it prints.  ``env`` is what its environment has besides ours.
 
     Raises LaunchError with what it says where it cannot be run, fails or does not answer.
     """
-    done = run(argv, stdin, timeout=timeout)
+    done = run(argv, stdin, timeout=timeout, env=env)
     if done.returncode:
         raise LaunchError(f"{_said(argv, done)}")
     return done.stdout
 
 
 def run(
-    argv: Sequence[str], stdin: str = "", *, timeout: float = TIMEOUT
+    argv: Sequence[str],
+    stdin: str = "",
+    *,
+    timeout: float = TIMEOUT,
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program, whatever its exit code.  Raises LaunchError where that cannot be done."""
     try:
@@ -40,6 +55,7 @@ def run(
             encoding="utf-8",
             errors="replace",
             timeout=timeout,
+            env=_environment() | dict(env or {}),
             start_new_session=True,  # Ctrl-C is for us
         )
     except subprocess.TimeoutExpired:
@@ -53,7 +69,7 @@ def submit(argv: Sequence[str], script: str, id: re.Pattern[str]) -> str:
 
     ``id`` is searched in what the program prints; its first group is the id.  Raises LaunchError.
     """
-    done = run(argv, script)
+    done = run(argv, script, timeout=SUBMISSION)
     if done.returncode:
         raise LaunchError(_said(argv, done))
     match = id.search(done.stdout)
@@ -77,6 +93,10 @@ def end(argv: Sequence[str], ids: Sequence[str], fine: str = r"(?!)") -> None:
             error = LaunchError(_said(call, done))
     if error is not None:
         raise error
+
+
+def _environment() -> dict[str, str]:
+    return {name: each for name, each in os.environ.items() if not name.startswith(UNSET)}
 
 
 def _said(argv: Sequence[str], done: subprocess.CompletedProcess[str]) -> str:

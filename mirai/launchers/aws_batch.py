@@ -17,8 +17,7 @@ from mirai._pool_options import check_env, size_in_bytes
 from mirai.launchers import _aws_secret
 from mirai.launchers._aws import Service, service
 from mirai.launchers._base import Handle, Launcher, Order, Phase, State, states
-from mirai.launchers._batch import MARGIN
-from mirai.launchers._command import daemon_argv
+from mirai.launchers._command import daemon_argv, wall_time
 
 MAX_ARRAY = 10_000
 """How many jobs an array has at most; at least it has two."""
@@ -138,7 +137,7 @@ class AWSBatchLauncher(Launcher):
     def _overrides(self, order: Order, region: str | None) -> dict[str, Any]:
         command = daemon_argv(f"aws-secret:{_aws_secret.name_of(order.name)}", self.python)
         if (whole := self.walltime_seconds()) is not None:
-            command += ["--wall-time", f"{whole - min(MARGIN, whole / 10):g}s"]
+            command += wall_time(whole)
         found = {"AWS_DEFAULT_REGION": region, "AWS_ENDPOINT_URL": self.endpoint_url}
         variables = {name: value for name, value in found.items() if value}
         variables.update(self.environment)

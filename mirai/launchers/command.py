@@ -99,11 +99,7 @@ class CommandLauncher(Launcher):
 
     def _run(self, argv: list[str] | str) -> None:
         whole = ["/bin/sh", "-c", argv] if isinstance(argv, str) else argv
-        variables = [f"{name}={value}" for name, value in self.env.items()]
-        ask(
-            ["env", *variables, *whole] if variables else whole,
-            timeout=seconds("timeout", self.timeout),
-        )
+        ask(whole, timeout=seconds("timeout", self.timeout), env=self.env)
 
     def poll(self, handles: Sequence[Handle]) -> Mapping[Handle, State]:
         """Return how the processes stand; of those that are detached nothing is known."""

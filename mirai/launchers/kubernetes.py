@@ -17,8 +17,7 @@ from mirai._errors import LaunchError
 from mirai._limits import seconds
 from mirai._pool_options import check_env, size_in_bytes
 from mirai.launchers._base import Handle, Launcher, Order, Phase, State
-from mirai.launchers._batch import MARGIN
-from mirai.launchers._command import ENVIRONMENT, daemon_argv
+from mirai.launchers._command import ENVIRONMENT, daemon_argv, wall_time
 
 EXTRA = (
     "Kubernetes is asked by its official client, which is not installed:"
@@ -173,7 +172,7 @@ class KubernetesLauncher(Launcher):
     def _container(self, order: Order) -> dict[str, Any]:
         command = daemon_argv(ENVIRONMENT, self.python)
         if (whole := self._walltime()) is not None:
-            command += ["--wall-time", f"{whole - min(MARGIN, whole / 10):g}s"]
+            command += wall_time(whole)
         name = job_name(order.name)
         index = {"fieldRef": {"fieldPath": f"metadata.annotations['{INDEX}']"}}
         keys = {"secretKeyRef": {"name": name, "key": "keys"}}

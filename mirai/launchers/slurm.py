@@ -96,6 +96,9 @@ class SlurmLauncher(BatchLauncher):
         for id in missing:
             done = run(["scontrol", "--oneliner", "show", "job", id])
             known |= parse_jobs(done.stdout)
+        for handle in handles:  # an array that was cancelled before it began is told as one
+            if handle.id not in known and (whole := known.get(_array(handle.id))) is not None:
+                known[handle.id] = whole
         return states(handles, known)
 
     def terminate(self, handles: Sequence[Handle]) -> None:

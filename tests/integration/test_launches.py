@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
 import stat
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,16 @@ from mirai import (
     on_daemon,
     status,
 )
-from mirai.launchers import CommandLauncher, Handle, Launcher, LocalLauncher, Order, Phase, State
+from mirai.launchers import (
+    CommandLauncher,
+    Handle,
+    Launcher,
+    LocalLauncher,
+    Order,
+    Phase,
+    State,
+    _children,
+)
 
 LOCAL = LocalLauncher()
 
@@ -61,12 +72,15 @@ class Watched(LocalLauncher):
         self.recalled.append(name)
         super().recall(name)
 
+    def handles(self) -> list[Handle]:
+        """Return those of all launches."""
+        return [handle for order in self.orders for handle in _children.handles(order)]
+
 
 @dataclass(frozen=True)
 class Idle(Launcher):
-    """One whose jobs stay where they are, in whatever state its test says."""
+    """One whose jobs wait until they are ended."""
 
-    state: dict[str, State] = field(default_factory=dict)
     ended: list[Handle] = field(default_factory=list)
     interval = 0.05
 
@@ -74,7 +88,8 @@ class Idle(Launcher):
         return [Handle(f"{order.name}-{index}", order.name) for index in range(order.count)]
 
     def poll(self, handles: Sequence[Handle]) -> Mapping[Handle, State]:
-        return dict.fromkeys(handles, self.state.get("all", State(Phase.PENDING, "PD (Priority)")))
+        waits, gone = State(Phase.PENDING, "PD (Priority)"), State(Phase.CANCELLED)
+        return {handle: gone if handle in self.ended else waits for handle in handles}
 
     def terminate(self, handles: Sequence[Handle]) -> None:
         self.ended.extend(handles)
@@ -357,6 +372,151 @@ class TestLoss:
             left.rmdir()
 
 
+class TestOddLaunchers:
+    """A launcher may be anybody's: whatever it does, every task is answered."""
+
+    @pytest.mark.parametrize("log", [LaunchError("no access to logs"), None, b"bytes"])
+    def test_logs_that_cannot_be_had(self, log: object, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*_: object) -> object:
+            if isinstance(log, Exception):
+                raise log
+            return log
+
+        monkeypatch.setattr(Watched, "log", fail)
+        launcher = Watched()
+        daemons(1, launcher=launcher)
+        task = mirai(time.sleep, 60)
+        wait_until(lambda: status().executing == 1, 30)
+        launcher.terminate(launcher.handles())
+        with pytest.raises(DaemonCrashed):
+            task.result(30)
+        daemons(0)
+        daemons(1, launcher=Idle(), url="tcp://127.0.0.1:0", patience=0.2)
+        monkeypatch.setattr(Idle, "log", fail)
+        with pytest.raises(DaemonCrashed, match="has not joined"):
+            mirai(abs, -1).result(30)
+        daemons(0)
+
+    @pytest.mark.parametrize("told", [None, "text", {}, {"a": 1}, SystemExit(3), KeyboardInterrupt])
+    def test_states_that_are_none(self, told: object, monkeypatch: pytest.MonkeyPatch) -> None:
+        def poll(*_: object) -> object:
+            if not isinstance(told, BaseException) and told is not KeyboardInterrupt:
+                return told
+            raise told  # type: ignore[misc]
+
+        monkeypatch.setattr(Idle, "poll", poll)
+        daemons(1, launcher=Idle(), url="tcp://127.0.0.1:0", patience=0.3)
+        with pytest.raises(DaemonCrashed, match="has not joined"):
+            mirai(abs, -1).result(30)
+        daemons(0)
+
+    @pytest.mark.parametrize("count", [0, 1, 3])
+    def test_another_number_of_jobs(self, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        launch = Idle.launch
+
+        def other(it: Idle, order: Order) -> list[Handle]:
+            return launch(it, replace(order, count=count))
+
+        monkeypatch.setattr(Idle, "launch", other)
+        launcher = Idle()
+        with pytest.raises(LaunchError, match=f"started {count} daemons instead of 2"):
+            daemons(2, launcher=launcher, url="tcp://127.0.0.1:0")
+        assert len(launcher.ended) == count
+
+    def test_a_refusal_to_launch_others_is_not_the_end(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        launch, refused = Watched.launch, [0]
+
+        def busy(it: Watched, order: Order) -> list[Handle]:
+            if it.orders and not refused[0]:
+                refused[0] += 1
+                raise LaunchError("socket timed out")
+            return launch(it, order)
+
+        monkeypatch.setattr(Watched, "launch", busy)
+        with daemons(1, launcher=Watched(), max_tasks=2):
+            assert mirai_map(abs, range(-4, 0)).collect() == [4, 3, 2, 1]
+        assert refused == [1]
+
+    def test_the_end_does_not_wait_for_a_launch_that_hangs(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr("mirai._launches.ANSWER", 0.2)
+        gate, entered, launch = threading.Event(), threading.Event(), Watched.launch
+
+        def hang(it: Watched, order: Order) -> list[Handle]:
+            if it.orders:
+                entered.set()
+                gate.wait(60)
+            return launch(it, order)
+
+        monkeypatch.setattr(Watched, "launch", hang)
+        launcher, errors = Watched(), list[BaseException]()
+
+        def more() -> None:
+            try:
+                pool.launch(1)
+            except BaseException as error:
+                errors.append(error)
+
+        pool = daemons(1, launcher=launcher)
+        thread = threading.Thread(target=more)
+        thread.start()
+        wait_until(lambda: pool._launches is not None and len(pool._launches._open) == 1)
+        wait_until(entered.is_set)
+        with caplog.at_level(logging.WARNING, "mirai"):
+            daemons(0)
+        gate.set()
+        thread.join(30)
+        assert [type(error).__name__ for error in errors] == ["DispatcherLost"]
+        assert all(state.phase.is_over for state in launcher.poll(launcher.handles()).values())
+
+    def test_none_is_launched_for_what_it_could_not_do(self) -> None:
+        launcher = Watched()
+        with daemons(1, launcher=launcher, idle_time=0.2) as pool:
+            pool.wait(1, 30)
+            task = mirai.options(tags=("gpu",))(abs, -1)
+            wait_until(lambda: not pool.jobs(), 30)
+            plain = mirai(abs, -2)
+            assert plain.result(30) == 2
+            assert len(launcher.orders) == 2
+            task.cancel()
+
+    def test_the_loss_of_the_dispatcher_ends_the_jobs(self) -> None:
+        launcher = Idle()
+        pool = daemons(2, launcher=launcher, url="tcp://127.0.0.1:0")
+        assert pool._process is not None
+        os.kill(pool._process.pid, signal.SIGKILL)
+        wait_until(lambda: len(launcher.ended) == 2)
+        daemons(0)
+
+    def test_the_platform_is_asked_no_more_often_than_it_wants(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[float] = []
+        poll = Watched.poll
+
+        def note(it: Watched, handles: Sequence[Handle]) -> Mapping[Handle, State]:
+            asked.append(time.monotonic())
+            return poll(it, handles)
+
+        monkeypatch.setattr(Watched, "poll", note)
+        monkeypatch.setattr(Watched, "interval", 0.4)
+        with daemons(1, launcher=Watched()) as pool:
+            for _ in range(4):
+                assert isinstance(mirai(os._exit, 3).exception(30), DaemonCrashed)
+            pool.launch(1)
+            wait_until(lambda: len(asked) >= 3)
+        pauses = [later - earlier for earlier, later in itertools.pairwise(asked)]
+        assert min(pauses) > 0.39
+
+    def test_leaving_the_block_waits_for_the_reason(self) -> None:
+        with daemons(1, launcher=LOCAL):
+            task = mirai(os._exit, 3)
+        assert "exit code 3" in str(task.exception())
+
+
 class TestScale:
     def test_up_and_down(self) -> None:
         launcher = Watched()
@@ -374,7 +534,7 @@ class TestScale:
         pool = daemons(3, launcher=launcher, url="tcp://127.0.0.1:0")
         pool.scale(1)
         assert len(launcher.ended) == 2
-        assert len(pool.jobs()) == 1
+        wait_until(lambda: len(pool.jobs()) == 1)
         daemons(0)
 
     def test_a_busy_one_ends_its_task_first(self, tmp_path: Path) -> None:
@@ -382,7 +542,7 @@ class TestScale:
             pool.wait(2, 30)
             gates = [tmp_path / name for name in "ab"]
             tasks = [mirai(_wait_for, str(gate)) for gate in gates]
-            wait_until(lambda: status().executing == 2)
+            wait_until(lambda: all(Path(f"{gate}.begun").exists() for gate in gates))
             pool.scale(0)
             wait_until(lambda: {d.state for d in status().daemons} == {"leaving"})
             for gate in gates:
@@ -431,6 +591,7 @@ def _touch_and_sleep(path: str) -> None:
 
 
 def _wait_for(path: str) -> bool:
+    Path(f"{path}.begun").touch()
     while not os.path.exists(path):
         time.sleep(0.005)
     return True

@@ -11,6 +11,7 @@ from dispatcher.messages import (
     Crash,
     Despair,
     Dismiss,
+    Expect,
     Hello,
     Kind,
     Refused,
@@ -80,17 +81,45 @@ def test_peers_of_another_version_of_python_or_mirai_are_refused() -> None:
     assert sent(core.handle([(D1, Joined(Role.DAEMON, hello))], 0.0), D1, Welcome)
 
 
-def test_jobs_of_a_platform_are_dismissed_idle_ones_first() -> None:
+def join_as(pool: Pool, peer: int, job: str) -> list[Command]:
+    hello = Hello(VERSION, f"host{peer}", peer, job=job)
+    return pool.step((peer, Joined(Role.DAEMON, hello)))
+
+
+def test_jobs_are_dismissed_by_name_also_those_that_join_later() -> None:
     pool = Pool([D1])
-    for peer, job in ((D2, "7_1"), (D3, "7_2")):
-        hello = Hello(VERSION, f"host{peer}", peer, job=job)
-        pool.step((peer, Joined(Role.DAEMON, hello)))
-    pool.submit(1, 2)
-    busy = [peer for peer in (D2, D3) if pool.hand(peer)]
-    commands = pool.step((CLIENT, Dismiss(1)))
-    [idle] = {D2, D3} - set(busy)
-    assert sent(commands, idle, Stop) == [Stop()]
+    join_as(pool, D2, "7_1")
+    commands = pool.step((CLIENT, Dismiss(("7_1", "7_2"))))
+    assert sent(commands, D2, Stop) == [Stop()]
     assert not sent(commands, D1, Stop)
+    assert sent(join_as(pool, D3, "7_2"), D3, Stop) == [Stop()]
+
+
+def test_who_has_arrived_is_reported_of_those_that_are_expected() -> None:
+    pool = Pool()
+    join_as(pool, D1, "7_1")
+    pool.step((D1, Lost(CRASH, 0)))
+    assert pool.report().arrived == ()
+    pool.step((CLIENT, Expect(("7_1", "7_2"))))
+    assert pool.report().arrived == ("7_1",)
+    join_as(pool, D2, "7_2")
+    assert pool.report().arrived == ("7_1", "7_2")
+
+
+def test_despair_that_comes_late_is_none() -> None:
+    pool = Pool([D1])
+    pool.step((CLIENT, Despair(CRASH)))
+    pool.step((D1, Lost(CRASH, 0)))
+    pool.submit(1)
+    assert pool.report().awaiting == 1
+
+
+def test_who_is_expected_gives_hope() -> None:
+    pool = Pool()
+    pool.step((CLIENT, Despair(CRASH)))
+    pool.step((CLIENT, Expect(("7_1",))))
+    pool.submit(1)
+    assert pool.report().awaiting == 1
 
 
 def test_despair_fails_what_waits_until_somebody_joins() -> None:

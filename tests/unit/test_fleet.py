@@ -59,8 +59,6 @@ def test_after_a_failure_no_more_are_wanted_until_one_joins() -> None:
     assert it.missing() == 0
     joins(it, B)
     assert it.missing() == 1
-    ends(it, [B])
-    assert it.missing() == 2
 
 
 def test_one_that_is_there_does_not_excuse_another_that_fails() -> None:
@@ -79,7 +77,8 @@ def test_what_does_not_join_in_time_is_given_up() -> None:
     [failure] = it.late(10.0)
     assert failure.why == "job 7_1 has not joined within 10 s: pending: PENDING (Resources)"
     assert it.late(11.0) == []
-    assert it.living() == [B]
+    assert it.staying() == [B]
+    assert it.living() == [A, B], "until the platform says that it has ended"
 
 
 def test_what_the_platform_has_forgotten_is_over_after_a_while() -> None:
@@ -110,13 +109,51 @@ def test_who_is_there_is_not_over_whatever_the_platform_knows() -> None:
     assert it.living() == []
 
 
-def test_the_youngest_are_dismissed_of_those_that_have_not_joined() -> None:
+def test_those_that_have_not_joined_are_dismissed_first_the_youngest_at_first() -> None:
     it = fleet(A, B, C)
     joins(it, C)
-    assert it.dismiss(1, 1.0) == [B]
-    assert it.dismiss(5, 1.0) == [A]
-    assert it.dismiss(-1, 1.0) == []
-    assert it.living() == [C]
+    assert it.dismiss(1, {C.id}) == ([B], [])
+    assert it.dismiss(-1, {C.id}) == ([], [])
+    assert it.dismiss(5, {C.id}) == ([A], [C])
+    assert (it.staying(), it.expected(), it.living()) == ([], [], [A, B, C])
+
+
+def test_of_those_that_have_joined_idle_ones_go_first() -> None:
+    it = fleet(A, B, C)
+    joins(it, A, B, C)
+    assert it.dismiss(2, {A.id}) == ([], [A, C])
+
+
+def test_one_that_is_replaced_in_its_job_counts_while_it_is_not_there() -> None:
+    it = fleet(A, wanted=1)
+    joins(it, A)
+    joins(it)
+    assert it.staying() == [A]
+
+
+def test_the_end_of_one_that_was_dismissed_is_no_failure() -> None:
+    it = fleet(A, wanted=1)
+    it.dismiss(1, ())
+    assert ends(it, [A], Phase.CANCELLED) == 0
+    assert not it.is_hopeless()
+
+
+def test_after_one_that_had_joined_has_ended_others_may_do_well() -> None:
+    """A node that is bad does not keep the others from being used again."""
+    it = fleet(A, B, wanted=2)
+    joins(it, B)
+    ends(it, [A], Phase.FAILED)
+    assert it.missing() == 0
+    ends(it, [B], Phase.TIMEOUT)
+    assert it.missing() == 2
+
+
+def test_it_is_hopeless_when_all_have_failed_and_none_is_left() -> None:
+    it = fleet(A, B, wanted=2)
+    ends(it, [A], Phase.FAILED)
+    assert not it.is_hopeless()
+    ends(it, [B], Phase.FAILED)
+    assert it.is_hopeless()
 
 
 def test_a_launch_has_ended_with_its_last_job_and_is_forgotten_a_little_later() -> None:

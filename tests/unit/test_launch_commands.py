@@ -135,9 +135,10 @@ def test_bad_options_of_ssh_are_refused() -> None:
 
 
 def test_a_tunnel_takes_the_place_of_all_urls() -> None:
-    forward, keys = through('{"url": "tcp://10.0.0.1:5", "urls": ["tcp://10.0.0.1:5"], "k": 1}', 77)
+    data = '{"url": "tcp://10.0.0.1:5", "others": ["tcp://10.0.0.2:5"], "k": 1}'
+    forward, keys = through(data, 77)
     assert forward == "127.0.0.1:77:10.0.0.1:5"
     here = "tcp://127.0.0.1:77"
-    assert json.loads(keys) == {"url": here, "urls": [here], "k": 1}
+    assert json.loads(keys) == {"url": here, "k": 1}
     with pytest.raises(LaunchError, match="not to ipc"):
         through('{"url": "ipc:///tmp/x"}', 77)

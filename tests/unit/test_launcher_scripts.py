@@ -592,3 +592,7 @@ def test_a_scheduler_that_is_not_installed(
         launcher().poll([Handle("1", "mirai-x")])
     with pytest.raises(LaunchError, match="cannot be run"):
         launcher().terminate([Handle("1", "mirai-x")])
+
+
+def test_a_walltime_of_weeks_is_told_in_plain_digits() -> None:
+    assert " --wall-time 1209540s " in SlurmLauncher(walltime="14d").job_script()

@@ -156,7 +156,7 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     ),
     Admit: st.builds(Admit, several(st.text()), several(st.text())),
     Expel: st.builds(Expel, several(st.text())),
-    Dismiss: st.builds(Dismiss, st.integers(0, 10_000)),
+    Dismiss: st.builds(Dismiss, several(st.text())),
     Expect: st.builds(Expect, several(st.text())),
     Despair: st.builds(Despair, CRASHES),
     Welcome: st.builds(Welcome, NUMBERS),
