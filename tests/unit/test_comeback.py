@@ -14,9 +14,11 @@ from mirai._comeback import (
     LONGEST_DELAY,
     MAX_FAILURES,
     MAX_UNPROVED,
+    REACH,
     Again,
     Over,
     Place,
+    exit_told,
 )
 from mirai._ending import Ending, ending_of
 from mirai._limits import Limits
@@ -137,3 +139,37 @@ def test_what_a_task_can_imitate_is_no_ending() -> None:
         assert ending_of(7, ending) is ending_of(JOINED, ending) is None
         assert ending_of(None, ending) is ending  # there is nothing else to go by
     assert ending_of(None, CRASH) is None
+
+
+# ── launched ones ────────────────────────────────────────────────────────────────────────
+
+
+def lost(it: Place, now: float, ending: Ending = Ending.UNREACHED) -> Again | Over:
+    return it.next(ending, ending, joined=ending is Ending.LOST, now=now, chance=0.5)
+
+
+def test_one_that_was_launched_does_not_come_back_to_a_pool_that_is_gone() -> None:
+    it = Place(0.0, 0.0, launched=True)
+    assert lost(it, 10.0, Ending.LOST) == Over("the connection to the dispatcher was lost", 1)
+
+
+def test_one_that_was_launched_tries_to_join_for_a_while() -> None:
+    it = Place(0.0, 0.0, launched=True)
+    assert isinstance(lost(it, REACH - 1), Again)
+    assert lost(it, REACH + 1) == Over("the dispatcher cannot be reached", 1)
+
+
+def test_all_addresses_are_tried_before_the_pauses_get_longer() -> None:
+    it = Place(0.0, 0.0, ways=3)
+    pauses = [lost(it, 0.0) for _ in range(7)]
+    delays = [pause.delay for pause in pauses if isinstance(pause, Again)]
+    assert delays == [FIRST_DELAY] * 3 + [2 * FIRST_DELAY] * 3 + [4 * FIRST_DELAY]
+
+
+@pytest.mark.parametrize("code", [0, 3, 139, -9, -11])
+def test_how_a_process_ended_can_be_read_from_what_is_said(code: int) -> None:
+    it = Place(0.0, 0.0)
+    said = it.next(None, code, joined=True, now=0.0, chance=0.0, pid=77).reason
+    assert exit_told(f"mirai daemon: {said}", 77) == code
+    assert exit_told(f"mirai daemon: {said}", 7) is None
+    assert exit_told("", 77) is None
