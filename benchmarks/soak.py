@@ -267,6 +267,8 @@ def main() -> int:
             wrong = soak(options.minutes, samples)
         wrong += judge(samples, options.slower) + left_behind(directory, before)
     show(f"{len(samples[ROUND, 'mirai'])} rounds", rows(samples), options.json)
+    if len(samples[ROUND, "mirai"]) < FEWEST:
+        print(f"fewer than {FEWEST} rounds: too few to say whether anything grows")
     for what in wrong:
         print(f"wrong: {what}", file=sys.stderr)
     return int(bool(wrong))
