@@ -9,6 +9,7 @@ the expected messages is a ``ProtocolError``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from types import UnionType
 from typing import Any, TypeVar, cast
 
@@ -16,6 +17,7 @@ import msgspec
 
 from dispatcher.hatch import Hatch
 from dispatcher.messages import (
+    VERSION,
     Blob,
     Buffer,
     Function,
@@ -86,7 +88,7 @@ class Reader:
         try:
             message = self._decoder.decode(frames[0])
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise ProtocolError(f"not a message: {error}") from None
+            raise ProtocolError(_why_not(frames[0], error)) from None
         finally:
             self._frames, self._hatch = (), None
         if self._used != len(frames) - 1:
@@ -105,6 +107,21 @@ class Reader:
         if self._hatch is None or [*map(type, reference)] != [int, int]:
             raise ValueError(f"blob {reference!r} is nowhere")
         return Blob(self._hatch.take(*reference))
+
+
+class _Greeting(msgspec.Struct, array_like=True, tag="Hello", gc=False):
+    """What a Hello begins with in every version."""
+
+    version: int
+
+
+def _why_not(header: Buffer, error: Exception) -> str:
+    """Say why a header is no message; of a Hello of another version, that it is one."""
+    with suppress(msgspec.MsgspecError, ValueError, RecursionError):
+        version = msgspec.msgpack.decode(header, type=_Greeting).version
+        if version != VERSION:
+            return f"protocol version {version}, wanted {VERSION}"
+    return f"not a message: {error}"
 
 
 def decode(frames: Sequence[Buffer], expected: UnionType | type[Any]) -> Message:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Script
 
+pytestmark = pytest.mark.servers
+
 COMMON = """
 import json, os, sys, time
 sys.path.insert(0, {tests!r})
@@ -17,8 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 from mirai import daemons, mirai
 from mirai.launchers import Phase
-
-pytestmark = pytest.mark.servers
 
 def check(launcher, directory, count):
     "``count`` is one more than there is room for."

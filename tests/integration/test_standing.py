@@ -57,6 +57,7 @@ from mirai import (
     use_profile,
 )
 from mirai import _profiles as profiles
+from mirai._comeback import Place
 from mirai._connection import Connection
 from mirai._link import Link
 from mirai._process import boot_argv, search_path
@@ -516,7 +517,7 @@ class TestSupervisor:
         """This is what ends it where the kernel does not."""
         process = Process(boot_argv("mirai._daemon"), os.fsencode(search_path()))
         supervisor = Supervisor(lambda: Connection.read(pool_file), 0, say=print)
-        introduction = supervisor._introduction(process, supervisor_limits())
+        introduction = supervisor._introduction(process, Place(0.0, 0.0), 0.0)
         process.configure(json.dumps(introduction).encode() + b"\n", lifeline=True)
         with connect(pool_file) as pool:
             pool.wait(1, timeout=20)
@@ -566,12 +567,6 @@ class TestSupervisor:
         code, said = ended(command("daemon", pool_file))
         assert (code, said) == (1, "mirai daemon: this connection file holds no key of a daemon\n")
         assert dispatcher.poll() is None
-
-
-def supervisor_limits() -> Any:
-    from mirai._limits import NO_LIMITS
-
-    return NO_LIMITS
 
 
 # ── the dispatcher comes and goes ────────────────────────────────────────────────────────

@@ -38,7 +38,8 @@ def test_hangs(pool, tmp_path):
 @pytest.mark.parametrize("scope", ["function", "module"])
 def test_all_stacks_are_shown_at_a_timeout(tmp_path: Path, scope: str) -> None:
     (tmp_path / "test_hangs.py").write_text(HANGS.replace("SCOPE", repr(scope)))
-    (tmp_path / "conftest.py").write_text(Path(__file__).with_name("conftest.py").read_text())
+    for name in ("conftest.py", "clusters.py"):
+        (tmp_path / name).write_text(Path(__file__).with_name(name).read_text())
     (tmp_path / "pytest.ini").write_text("[pytest]\ntimeout = 60\n")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(tmp_path)],
