@@ -61,7 +61,7 @@ def test_an_array_of_three_runs_tasks(site: Site, launcher: SGELauncher) -> None
     site.pool.wait(3, 60)
     assert set(everywhere(job).collect()) == {handle.id for handle in handles}
     assert everywhere(os.getcwd).collect() == [os.getcwd()] * 3
-    assert {str(state) for state in launcher.poll(handles).values()} == {"running: r"}
+    assert {state.phase for state in launcher.poll(handles).values()} == {Phase.RUNNING}
     assert all("1 for tcp://" in launcher.log(handle) for handle in handles)
     launcher.terminate(handles)
     wait_until(lambda: not queue(), 30)
