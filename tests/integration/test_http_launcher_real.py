@@ -20,6 +20,8 @@ from mirai import mirai
 from mirai._errors import LaunchError
 from mirai.launchers import HTTPLauncher, Phase
 
+pytestmark = pytest.mark.servers
+
 TOKEN = "Bearer t0ken-t0ken"
 
 

@@ -21,6 +21,8 @@ from mirai import mirai
 from mirai._errors import LaunchError
 from mirai.launchers import Handle, KubernetesLauncher, Phase
 
+pytestmark = pytest.mark.servers
+
 pytest.importorskip("kubernetes")
 
 

@@ -15,6 +15,8 @@ from mirai import mirai
 from mirai._errors import LaunchError
 from mirai.launchers import CommandLauncher, Handle, LocalLauncher, Order, Phase
 
+pytestmark = pytest.mark.servers
+
 
 def pid_of(launcher: LocalLauncher | CommandLauncher, handle: Handle) -> int:
     return int(launcher.poll([handle])[handle].detail.removeprefix("process "))

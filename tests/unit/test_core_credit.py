@@ -364,7 +364,7 @@ def follow(
     course.end()
 
 
-@held(250, derandomize=True, database=None)
+@held(150, derandomize=True, database=None)
 @PLANS
 def test_nobody_waits_for_long_behind_a_long_task_while_a_daemon_is_idle(**plan: Any) -> None:
     follow(**plan)
