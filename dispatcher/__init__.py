@@ -9,5 +9,8 @@
 # Before msgspec, which imports it in C and does not look whether that worked: Ctrl-C at that
 # moment would be swallowed, and end in a segmentation fault later.
 import datetime as _datetime  # noqa: F401
+import sys as _sys
 
 __version__ = "0.1.0"
+PYTHON = "{}.{}".format(*_sys.version_info)
+"""This version of Python, which all peers must have: what one pickles, another must read."""

@@ -190,7 +190,6 @@ class Dispatcher:
         self._overloaded: dict[int, Daemon] = {}  # with work in hand that others may have
         self._relieving: set[int] = set()  # those of them that have not handed back yet
         self._urgent: list[Job] = []  # submitted just now, above what their clients sent before
-        self._coming: dict[str, None] = {}  # launched daemons that are still to join: their jobs
         self._expected: tuple[str, ...] = ()  # those that were to join when the host said so last
         self._arrived: set[str] = set()  # the jobs that ever were a daemon
         self._dismissed: set[str] = set()  # the jobs that are to be none any more
@@ -458,7 +457,6 @@ class Dispatcher:
             self._barren = self._failure = None
             if hello.job:
                 self._arrived.add(hello.job)
-                self._coming.pop(hello.job, None)
             for standing in self._standing:
                 self._pin(standing, daemon, now)
             if hello.job in self._dismissed:
@@ -468,9 +466,12 @@ class Dispatcher:
     def _expect(self, jobs: Sequence[str]) -> None:
         """Know which launched daemons are still to join."""
         self._expected = tuple(jobs)
-        self._coming = dict.fromkeys(job for job in jobs if job not in self._arrived)
-        if self._coming:
+        if self._are_coming():
             self._barren = None
+
+    def _are_coming(self) -> bool:
+        """Whether launched daemons are still to join."""
+        return not self._arrived.issuperset(self._expected)
 
     def _check_versions(self, hello: Hello) -> None:
         """Refuse who could not read what others send: here, where the reason can still be told."""
@@ -1228,7 +1229,7 @@ class Dispatcher:
             return False
         staying = sum(not daemon.leaving for daemon in self._daemons.values())
         kept = self._kept and self._kept + min(lent, self._spare)
-        if self._barren is None and (self._coming or staying < kept):
+        if self._barren is None and (self._are_coming() or staying < kept):
             return False
         return self._fail_nested()
 

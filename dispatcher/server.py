@@ -26,7 +26,7 @@ from typing import Any
 import msgspec
 import zmq
 
-from dispatcher import __version__, descriptors
+from dispatcher import PYTHON, __version__, descriptors
 from dispatcher.core import Dispatcher
 from dispatcher.desk import Owner, Peer, Way
 from dispatcher.events import (
@@ -84,9 +84,6 @@ none of it."""
 
 LONGEST = 3_600.0
 """How long to sleep at most, in seconds: the system knows no number for a year."""
-
-PYTHON = "{}.{}".format(*sys.version_info)
-"""The version of Python that all peers must have: what one pickles, another must read."""
 
 Deliver = Callable[[Message], None]
 

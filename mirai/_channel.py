@@ -20,7 +20,7 @@ from functools import partial
 from itertools import count, islice
 from typing import Any, Protocol, TypeVar
 
-from dispatcher import __version__
+from dispatcher import PYTHON, __version__
 from dispatcher.log import Guarded
 from dispatcher.messages import (
     VERSION,
@@ -440,9 +440,8 @@ class Channel:
             settlers.discard(threading.get_ident())
 
     def _hello(self) -> Hello:
-        python = "{}.{}".format(*sys.version_info)
         host = socket.gethostname()
-        return Hello(VERSION, host, self._pid, python=python, package=__version__)
+        return Hello(VERSION, host, self._pid, python=PYTHON, package=__version__)
 
     def _loop(self) -> None:
         naps = count(1)

@@ -27,7 +27,7 @@ from typing import Any
 
 from msgspec import structs
 
-from dispatcher import __version__, wire
+from dispatcher import PYTHON, __version__, wire
 from dispatcher.hatch import Hatch
 from dispatcher.keys import KeyPair
 from dispatcher.line import Line
@@ -374,17 +374,17 @@ class Daemon:
             self._leave()
 
     def _hello(self) -> Hello:
+        # One that is no job of a platform ends the task that it has, whatever its wall time is.
+        left = self._limits.wall_time if self._job else None
         return Hello(
             VERSION,
             socket.gethostname(),
             os.getpid(),
             self._tags,
-            python="{}.{}".format(*sys.version_info),
+            python=PYTHON,
             package=__version__,
             job=self._job,
-            left=self._limits.wall_time or 0.0
-            if self._job
-            else 0.0,  # others end when they are done
+            left=left or 0.0,
         )
 
     def _turn(self) -> bool:

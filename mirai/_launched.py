@@ -13,14 +13,13 @@ if TYPE_CHECKING:
     from mirai._connection import Connection
 
 STDIN = "-"
-ENVIRONMENT = "env:"
+"""Where the keys come by standard input, whose end is also the daemon's."""
+VARIABLE = "env:"
+"""Where they come by a variable of the environment, whose name follows."""
 AWS_SECRET = "aws-secret:"
+"""Where they come by a secret of AWS, whose id follows."""
 JOB_NAMES = ("MIRAI_JOB", "AWS_BATCH_JOB_ID")
 """The variables of the environment that say which job of its platform a process is."""
-
-
-MOST = 1 << 26
-"""How long what a launched daemon is told may be, in bytes: its ``init`` is in it."""
 
 
 class Launched(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -43,12 +42,13 @@ def read_source(source: str) -> Connection:
     That is a file, or ``-`` for the first line of standard input, or ``env:NAME`` for a variable
     of the environment, which is removed from there, or ``aws-secret:ID``.  Raises MiraiError.
     """
-    from mirai._connection import Connection  # it loads ZeroMQ, which most hosts do without
+    # This loads ZeroMQ, which most hosts do without.
+    from mirai._connection import MAX_BYTES, Connection
 
     if source == STDIN:
-        return Connection.parse(_first_line(), "what came by standard input")
-    if source.startswith(ENVIRONMENT):
-        name = source.removeprefix(ENVIRONMENT)
+        return Connection.parse(_first_line(MAX_BYTES), "what came by standard input")
+    if source.startswith(VARIABLE):
+        name = source.removeprefix(VARIABLE)
         text = os.environ.pop(name, None)
         if text is None:
             raise MiraiError(f"the environment has no variable {name!r}")
@@ -80,14 +80,14 @@ def job_of_this_process() -> str:
     return next(filter(None, names), "")
 
 
-def _first_line() -> str:
-    """Read the first line of standard input, and nothing of what follows is of interest."""
+def _first_line(most: int) -> str:
+    """Read the first line of standard input, of ``most`` bytes; what follows means nothing."""
     data = bytearray()
     while not data.endswith(b"\n"):
         piece = os.read(0, 65_536)
         if not piece:
             raise MiraiError("standard input ended before the keys were read")
         data += piece
-        if len(data) > MOST:
+        if len(data) > most:
             raise MiraiError("standard input holds no keys")
     return data.decode(errors="replace")

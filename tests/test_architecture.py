@@ -32,6 +32,7 @@ OPTIONAL = {
 """Optional dependency -> the only file that may import it."""
 
 DOOR = {
+    "PYTHON",
     "__version__",
     "core",
     "descriptors",

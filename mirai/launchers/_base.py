@@ -128,6 +128,21 @@ class Launcher(ABC):
         return tail_of(handle.log, size)
 
 
+def check_words(launcher: Launcher, *names: str) -> None:
+    """Raise ValueError unless these options are strings that are not empty."""
+    for name in names:
+        if not getattr(launcher, name) or not isinstance(getattr(launcher, name), str):
+            raise ValueError(f"{name} must be a str, and not be empty")
+
+
+def check_positive(launcher: Launcher, *names: str) -> None:
+    """Raise ValueError unless these options are positive, or None."""
+    for name in names:
+        value = getattr(launcher, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} must be positive: {value}")
+
+
 def tail_of(path: str, size: int) -> str:
     """Return the last lines of a file, ``size`` bytes at most; empty if there is none."""
     if not path:

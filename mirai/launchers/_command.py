@@ -6,12 +6,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from mirai._launched import VARIABLE
+
 MARGIN = 60.0
 """How long before the end of its time a daemon takes no more tasks, in seconds, at most: a tenth
 of its time where that is less."""
-STDIN = "-"
-"""Where the keys come by standard input, whose end is also the daemon's."""
-ENVIRONMENT = "env:MIRAI_KEYS"
+ENVIRONMENT = f"{VARIABLE}MIRAI_KEYS"
 """Where the keys come by an environment variable, as from a platform's store of secrets."""
 
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from mirai._launched import STDIN
 from mirai.launchers import _children
 from mirai.launchers._base import Handle, Phase, State
-from mirai.launchers._command import STDIN, daemon_argv
+from mirai.launchers._command import daemon_argv
 
 GLANCE = 1.0
 """Seconds between two looks whether it is to end."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from mirai._errors import LaunchError
 from mirai.launchers._command import in_words
@@ -78,6 +78,12 @@ def submit(argv: Sequence[str], script: str, id: re.Pattern[str]) -> str:
     return match[1]
 
 
+def portions(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield ids in as few parts as command lines of bearable length need."""
+    for first in range(0, len(ids), AT_ONCE):
+        yield ids[first : first + AT_ONCE]
+
+
 def end(argv: Sequence[str], ids: Sequence[str], fine: str = r"(?!)") -> None:
     """Have a program end jobs, by as few calls as command lines of bearable length need.
 
@@ -85,8 +91,8 @@ def end(argv: Sequence[str], ids: Sequence[str], fine: str = r"(?!)") -> None:
     that have ended already.  Raises LaunchError, after all jobs were named to it.
     """
     error = None
-    for first in range(0, len(ids), AT_ONCE):
-        call = [*argv, *ids[first : first + AT_ONCE]]
+    for some in portions(ids):
+        call = [*argv, *some]
         done = run(call)
         lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         if done.returncode and not (lines and all(re.search(fine, line) for line in lines)):

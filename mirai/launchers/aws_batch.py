@@ -12,11 +12,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from mirai._launched import AWS_SECRET
 from mirai._limits import seconds
 from mirai._pool_options import check_env, size_in_bytes
 from mirai.launchers import _aws_secret
 from mirai.launchers._aws import Service, service
-from mirai.launchers._base import Handle, Launcher, Order, Phase, State, states
+from mirai.launchers._base import (
+    Handle,
+    Launcher,
+    Order,
+    Phase,
+    State,
+    check_positive,
+    check_words,
+    states,
+)
 from mirai.launchers._command import daemon_argv, wall_time
 
 MAX_ARRAY = 10_000
@@ -89,13 +99,8 @@ class AWSBatchLauncher(Launcher):
     interval: ClassVar[float] = 15.0
 
     def __post_init__(self) -> None:
-        for name in ("queue", "definition", "python"):
-            if not getattr(self, name) or not isinstance(getattr(self, name), str):
-                raise ValueError(f"{name} must be a str, and not be empty")
-        for name in ("cpus", "gpus"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive: {value}")
+        check_words(self, "queue", "definition", "python")
+        check_positive(self, "cpus", "gpus")
         for each in (self.environment, self.parameters, self.tags):
             check_env(each)
         self._memory()
@@ -135,7 +140,7 @@ class AWSBatchLauncher(Launcher):
         return {name: value for name, value in wanted.items() if value is not None}
 
     def _overrides(self, order: Order, region: str | None) -> dict[str, Any]:
-        command = daemon_argv(f"aws-secret:{_aws_secret.name_of(order.name)}", self.python)
+        command = daemon_argv(f"{AWS_SECRET}{_aws_secret.name_of(order.name)}", self.python)
         if (whole := self.walltime_seconds()) is not None:
             command += wall_time(whole)
         found = {"AWS_DEFAULT_REGION": region, "AWS_ENDPOINT_URL": self.endpoint_url}

@@ -9,11 +9,12 @@ from shlex import quote
 from typing import ClassVar
 
 from mirai._errors import LaunchError
+from mirai._launched import STDIN
 from mirai._limits import seconds
 from mirai._pool_options import check_env
 from mirai.launchers import _children
 from mirai.launchers._base import Handle, Launcher, Order, Phase, State, states
-from mirai.launchers._command import STDIN, daemon_command
+from mirai.launchers._command import daemon_command
 from mirai.launchers._submit import ask
 
 _PLACE = re.compile(r"\{(command|name|index|keys_file)\}")

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from mirai._errors import LaunchError
 from mirai._limits import seconds
 from mirai._pool_options import check_env, size_in_bytes
-from mirai.launchers._base import Handle, Launcher, Order, Phase, State
+from mirai.launchers._base import Handle, Launcher, Order, Phase, State, check_positive, check_words
 from mirai.launchers._command import ENVIRONMENT, daemon_argv, wall_time
 
 EXTRA = (
@@ -93,13 +93,8 @@ class KubernetesLauncher(Launcher):
     interval: ClassVar[float] = 5.0
 
     def __post_init__(self) -> None:
-        for name in ("image", "namespace", "python"):
-            if not getattr(self, name) or not isinstance(getattr(self, name), str):
-                raise ValueError(f"{name} must be a str, and not be empty")
-        for name in ("cpus", "gpus"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive: {value}")
+        check_words(self, "image", "namespace", "python")
+        check_positive(self, "cpus", "gpus")
         for each in (self.node_selector, self.labels, self.annotations, self.env):
             check_env(each)
         for name in ("tolerations", "image_pull_secrets"):

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from mirai._launched import STDIN
 from mirai._pool_options import check_env
 from mirai.launchers import _children
 from mirai.launchers._base import Handle, Launcher, Order, State
-from mirai.launchers._command import STDIN, daemon_argv
+from mirai.launchers._command import daemon_argv
 
 
 @dataclass(frozen=True, kw_only=True)

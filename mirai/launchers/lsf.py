@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from mirai._errors import LaunchError
 from mirai.launchers._base import Handle, Order, Phase, State, states
 from mirai.launchers._batch import BatchLauncher, from_shell, mebibytes, option
-from mirai.launchers._submit import AT_ONCE, end, run
+from mirai.launchers._submit import end, portions, run
 
 _PHASES = {
     "PEND": Phase.PENDING,
@@ -119,9 +119,8 @@ class LSFLauncher(BatchLauncher):
     def poll(self, handles: Sequence[Handle]) -> Mapping[Handle, State]:
         """Ask bjobs about all of them."""
         known: dict[str, State] = {}
-        ids = sorted({handle.id.partition("[")[0] for handle in handles})
-        for first in range(0, len(ids), AT_ONCE):
-            known |= parse_jobs(_asked(ids[first : first + AT_ONCE]))
+        for some in portions(sorted({handle.id.partition("[")[0] for handle in handles})):
+            known |= parse_jobs(_asked(some))
         return states(handles, known)
 
     def terminate(self, handles: Sequence[Handle]) -> None:

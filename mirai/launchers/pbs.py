@@ -7,21 +7,15 @@ It was tried by hand on a real OpenPBS 23.06; the tests have only a pretended on
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from shlex import quote
 from typing import Any, ClassVar
 
-from mirai._errors import LaunchError
-from mirai.launchers._base import Handle, Order, Phase, State, states
-from mirai.launchers._batch import BatchLauncher, clock, from_shell, mebibytes, option
-from mirai.launchers._submit import AT_ONCE, ask, end, run
+from mirai.launchers._base import Order, Phase, State
+from mirai.launchers._batch import clock, mebibytes
+from mirai.launchers._qsub import QsubLauncher, exit_of, named, told
+from mirai.launchers._submit import run
 
-SIGNALLED = 256
-"""What PBS adds to the number of the signal that has ended a job."""
-FINE = r"Unknown Job|has finished|Request invalid for state of job|COMPLETE"
-"""What qdel says of jobs that are no more."""
 _TIMES = (-29, -28)
 """Exit codes of jobs that the scheduler has ended, for their walltime or the processor's time."""
 _MEMORY = (-27, -26)
@@ -32,7 +26,7 @@ _DELETED = "91"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PBSLauncher(BatchLauncher):
+class PBSLauncher(QsubLauncher):
     """Daemons as jobs of PBS Professional or OpenPBS.
 
     ``queue`` and ``project`` are what it calls so; ``gpus`` are its ``ngpus``; ``chunk`` is added
@@ -40,20 +34,10 @@ class PBSLauncher(BatchLauncher):
     ``BatchLauncher``.
     """
 
-    queue: str | None = None
     project: str | None = None
-    gpus: int | None = None
     chunk: str | None = None
 
-    prefix: ClassVar[str] = "#PBS"
-    job: ClassVar[str] = "$PBS_JOBID"
-    job_of_array: ClassVar[str] = "$PBS_JOBID"
-    submission: ClassVar[tuple[str, ...]] = ("qsub",)
-    id: ClassVar[re.Pattern[str]] = re.compile(r"^(\d+(?:\[\])?\.\S+)\s*$", re.MULTILINE)
     special: ClassVar[str] = "^:,"
-
-    # A job is over for PBS when its outermost shell is: nobody would kill what is left of it.
-    grace: ClassVar[int | None] = 10
 
     def directives(self, order: Order) -> list[str]:
         """Return the options of qsub."""
@@ -81,60 +65,13 @@ class PBSLauncher(BatchLauncher):
         parts += [] if self.gpus is None else [f"ngpus={self.gpus}"]
         return ":".join([*parts, *([] if self.chunk is None else [self.chunk])])
 
-    def opening(self, order: Order) -> list[str]:
-        """PBS begins at home, and keeps what a job prints to itself until that has ended."""
-        return beginning(self.log_path(order, "\0"))
-
-    def ids(self, id: str, count: int) -> list[str]:
-        """Return ``["7[1].server", "7[2].server", …]``."""
-        return [id.replace("[]", f"[{index}]") for index in range(1, count + 1)]
-
-    def poll(self, handles: Sequence[Handle]) -> Mapping[Handle, State]:
-        """Ask qstat about all of them."""
-        known: dict[str, State] = {}
-        ids = sorted({array_of(handle.id) for handle in handles})
-        for first in range(0, len(ids), AT_ONCE):
-            known |= parse_queue(_asked(ids[first : first + AT_ONCE]))
-        return states(handles, known)
-
-    def terminate(self, handles: Sequence[Handle]) -> None:
-        """Delete them."""
-        end(["qdel"], [handle.id for handle in handles], FINE)
-
-    def recall(self, name: str) -> None:
-        """Delete all jobs of this name: no other launch has it."""
-        end(["qdel"], ask(["qselect", "-N", name]).split(), FINE)
-
-
-def named(*wanted: tuple[str, object]) -> list[str]:
-    """Return options with their values, as both kinds of PBS read them."""
-    return [f"{name} {option(value, name=name)}" for name, value in wanted if value is not None]
-
-
-def beginning(log: str) -> list[str]:
-    """Return how a script begins: at the place of its submission, with a log of its own.
-
-    ``log`` is the path with a null character where the job's id is to be.
-    """
-    head, _, tail = log.partition("\0")
-    return ['cd "$PBS_O_WORKDIR"', f'exec >{quote(head)}"$PBS_JOBID"{quote(tail)} 2>&1']
-
-
-def array_of(id: str) -> str:
-    """Return the id of the array that a job is of, or its own."""
-    return re.sub(r"\[\d+\]", "[]", id)
-
-
-def _asked(ids: Sequence[str]) -> str:
-    """Return what qstat says of jobs, those that have ended too where the site remembers them."""
-    argv = ["-t", "-f", "-F", "json", *ids]
-    done = run(["qstat", "-x", *argv])
-    if done.returncode and "history" in done.stderr:
-        done = run(["qstat", *argv])
-    wrong = [line for line in done.stderr.splitlines() if line and not re.search(FINE, line)]
-    if done.returncode and (wrong or not done.stderr.strip()):
-        raise LaunchError(f"`qstat` ended with exit code {done.returncode}, and said: {wrong}")
-    return done.stdout
+    def ask_about(self, ids: Sequence[str]) -> dict[str, State]:
+        """Ask qstat, of those that have ended too where the site remembers them."""
+        argv = ["-t", "-f", "-F", "json", *ids]
+        done = run(["qstat", "-x", *argv])
+        if done.returncode and "history" in done.stderr:
+            done = run(["qstat", *argv])
+        return parse_queue(told(done))
 
 
 def parse_queue(text: str) -> dict[str, State]:
@@ -174,10 +111,3 @@ def phase_of(status: int, *, deleted: bool) -> Phase:
     if deleted:
         return Phase.CANCELLED
     return Phase.FAILED if status else Phase.ENDED
-
-
-def exit_of(status: int) -> int | None:
-    """Return the exit code, or minus the signal, in what PBS calls an exit status."""
-    if status < 0:  # of the scheduler, not of the job
-        return None
-    return SIGNALLED - status if status >= SIGNALLED else from_shell(status)

@@ -18,12 +18,13 @@ from shlex import join, quote
 from typing import ClassVar
 
 from mirai._errors import LaunchError
+from mirai._launched import STDIN
 from mirai._limits import seconds
 from mirai._pool_options import check_env
 from mirai.launchers import _children
 from mirai.launchers._base import Handle, Launcher, Order, State, tail_of
 from mirai.launchers._children import Child
-from mirai.launchers._command import STDIN, daemon_command
+from mirai.launchers._command import daemon_command
 
 GREETING = "mirai: logged in"
 """What the remote side says, in a line of its own, once it is about to become a daemon."""

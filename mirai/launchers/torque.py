@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mirai._errors import LaunchError
-from mirai.launchers._base import Handle, Order, Phase, State, states
-from mirai.launchers._batch import BatchLauncher, clock, mebibytes
-from mirai.launchers._submit import AT_ONCE, ask, end, run
-from mirai.launchers.pbs import FINE, SIGNALLED, array_of, beginning, exit_of, named
+from mirai.launchers._base import Order, Phase, State
+from mirai.launchers._batch import clock, mebibytes
+from mirai.launchers._qsub import SIGNALLED, QsubLauncher, exit_of, named, told
+from mirai.launchers._submit import run
 
 _TIMES = (-12, -11)
 """The exit statuses of jobs that have used up the processor's time or their walltime."""
@@ -25,7 +24,7 @@ _AGAIN = (-6, -3)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TorqueLauncher(BatchLauncher):
+class TorqueLauncher(QsubLauncher):
     """Daemons as jobs of Torque.
 
     ``queue`` is what it calls so; ``gpus`` and ``constraint``, a property of nodes such as
@@ -33,19 +32,9 @@ class TorqueLauncher(BatchLauncher):
     ``BatchLauncher``.
     """
 
-    queue: str | None = None
-    gpus: int | None = None
     constraint: str | None = None
 
-    prefix: ClassVar[str] = "#PBS"
-    job: ClassVar[str] = "$PBS_JOBID"
-    job_of_array: ClassVar[str] = "$PBS_JOBID"
-    submission: ClassVar[tuple[str, ...]] = ("qsub",)
-    id: ClassVar[re.Pattern[str]] = re.compile(r"^(\d+(?:\[\])?\.\S+)\s*$", re.MULTILINE)
     special: ClassVar[str] = "$:,"
-
-    # A job is over for PBS when its outermost shell is: nobody would kill what is left of it.
-    grace: ClassVar[int | None] = 10
 
     def directives(self, order: Order) -> list[str]:
         """Return the options of qsub."""
@@ -69,37 +58,9 @@ class TorqueLauncher(BatchLauncher):
         parts += [] if self.gpus is None else [f"gpus={self.gpus}"]
         return ":".join([*parts, *([] if self.constraint is None else [self.constraint])])
 
-    def opening(self, order: Order) -> list[str]:
-        """Torque begins at home, and keeps what a job prints to itself until that has ended."""
-        return beginning(self.log_path(order, "\0"))
-
-    def ids(self, id: str, count: int) -> list[str]:
-        """Return ``["7[1].server", "7[2].server", …]``."""
-        return [id.replace("[]", f"[{index}]") for index in range(1, count + 1)]
-
-    def poll(self, handles: Sequence[Handle]) -> Mapping[Handle, State]:
-        """Ask qstat about all of them."""
-        known: dict[str, State] = {}
-        ids = sorted({array_of(handle.id) for handle in handles})
-        for first in range(0, len(ids), AT_ONCE):
-            known |= parse_queue(_asked(ids[first : first + AT_ONCE]))
-        return states(handles, known)
-
-    def terminate(self, handles: Sequence[Handle]) -> None:
-        """Delete them."""
-        end(["qdel"], [handle.id for handle in handles], FINE)
-
-    def recall(self, name: str) -> None:
-        """Delete all jobs of this name: no other launch has it."""
-        end(["qdel"], ask(["qselect", "-N", name]).split(), FINE)
-
-
-def _asked(ids: Sequence[str]) -> str:
-    done = run(["qstat", "-t", "-x", *ids])
-    wrong = [line for line in done.stderr.splitlines() if line and not re.search(FINE, line)]
-    if done.returncode and (wrong or not done.stderr.strip()):
-        raise LaunchError(f"`qstat` ended with exit code {done.returncode}, and said: {wrong}")
-    return done.stdout
+    def ask_about(self, ids: Sequence[str]) -> dict[str, State]:
+        """Ask qstat."""
+        return parse_queue(told(run(["qstat", "-t", "-x", *ids])))
 
 
 def parse_queue(text: str) -> dict[str, State]:

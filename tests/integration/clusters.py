@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from mirai import Daemons
+from mirai import Daemons, daemons
 from mirai.launchers import Handle, Launcher, Order, Phase, State
 
 INFRA = Path(__file__).parents[1] / "infra"
@@ -109,6 +109,15 @@ def sshd(sshd_state: Path) -> Path:
     return sshd_state / "ssh_config"
 
 
+@pytest.fixture
+def launch_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Keep what launches leave lying in a home of the test's own, and see that nothing is left."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    yield tmp_path / ".mirai"
+    daemons(0)
+    assert not list((tmp_path / ".mirai").glob("*"))
+
+
 @dataclass
 class Site:
     """A pool that listens, and a place for one launch's files."""
@@ -130,6 +139,16 @@ def prologue() -> list[str]:
         f"export PYTHONPATH={shlex.quote(SEARCHED)}",
         f"export {MARK}={shlex.quote(os.environ[MARK])}",
     ]
+
+
+def ask(*argv: str) -> str:
+    """Return what a scheduler's own program prints."""
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+
+def queue() -> list[str]:
+    """Return the ids of Slurm's jobs that wait or run."""
+    return ask("squeue", "--noheader", "--array", "--format=%i").split()
 
 
 def state_of(launcher: Launcher, handle: Handle) -> State:

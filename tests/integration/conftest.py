@@ -20,6 +20,7 @@ from types import FrameType
 import pytest
 import zmq
 from clusters import (  # noqa: F401 (fixtures)
+    launch_home,
     sge,
     sge_state,
     slurm,

@@ -9,7 +9,7 @@ import signal
 import stat
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,14 +42,7 @@ from mirai.launchers import (
 
 LOCAL = LocalLauncher()
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Keep what launches leave lying in a home of the test's own, and see that nothing is left."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    yield tmp_path / ".mirai"
-    daemons(0)
-    assert not list((tmp_path / ".mirai").glob("*"))
+pytestmark = pytest.mark.usefixtures("launch_home")
 
 
 @dataclass(frozen=True)
@@ -151,7 +144,7 @@ class TestTasks:
 
 
 class TestKeys:
-    def test_each_launch_has_its_own_in_a_file_for_us_alone(self, home: Path) -> None:
+    def test_each_launch_has_its_own_in_a_file_for_us_alone(self, launch_home: Path) -> None:
         launcher = Watched()
         with daemons(1, launcher=launcher) as pool:
             pool.launch(1)
@@ -163,8 +156,8 @@ class TestKeys:
                 assert file.read_text() == order.keys + "\n"
                 assert stat.S_IMODE(file.stat().st_mode) == 0o600
                 assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
-                assert file.parent.parent == home
-        assert not list(home.glob("*"))
+                assert file.parent.parent == launch_home
+        assert not list(launch_home.glob("*"))
 
     def test_no_secret_is_in_an_argument_or_a_repr(self, mark: str) -> None:
         launcher = Watched()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clusters import PATIENCE, SEARCHED, prologue
+from clusters import PATIENCE, SEARCHED, ask, prologue, queue
 from conftest import Script, wait_until
 
 from mirai import (
@@ -26,24 +25,11 @@ from mirai import (
 )
 from mirai.launchers import SGELauncher, SlurmLauncher, SSHLauncher
 
-pytestmark = [pytest.mark.servers, pytest.mark.timeout(PATIENCE + 60)]
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Keep what launches leave lying in a home of the test's own, and see that nothing is left."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    yield tmp_path / ".mirai"
-    daemons(0)
-    assert not list((tmp_path / ".mirai").glob("*"))
-
-
-def ask(*argv: str) -> str:
-    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-
-
-def queue() -> list[str]:
-    return ask("squeue", "--noheader", "--array", "--format=%i").split()
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.timeout(PATIENCE + 60),
+    pytest.mark.usefixtures("launch_home"),
+]
 
 
 @pytest.fixture

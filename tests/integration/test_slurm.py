@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clusters import PATIENCE, SEARCHED, Site, phase_of, state_of
+from clusters import PATIENCE, SEARCHED, Site, ask, phase_of, queue, state_of
 from conftest import wait_until
 
 from mirai import DaemonCrashed, daemons, everywhere, mirai, mirai_map
@@ -17,15 +16,6 @@ from mirai._errors import LaunchError
 from mirai.launchers import Handle, Phase, SlurmLauncher
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(PATIENCE + 60)]
-
-
-def queue() -> list[str]:
-    """Return the ids of the jobs that wait or run."""
-    return ask("squeue", "--noheader", "--array", "--format=%i").split()
-
-
-def ask(*argv: str) -> str:
-    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture

@@ -378,17 +378,20 @@ def test_nobody_does_in_many_plans(**plan: Any) -> None:
     follow(**plan)
 
 
+class Noted(Course):
+    """One that counts recalls."""
+
+    recalls = 0
+
+    def watch(self, events: Sequence[tuple[int, Event]], commands: Sequence[Command]) -> None:
+        super().watch(events, commands)
+        self.recalls += sum(
+            isinstance(each, Send) and isinstance(each.message, Recall) for each in commands
+        )
+
+
 def test_a_long_task_among_tiny_ones_holds_up_none_of_them() -> None:
     """They are recalled once, and the other daemon has ended them long before it."""
-    recalls = [0]
-
-    class Noted(Course):
-        def watch(self, events: Sequence[tuple[int, Event]], commands: Sequence[Command]) -> None:
-            super().watch(events, commands)
-            recalls[0] += sum(
-                isinstance(each, Send) and isinstance(each.message, Recall) for each in commands
-            )
-
     course = Noted(1, [(), ()], MISJUDGED)
     course.act(Tasks(0, 0, 1, (), 0))
     course.run(1.0)
@@ -397,7 +400,7 @@ def test_a_long_task_among_tiny_ones_holds_up_none_of_them() -> None:
     running = {token for token, _ in course.running.values()}
     assert [course.seconds[token] for token in running] == [LONG]
     course.end()
-    assert recalls == [1]
+    assert course.recalls == 1
     assert course.now - 1.0 < LONG + SOON
 
 
@@ -443,18 +446,9 @@ def test_a_cancel_does_not_make_a_late_daemon_forgotten() -> None:
 
 
 def test_one_idle_daemon_takes_from_one_other_and_not_from_all() -> None:
-    recalls = [0]
-
-    class Noted(Course):
-        def watch(self, events: Sequence[tuple[int, Event]], commands: Sequence[Command]) -> None:
-            super().watch(events, commands)
-            recalls[0] += sum(
-                isinstance(each, Send) and isinstance(each.message, Recall) for each in commands
-            )
-
     course = Noted(1, [()] * 8, [[(0.005, 1), (0.004, 1), (0.006, 1), (0.003, 1)]])
     course.act(Tasks(0, 0, 1, (), 0))
     course.run(1.0)
     course.act(Tasks(0, 0, 40, (), 0))
     course.end()
-    assert recalls[0] <= 40
+    assert course.recalls <= 40
