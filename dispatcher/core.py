@@ -378,11 +378,14 @@ class Dispatcher:
             case Expect(jobs):
                 self._client(peer)
                 self._expect(jobs)
-            case Despair(crash):
+            case Despair(crash, hope):
                 self._client(peer)
-                self._expect(())
-                if not self._daemons:  # else one has joined nevertheless
-                    self._barren = crash
+                if hope:
+                    self._fail_unfit(crash, hope)
+                else:
+                    self._expect(())
+                    if not self._daemons:  # else one has joined nevertheless
+                        self._barren = crash
             case Dismiss(jobs):
                 self._client(peer)
                 self._dismissed.update(jobs)
@@ -1094,6 +1097,17 @@ class Dispatcher:
         for job in jobs:
             self._settle(job, _crashed(job, crash))
         return bool(jobs)
+
+    def _fail_unfit(self, crash: Crash, hope: Sequence[Sequence[str]]) -> None:
+        """Fail what waits and nobody could do, neither who is there nor who carries these tags."""
+        carried = [frozenset(tags) for tags in hope]
+        carried += [daemon.tags for daemon in self._daemons.values() if not daemon.leaving]
+        unfit = {
+            tags for tags in self._queue.wanted() if not any(map(set(tags).issubset, carried))
+        }
+        for job in [job for job in self._queue if job.task.tags in unfit] if unfit else ():
+            self._queue.discard(job)
+            self._settle(job, _crashed(job, crash))
 
     def _look_at_silent(self, now: float) -> None:
         """Give no more to those that are late; others may have what they have not started.

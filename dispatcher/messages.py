@@ -408,6 +408,8 @@ class Despair(_Message, frozen=True):
     """No daemon will come, for this reason, unless one joins nevertheless: fail what waits."""
 
     crash: Crash
+    hope: tuple[tuple[str, ...], ...] = ()
+    """The tags of daemons that may come all the same: fail only what those could not do."""
 
 
 class Recount(_Message, frozen=True):

@@ -74,6 +74,14 @@ def unpickled(payload: bytes, blobs: tuple[Blob, ...] = (), what: str = "result"
         ) from error
 
 
+def error_of(type_name: str, message: str, traceback: str, pickled: bytes | None) -> Exception:
+    """Return the exception that a daemon tells of, with where it arose as its cause."""
+    try:
+        _raise(type_name, message, traceback, pickled)
+    except Exception as error:
+        return error
+
+
 def _raise(type_name: str, message: str, traceback: str, pickled: bytes | None) -> NoReturn:
     """Raise the task's own exception, with where it arose as its cause."""
     told = RemoteError(type_name, message, traceback)

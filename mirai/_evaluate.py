@@ -110,8 +110,8 @@ class Evaluator:
             if self._is_stopped is not None and self._is_stopped():
                 return Outcome(task.id, Kind.CANCELLED)
             again = any(isinstance(error, kinds) for kinds in retry_on)
-            _make_room(error)
-            told = pack(_tell(error, self._reducer))
+            make_room(error)
+            told = pack(tell(error, self._reducer))
             return Outcome(task.id, Kind.ERROR, *told, self._seconds, again=again)
         self._seconds = perf_counter() - begun
         return Outcome(task.id, Kind.VALUE, payload, blobs, self._seconds)
@@ -162,7 +162,7 @@ class Evaluator:
             raise
 
 
-def _make_room(error: BaseException) -> None:
+def make_room(error: BaseException) -> None:
     """Where memory has run out, drop what the task still holds: it takes some to tell of it."""
     chain: list[BaseException] = []
     following: BaseException | None = error
@@ -181,7 +181,9 @@ def _clear_frames(trace: TracebackType | None) -> None:
         trace = trace.tb_next
 
 
-def _tell(error: BaseException, reducer: Reducer | None) -> tuple[str, str, str, bytes | None]:
+def tell(
+    error: BaseException, reducer: Reducer | None = None
+) -> tuple[str, str, str, bytes | None]:
     """Return an exception's type, message and traceback in words, and its pickle if it has one."""
     kind = type(error)
     name = kind.__qualname__

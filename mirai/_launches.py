@@ -12,7 +12,7 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -20,13 +20,14 @@ import msgspec
 from dispatcher.events import Role
 from dispatcher.keys import KeyPair
 from dispatcher.log import Guarded
-from dispatcher.messages import Admit, Crash, Despair, Dismiss, Expect, Expel, FromHost, PoolReport
+from dispatcher.messages import Admit, Crash, Despair, Dismiss, Expel, FromHost, PoolReport
 from mirai._connection import Connection
 from mirai._errors import DispatcherLost, LaunchError, MiraiError
 from mirai._fleet import Failure, Fleet
 from mirai._inquest import Inquest
 from mirai._launch_folder import new_folder, remove_folder, write_keys
 from mirai._launched import Launched
+from mirai._outlook import Outlook
 from mirai.launchers import Handle, Launcher, Order, State
 
 logger = Guarded("mirai")
@@ -40,7 +41,7 @@ SPACING = 0.1
 INQUEST = 5.0
 """Seconds that a platform has to say why a job has ended, besides the time until it is asked."""
 MAX_REFUSALS = 5
-"""How often in a row a platform may refuse to launch others in the place of those that ended."""
+"""How often in a row a platform may refuse to launch others, or any, while somebody waits."""
 ANSWER = 10.0
 """Seconds that the dispatcher has to answer, and a launch that is under way when the pool ends."""
 
@@ -72,27 +73,36 @@ class _Open:
 class Launches:
     """Those of one pool."""
 
-    def __init__(self, launcher: Launcher, told: Launched, patience: float | None) -> None:
+    def __init__(
+        self, launcher: Launcher, told: Launched, patience: float | None, outlook: Outlook
+    ) -> None:
         """``told`` is for the daemons; ``patience`` is how long each may take to join, in seconds.
 
-        By default that is the launcher's.
+        By default that is the launcher's.  ``outlook`` is shared by all launches of the pool.
         """
+        self.on_change: Callable[[], None] | None = None
+        """Called when the number of those who are there or may come is another."""
         self._launcher = launcher
         self._told = told
+        self._outlook = outlook
+        self._view = outlook.add(told.tags)
         self._launching = threading.RLock()  # held while the platform starts some
         self._change = threading.Condition()  # guards what follows, up to the blank line
         self._fleet = Fleet(launcher.patience if patience is None else patience)
         self._open: dict[str, _Open] = {}
         self._closed = False
         self._woken = False
-        self._told_expected: tuple[str, ...] = ()  # the dispatcher, of those still to come
+        self._is_elastic = False  # how many are wanted is told by who knows what they are for,
+        self._is_ordered = False  # and has been told since the last look
+        self._staying = 0  # how many there were or might come at the last look
+        self._is_calm = False  # nothing waited then
         self._last_failure: Crash | None = None  # until something is launched again
         self._despairs = False  # the dispatcher was told that nobody will come
         self._asked_at = 0.0  # when the platform was asked last
 
         self._inquest = Inquest(self._find, self._log_of, self._wake, launcher.interval + INQUEST)
         self._link: Link | None = None
-        self._refusals = 0  # how often in a row others could not be launched
+        self._refusals = 0  # how often in a row others, or any, could not be launched
         self._troubled = False  # whether the platform did not answer the last time
         self._thread = threading.Thread(target=self._run, name="mirai-launches", daemon=True)
 
@@ -122,20 +132,55 @@ class Launches:
         assert self._link is not None
         with self._launching:
             report = self._link.report(ANSWER)
-            idle = {daemon.job for daemon in report.daemons if daemon.state == "idle"}
             with self._change:
                 self._take_in(report)
                 missing = n - len(self._fleet.staying())
-                waiting, there = self._fleet.dismiss(-missing, idle)
-                if there:
-                    self._order(Dismiss(tuple(handle.id for handle in there)))
                 self._fleet.wanted = min(n, self._fleet.wanted)
-            if waiting:
+            if waiting := self._dismiss(-missing, report):
                 self._launcher.terminate(waiting)
             self._start(missing)
             with self._change:
                 self._fleet.wanted = n
         self._wake()
+
+    def want(self, n: int, *, anew: bool = False) -> None:
+        """Have ``n`` in all before long, without waiting: fewer as ``scale`` has it.
+
+        From now on, whoever wants them says so each time, also when some have ended, which
+        ``on_change`` tells.  ``anew``: also after a failure.
+        """
+        with self._change:
+            self._is_elastic = self._is_ordered = True
+            if anew or n > self._fleet.wanted:
+                self._fleet.failing = self._despairs = False
+                self._outlook.brightens(self._view)
+            self._fleet.wanted = n
+        self._wake()
+
+    def retire(self) -> None:
+        """Have none any more, now or later.  Raises like ``launch``."""
+        self.want(0)
+        self.scale(0)
+        with self._change:
+            self._outlook.darkens(self._view)
+
+    def end(self, ids: Collection[str]) -> int:
+        """End those of these jobs that are ours; return how many those were.
+
+        Raises LaunchError.
+        """
+        with self._change:
+            handles = [handle for handle in self._fleet.living() if handle.id in ids]
+        if handles:
+            self._launcher.terminate(handles)
+            self._wake()
+        return len(handles)
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many are there or may still come, and how many of those have joined."""
+        with self._change:
+            staying = self._fleet.staying()
+            return len(staying), len(staying) - len(self._fleet.expected())
 
     def jobs(self) -> dict[Handle, State]:
         """Return what is known of the jobs that are not over."""
@@ -150,6 +195,10 @@ class Launches:
         alike = dict.fromkeys(map(str, expected))
         counts = [(sum(str(each) == text for each in expected), text) for text in alike]
         return [f"{count} launched and not joined: {text}" for count, text in counts]
+
+    def knows(self, id: str) -> bool:
+        """Whether this is one of its jobs, or was not long ago."""
+        return self._find(id) is not None
 
     def inquire(self, crash: Crash, settle: Callable[[Crash], None]) -> None:
         """Ask the platform why a daemon's job has ended, and call ``settle`` with that."""
@@ -230,6 +279,7 @@ class Launches:
         self._fleet.add(handles, now)
         self._open[name] = launch
         self._last_failure, self._despairs = None, False
+        self._outlook.brightens(self._view)
         self._asked_at = max(self._asked_at, now - self._launcher.interval + FIRST)
         self._tell_expected()
 
@@ -245,9 +295,7 @@ class Launches:
     def _tell_expected(self) -> None:
         """Tell the dispatcher who is still to come, if that has changed; under the lock."""
         expected = tuple(handle.id for handle in self._fleet.expected())
-        if expected != self._told_expected:
-            self._told_expected = expected
-            self._order(Expect(expected))
+        self._outlook.expect(self._view, expected, self._order)
 
     def _order_of(self, n: int, name: str, pairs: Mapping[Role, KeyPair], folder: str) -> Order:
         assert self._link is not None
@@ -271,6 +319,15 @@ class Launches:
         except Exception as error:
             logger.warning("of the launch %s something may be left: %s", name, error)
         remove_folder(launch.folder)
+
+    def _dismiss(self, excess: int, report: PoolReport) -> list[Handle]:
+        """Have so many fewer; return those that have not joined, whose jobs are to be ended."""
+        idle = {daemon.job for daemon in report.daemons if daemon.state == "idle"}
+        with self._change:
+            waiting, there = self._fleet.dismiss(excess, idle)
+            if there:
+                self._order(Dismiss(tuple(handle.id for handle in there)))
+        return waiting
 
     def _terminate(self, handles: Sequence[Handle]) -> None:
         try:
@@ -304,7 +361,11 @@ class Launches:
         """Return how long to sleep at most, in seconds; None: for ever."""
         if not self._fleet.jobs and not self._fleet.wanted:
             return None
+        if self._refusals and self._fleet.missing():
+            self._is_ordered = self._is_elastic
+            return min(self._launcher.interval, FIRST * 2.0**self._refusals)
         calm = self._fleet.living() and not (self._fleet.expected() or self._inquest.waits())
+        calm = calm and (self._is_calm or not self._is_elastic)
         interval = self._launcher.interval * (CALM if calm else 1)
         if not self._fleet.living():
             return interval
@@ -331,10 +392,22 @@ class Launches:
         self._close_finished()
         with self._change:
             self._tell_expected()
-            missing = self._fleet.missing() if self._has_work(report) else 0
+            is_wanted = self._is_ordered if self._is_elastic else self._has_work(report)
+            missing = self._fleet.missing() if is_wanted else 0
+            excess = len(self._fleet.staying()) - self._fleet.wanted if self._is_elastic else 0
+            self._is_ordered, self._is_calm = False, not report.awaiting
+        if excess > 0 and (waiting := self._dismiss(excess, report)):
+            self._terminate(waiting)
         if missing:
             self._replace(missing)
         self._give_up(report)
+        self._tell_change()
+
+    def _tell_change(self) -> None:
+        with self._change:
+            former, self._staying = self._staying, len(self._fleet.staying())
+        if self._staying != former and self.on_change is not None:
+            self.on_change()
 
     def _has_work(self, report: PoolReport) -> bool:
         """Whether something waits that another daemon of ours could do."""
@@ -395,11 +468,15 @@ class Launches:
     def _give_up(self, report: PoolReport) -> None:
         """Where nobody is there and nobody will come, have all fail that waits for them."""
         with self._change:
-            if report.connections:
+            if not self._fleet.is_hopeless() or self._last_failure is None:
                 self._despairs = False
-            elif self._fleet.is_hopeless() and self._last_failure and not self._despairs:
+                return
+            hope = self._outlook.darkens(self._view)
+            if report.connections and not hope:
+                self._despairs = False
+            elif not self._despairs:
                 self._despairs = True
-                self._order(Despair(self._last_failure))
+                self._order(Despair(self._last_failure, hope))
 
     def _close_finished(self) -> None:
         with self._change:
@@ -420,11 +497,17 @@ class Launches:
                 self._refusals = 0
             except Exception as error:  # a launcher may be anybody's
                 self._refusals += 1
-                logger.warning("daemons have ended, and no others can be launched: %s", error)
+                reason = f"{self._trouble()}: {error}"
+                logger.warning("%s", reason)
                 if self._refusals >= MAX_REFUSALS:
-                    reason = f"daemons have ended, and no others can be launched: {error}"
+                    self._refusals = 0
                     with self._change:
                         self._fleet.failing, self._last_failure = True, Crash(reason)
+
+    def _trouble(self) -> str:
+        if self._is_elastic:
+            return "daemons cannot be launched"
+        return "daemons have ended, and no others can be launched"
 
 
 def _check(handles: Sequence[Handle], n: int) -> None:

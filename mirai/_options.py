@@ -21,6 +21,8 @@ class TaskOptions:
     name: str | None = None
     profile: str | None = None
     tags: tuple[str, ...] = ()
+    stream: bytes = b""
+    """What the task's random numbers are drawn from; empty: as the pool's seed has it."""
 
     def __post_init__(self) -> None:
         if self.timeout is not None:

@@ -293,7 +293,8 @@ class Outbox:
             mirai = self._mirai(next(self._ids), name, now, hook)
             if load is not None:
                 mirai._load = load
-            entries.append((mirai, number, payload, blobs, options, self._streams.next()))
+            stream = options.stream or self._streams.next()
+            entries.append((mirai, number, payload, blobs, options, stream))
         self._box.tasks += entries
         return [entry[0] for entry in entries]
 

@@ -51,7 +51,9 @@ class Slots:
         return tuple(self._slots)
 
     def carry(self, tags: Collection[str]) -> bool:
-        """Whether one of the daemons wanted so far carries all these tags."""
+        """Whether one of the daemons wanted so far carries all these tags, or any would."""
+        if not callable(self._tags) and set(self._tags).issuperset(tags):
+            return True
         return any(set(slot.tags).issuperset(tags) for slot in self._slots)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from dispatcher.events import Role
 from dispatcher.keys import KeyPair
 from dispatcher.log import Guarded
-from dispatcher.messages import PoolReport, Scale, Slot, ToClient
+from dispatcher.messages import Crash, Despair, PoolReport, Scale, Slot, ToClient
 from mirai._addresses import urls_of
 from mirai._answer import Value
 from mirai._channel import Carrier, Channel
@@ -23,6 +23,7 @@ from mirai._future import Mirai
 from mirai._line_link import LineLink
 from mirai._options import DEFAULTS, TaskOptions
 from mirai._outbox import Call
+from mirai._outlook import Outlook
 from mirai._plan import Slots, launched_of, plan_of
 from mirai._pool_options import PoolOptions, check_count
 from mirai._process import DispatcherProcess
@@ -84,7 +85,7 @@ class Daemons:
         self._keys: PoolKeys | None = None
         self._files: list[tuple[str, Stamp]] = []  # connection files, to be removed
         self._process: DispatcherProcess | None = None
-        self._launches: Launches | None = None
+        self._launches: list[Launches] = []  # one for each launcher
         self._channel: Channel | SyncChannel | None = None
 
     def start(self) -> None:
@@ -109,26 +110,35 @@ class Daemons:
         assert self._slots is not None
         slots = self._slots.up_to(self._options.count)
         config = dispatcher_config(self._options, self._keys, slots, self.profile)
-        if self._options.launcher is not None:
-            self._launches = self._new_launches(self._options)
         seed, memory = self._options.seed, self._options.memory
         self.attach(self._connect(config), seed=seed, memory=memory, serial=serial)
-        if self._launches is not None:
-            self._launch_first(self._launches, self._options.launched)
+        if self._options.launcher is not None:
+            self.recruit(self._options, Outlook()).launch(self._options.launched)
 
-    def _new_launches(self, options: PoolOptions) -> Launches:
-        from mirai._launches import Launches  # it loads what few pools have a use for
+    def recruit(self, options: PoolOptions, outlook: Outlook) -> Launches:
+        """Have a launcher, besides those that there are; for mirai's own use.
 
+        Raises SerializationError, and MiraiError for a pool that has no address.
+        """
+        from mirai._launches import Launches, Link  # they load what few pools have a use for
+
+        channel = self._open()
+        if self._keys is None or not isinstance(channel, Channel):
+            raise MiraiError("only the pool that has an address, a url, can have a launcher")
         assert options.launcher is not None
-        return Launches(options.launcher, launched_of(options, self.profile), options.patience)
+        told = launched_of(options, self.profile)
+        launches = Launches(options.launcher, told, options.patience, outlook)
+        self._launches.append(launches)
+        launches.open(Link(channel.order, self.report, urls_of(self.url), self._keys.server.public))
+        return launches
 
-    def _launch_first(self, launches: Launches, n: int) -> None:
-        from mirai._launches import Link
-
-        assert self._keys is not None and isinstance(self._channel, Channel)
-        where, server = urls_of(self.url), self._keys.server.public
-        launches.open(Link(self._channel.order, self.report, where, server))
-        launches.launch(n)
+    def _inquire(self, crash: Crash, settle: Callable[[Crash], None]) -> None:
+        """Ask the platform why a daemon's job has ended, and call ``settle`` with that."""
+        knowing = (launches for launches in self._launches if launches.knows(crash.job))
+        for launches in knowing:
+            launches.inquire(crash, settle)
+            return
+        settle(crash)
 
     def attach(
         self,
@@ -153,7 +163,7 @@ class Daemons:
             memory=memory,
             reducer=serial or None,
             pid=pid,
-            inquire=None if self._launches is None else self._launches.inquire,
+            inquire=self._inquire,
         )
 
     def join(
@@ -270,8 +280,9 @@ class Daemons:
                 self.profile, self.url, ANSWER, channel.pending(), channel.memory()
             )
         status = Status.of(self.profile, self.url, report, channel.memory())
-        if self._launches is not None and status.why:
-            status = dataclasses.replace(status, why=(*status.why, *self._launches.reasons()))
+        if self._launches and status.why:
+            reasons = [reason for launches in self._launches for reason in launches.reasons()]
+            status = dataclasses.replace(status, why=(*status.why, *reasons))
         return status
 
     def scale(self, n: int) -> None:
@@ -287,8 +298,8 @@ class Daemons:
         started without local daemons, it is not for them to start any, and nothing happens.
         """
         channel = self._open()
-        if self._launches is not None:
-            self._launches.scale(check_count(n))
+        if (launches := self._launched()) is not None:
+            launches.scale(check_count(n))
             return
         with self._scaling:
             slots = None if self._slots is None else self._slots.up_to(check_count(n))
@@ -304,19 +315,37 @@ class Daemons:
         """
         if self._options is None:
             raise MiraiError("launch() is for a pool of one's own; scale(n) says how many to keep")
-        if self._launches is not None:
+        if (launches := self._launched()) is not None:
             self._open()
-            self._launches.launch(check_count(n))
+            launches.launch(check_count(n))
             return
         with self._scaling:
             self.scale(self._count + check_count(n))
+
+    def forgo(self, reason: str, hope: tuple[tuple[str, ...], ...]) -> None:
+        """Fail what waits and nobody could do, neither who stays nor others with such tags.
+
+        For mirai's own use.
+        """
+        channel = self._open()
+        assert isinstance(channel, Channel), "daemons are there to be forgone"
+        self.report(ANSWER)  # now it is known who leaves
+        channel.order(Despair(Crash(reason), hope))
 
     def jobs(self) -> dict[Handle, State]:
         """Return how the jobs stand that were launched and are not over, as last heard.
 
         It is empty where the pool has no launcher.
         """
-        return {} if self._launches is None else self._launches.jobs()
+        jobs: dict[Handle, State] = {}
+        for launches in self._launches:
+            jobs |= launches.jobs()
+        return jobs
+
+    def _launched(self) -> Launches | None:
+        """Return those whose number ``scale`` changes; None for that of local daemons."""
+        options = self._options
+        return self._launches[0] if options is not None and options.launcher is not None else None
 
     def wait(self, n: int, timeout: float | None = None) -> None:
         """Wait until at least ``n`` daemons have joined.
@@ -405,8 +434,8 @@ class Daemons:
                 self._channel.close(error)
             if self._process is not None:
                 self._process.end()
-            if self._launches is not None:
-                self._launches.close()
+            for launches in self._launches:
+                launches.close()
             self._on_end(self)
         finally:
             self._ending.release()
@@ -455,12 +484,12 @@ class Daemons:
                 await drained
                 await self._beside(self._hear_out)
         finally:
-            await _shielded(self._beside(self.shutdown))
+            await shielded(self._beside(self.shutdown))
 
     def _hear_out(self) -> None:
         """Wait until it is known why jobs have ended whose tasks were lost, if any were."""
-        if self._launches is not None:
-            self._launches.hear_out()
+        for launches in self._launches:
+            launches.hear_out()
 
     def _beside(self, do: Callable[[], None]) -> Mirai[None]:
         """Do something that blocks in a thread of its own, so that an event loop can go on."""
@@ -513,7 +542,7 @@ class Daemons:
         return DispatcherLost(f"the dispatcher (process {self._process.pid}) ended with {ending}")
 
 
-async def _shielded(mirai: Mirai[None]) -> None:
+async def shielded(mirai: Mirai[None]) -> None:
     """Wait for ``mirai``, even on trio in a scope that is cancelled."""
     if "trio" in sys.modules:
         from mirai import _trio

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from dispatcher.keys import KeyPair
 from dispatcher.messages import ToClient
@@ -163,26 +163,91 @@ def daemons(
     """
     if n is None and url is None and not sync:
         raise TypeError("daemons() needs the number of daemons, or a url to listen on, or both")
-    count = 0 if n is None else check_count(n)
-    if url is not None:
-        check_url(url)
     if profile is not None and not isinstance(profile, str):
         raise TypeError(f"profile must be a str, not {type(profile).__name__}")
-    if launcher is not None and url is None:
-        url = _url_for(launcher)
-    options = PoolOptions(
-        count if launcher is None else 0,
-        url or "ipc",
+    options = options_of(
+        n,
+        url,
+        launcher=launcher,
+        patience=patience,
+        tags=tags,
+        idle_time=idle_time,
+        wall_time=wall_time,
+        max_tasks=max_tasks,
         dispatcher=dispatcher,
         sync=sync,
         seed=seed,
-        memory=None if memory is None else size_in_bytes("memory", memory),
-        serial=(*_serial.values(), *serial_configs(serial)),
-        limits=_limits(idle_time, wall_time, max_tasks),
+        memory=memory,
+        serial=serial,
         cleanup=cleanup,
-        output=_output(output),
+        output=output,
         init=init,
         env=env,
+        cwd=cwd,
+        python=python,
+        grace=grace,
+    )
+    if on_daemon() and profile is None and n != 0 and not sync:
+        raise MiraiError("daemons() inside a task: name the profile if you mean it")
+    profile = current_profile() if profile is None else profile
+    _replace(profile, None)
+    if not n and url is None and launcher is None and not (sync and n is None):
+        return Daemons(profile, None, _forget)
+    pool = start(profile, options)
+    _replace(profile, pool)
+    return pool
+
+
+class PoolSettings(TypedDict, total=False):
+    """What ``daemons()`` and ``Controller`` have in common: see there."""
+
+    dispatcher: bool
+    sync: bool
+    memory: int | str | None
+    serial: SerialConfig | Iterable[SerialConfig]
+    cleanup: bool
+    output: str | os.PathLike[str] | None
+    init: Callable[[], object] | None
+    env: Env | None
+    cwd: str | os.PathLike[str] | None
+    python: str | os.PathLike[str] | None
+    grace: float | str
+
+
+def options_of(
+    n: int | None,
+    url: str | None,
+    *,
+    launcher: Launcher | None = None,
+    patience: float | str | None = None,
+    tags: Tags = (),
+    idle_time: float | str | None = None,
+    wall_time: float | str | None = None,
+    max_tasks: int | None = None,
+    seed: int | None = None,
+    **settings: Unpack[PoolSettings],
+) -> PoolOptions:
+    """Return the options of a pool, given as ``daemons()`` has them.  Raises as that does."""
+    count = 0 if n is None else check_count(n)
+    if url is not None:
+        check_url(url)
+    if launcher is not None and url is None:
+        url = url_for([launcher])
+    memory, cwd, python = settings.get("memory"), settings.get("cwd"), settings.get("python")
+    grace = settings.get("grace", GRACE)
+    return PoolOptions(
+        count if launcher is None else 0,
+        url or "ipc",
+        dispatcher=settings.get("dispatcher", True),
+        sync=settings.get("sync", False),
+        seed=seed,
+        memory=None if memory is None else size_in_bytes("memory", memory),
+        serial=(*_serial.values(), *serial_configs(settings.get("serial", ()))),
+        limits=_limits(idle_time, wall_time, max_tasks),
+        cleanup=settings.get("cleanup", True),
+        output=_output(settings.get("output")),
+        init=settings.get("init"),
+        env=settings.get("env"),
         cwd=None if cwd is None else os.path.abspath(cwd),
         python=None if python is None else _program(python),
         tags=tags if callable(tags) else check_tags(tags),
@@ -191,15 +256,6 @@ def daemons(
         launched=0 if launcher is None else count,
         patience=None if patience is None else seconds("patience", patience),
     )
-    if on_daemon() and profile is None and n != 0 and not sync:
-        raise MiraiError("daemons() inside a task: name the profile if you mean it")
-    profile = current_profile() if profile is None else profile
-    _replace(profile, None)
-    if count == 0 and url is None and not (sync and n is None):
-        return Daemons(profile, None, _forget)
-    pool = _start(profile, options)
-    _replace(profile, pool)
-    return pool
 
 
 def register_serial(config: SerialConfig) -> None:
@@ -365,10 +421,11 @@ def require_pool(profile: str | None) -> Daemons:
 
 def ephemeral(profile: str) -> Daemons:
     """Start a pool of one daemon that belongs to no profile; its caller shuts it down."""
-    return _start(profile, PoolOptions(1, serial=tuple(_serial.values())))
+    return start(profile, PoolOptions(1, serial=tuple(_serial.values())))
 
 
-def _start(profile: str, options: PoolOptions) -> Daemons:
+def start(profile: str, options: PoolOptions) -> Daemons:
+    """Start a pool, which belongs to no profile yet.  Raises like ``daemons``."""
     pool = Daemons(profile, options, _forget)
     _bring_to_life(pool, pool.start)
     return pool
@@ -415,11 +472,11 @@ def _output(output: str | os.PathLike[str] | None) -> str | None:
     return os.path.abspath(output)
 
 
-def _url_for(launcher: Launcher) -> str:
-    """Return where a pool listens for the daemons of a launcher, unless its user says."""
+def url_for(launchers: Iterable[Launcher]) -> str:
+    """Return where a pool listens for the daemons of launchers, unless its user says."""
     from mirai.launchers import Launcher
 
-    near = isinstance(launcher, Launcher) and launcher.is_near()
+    near = all(isinstance(each, Launcher) and each.is_near() for each in launchers)
     return host_url("127.0.0.1") if near else host_url()
 
 

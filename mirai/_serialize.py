@@ -336,6 +336,7 @@ _ABSENT = object()
 def function_name(fn: object) -> str:
     """Return a name under which calls of the same code are known to cost alike."""
     inner = getattr(fn, "func", fn)  # a partial's function
+    inner = inner.__wrapped__ if isinstance(inner, Constant) else inner
     inner = getattr(inner, "__func__", inner)  # a method's function
     module = getattr(inner, "__module__", None) or type(inner).__module__
     name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
@@ -368,7 +369,7 @@ class FunctionPickles:
 
     def find(self, fn: object) -> Pickle:
         """Return the pickle of ``fn``, made now or before.  Raises SerializationError."""
-        code = getattr(fn, "__code__", fn)
+        code = getattr(fn.__wrapped__ if isinstance(fn, Constant) else fn, "__code__", fn)
         known = self._known.get(id(code))  # it is in the fingerprint, and so still that one
         if known is not None and type(fn) is FunctionType and _has_face(fn, known.face):
             return known.pickle
@@ -495,6 +496,10 @@ def _fingerprint(fn: object) -> list[object] | None:
                 found += part.__annotations__
                 found += part.__annotations__.values()
                 todo += _dependencies(part)
+            continue
+        if isinstance(part, Constant):  # whichever it is, it is what is bound in it
+            found.append(kind)
+            todo += _bound(part)
             continue
         found.append(part)
         if kind in _SCALARS or kind is CodeType or part is _ABSENT:

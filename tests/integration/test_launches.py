@@ -456,7 +456,7 @@ class TestOddLaunchers:
         pool = daemons(1, launcher=launcher)
         thread = threading.Thread(target=more)
         thread.start()
-        wait_until(lambda: pool._launches is not None and len(pool._launches._open) == 1)
+        wait_until(lambda: any(len(launches._open) == 1 for launches in pool._launches))
         wait_until(entered.is_set)
         with caplog.at_level(logging.WARNING, "mirai"):
             daemons(0)

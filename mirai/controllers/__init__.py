@@ -1,0 +1,29 @@
+"""Controllers: tasks that are pushed and popped, and workers that come and go with the work.
+
+from mirai.controllers import Controller
+
+with Controller(workers=4) as controller:
+    controller.push(fit, data)
+    result = controller.pop(timeout=None)
+"""
+
+from mirai.controllers._book import Summary
+from mirai.controllers._controller import AsyncController, Controller
+from mirai.controllers._group import AsyncControllerGroup, ControllerGroup
+from mirai.controllers._result import Attempt, Results, TaskResult, TasksFailed
+from mirai.controllers._retry import Retry
+from mirai.controllers._status import Status
+
+__all__ = [
+    "AsyncController",
+    "AsyncControllerGroup",
+    "Attempt",
+    "Controller",
+    "ControllerGroup",
+    "Results",
+    "Retry",
+    "Status",
+    "Summary",
+    "TaskResult",
+    "TasksFailed",
+]

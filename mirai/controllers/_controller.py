@@ -1,0 +1,287 @@
+"""``Controller``: it pushes and pops tasks, and has as many workers as there is work for."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Unpack
+
+from mirai._pool_options import check_seed, check_url, size_in_bytes
+from mirai._status import Status as PoolStatus
+from mirai.controllers._engine import Engine, Settings
+from mirai.controllers._faces import Awaiting, Blocking
+from mirai.controllers._options import IDLE_TIME, Recruits, Seconds, check_resources
+from mirai.controllers._retry import Retry
+
+if TYPE_CHECKING:
+    from mirai._profiles import PoolSettings
+    from mirai.controllers._keeping import Keeping
+    from mirai.controllers._store import Store
+    from mirai.launchers import Handle, Launcher, State
+
+_numbers = itertools.count(1)
+
+
+class _Hiring:
+    """What a controller has besides what a group has: workers."""
+
+    _engine: Engine
+
+    @property
+    def workers(self) -> int:
+        """How many workers there can be."""
+        return self._engine.crews.most
+
+    def recruit(
+        self,
+        workers: int,
+        launcher: Launcher | None = None,
+        *,
+        tags: tuple[str, ...] = (),
+        min_workers: int = 0,
+        idle_time: Seconds = IDLE_TIME,
+        wall_time: Seconds | None = None,
+        max_tasks: int | None = None,
+        launch_timeout: Seconds | None = None,
+    ) -> None:
+        """Have one more crew: up to so many workers, of another launcher or with other tags.
+
+        A task goes to any worker that carries all of its tags.  Workers that are there come first;
+        then others are launched, of the crew that was recruited first.  The options are those of
+        the controller's first crew.
+
+        Once tasks were pushed, only a crew can be added that reaches the pool: give the controller
+        a ``url`` where others are to join later.
+
+        Raises TypeError or ValueError for what makes no sense, and MiraiError for a crew that
+        could not reach the pool.
+        """
+        self._engine.crews.recruit(
+            Recruits(
+                workers,
+                launcher,
+                tags,
+                min_workers,
+                idle_time,
+                wall_time,
+                max_tasks,
+                launch_timeout,
+            )
+        )
+
+    def descale(self) -> None:
+        """Let idle workers go now, but for ``min_workers``, without waiting for ``idle_time``."""
+        self._engine.descale()
+
+    def shutdown_workers(self, *tags: str) -> None:
+        """Let all workers go that carry these tags; new tasks bring others.
+
+        They end what they run, and hand back what they have not started.
+        """
+        self._engine.shutdown_workers(tags)
+
+    def dismiss(self, *tags: str) -> int:
+        """Have the crews no more that carry all of these tags; return how many those were.
+
+        Their workers end what they run.  Tasks that only they could do fail.  Raises ValueError if
+        no crew carries them.
+        """
+        return self._engine.dismiss(tags)
+
+    def restart_stuck(self, after: Seconds = 0.0) -> int:
+        """End the workers that are stuck, and have others; return how many those were.
+
+        One is stuck that is in a task and does not answer for some seconds: a call in C holds its
+        interpreter's lock, say, or its process was stopped; and has been for ``after`` seconds in
+        its task.  Its task has crashed then.
+        """
+        return self._engine.restart_stuck(after)
+
+    def status(self) -> PoolStatus:
+        """Return what the pool looks like now, each worker, and why tasks wait.
+
+        Raises MiraiError if it has not started, or has ended.
+        """
+        return self._engine.crews.pool.status()
+
+    def jobs(self) -> dict[Handle, State]:
+        """Return how the jobs of launched workers stand that are not over, as last heard."""
+        return self._engine.crews.pool.jobs() if self._engine.is_started else {}
+
+
+class Controller(_Hiring, Blocking):
+    """Pushes tasks to workers, pops their results, and has as many workers as there is work for.
+
+        with Controller(workers=4) as controller:
+            controller.options(name="model").push(fit, data, depth=3)
+            result = controller.pop(timeout=None)
+
+    ``launcher`` starts workers elsewhere (see ``mirai.launchers``); None: they are processes of
+    this machine.  There are up to ``workers`` of them: none at first, as many as there are tasks as
+    these come, and fewer again once there has been less to do for ``idle_time`` (seconds, or like
+    ``"5m"``), but never fewer than ``min_workers``.  They are let go, never stopped in a task.
+
+    A worker leaves after ``wall_time``, or after ``max_tasks`` tasks, and has ``launch_timeout`` to
+    join once it was launched, by default as long as is usual on its platform.  ``tags`` is what it
+    carries.  ``recruit`` adds workers of other kinds.
+
+    ``retry`` says how often tasks run again, by default never.  A task, known by its name, that
+    has crashed ``crashes_max`` times in a row is for the ``backup``, another controller, whose
+    workers have more memory, say, and which may have a backup of its own; where there is none, or
+    all have had as many, it fails, and ``push`` refuses its name.
+
+    ``store`` is where large arguments and results are (a path, or ``"s3://bucket/prefix"`` and the
+    like, see ``open_store``): those of more than ``store_threshold`` bytes travel as references,
+    and are read where they are used.  They are removed with the controller, unless ``keep_store``.
+
+    ``metrics`` has each worker measure itself: see ``MetricsLog``.
+
+    With a ``seed``, each task draws from a stream of its own, as ``daemons`` has it; here it does
+    so again when it is tried again.  ``url`` is where workers join, by default one that fits the
+    launchers.  ``resources`` is what a worker has, for the routing of a group.  The other options
+    are those of ``daemons``: ``sync=True`` evaluates tasks in ``push`` itself, for debugging.
+
+    As a context manager, it waits for all tasks at the end of the block, or cancels them if the
+    block is left by an exception; then all processes are gone.  ``async with`` gives an
+    ``AsyncController``, with the same names, awaited.
+
+    Raises TypeError or ValueError for what makes no sense.
+    """
+
+    def __init__(
+        self,
+        launcher: Launcher | None = None,
+        *,
+        workers: int = 1,
+        name: str | None = None,
+        min_workers: int = 0,
+        idle_time: Seconds = IDLE_TIME,
+        wall_time: Seconds | None = None,
+        max_tasks: int | None = None,
+        launch_timeout: Seconds | None = None,
+        tags: tuple[str, ...] = (),
+        retry: Retry | None = None,
+        crashes_max: int = 5,
+        backup: Controller | None = None,
+        store: str | os.PathLike[str] | Store | None = None,
+        store_threshold: int | str = "1MiB",
+        keep_store: bool = False,
+        seed: int | None = None,
+        url: str | None = None,
+        resources: Mapping[str, float] | None = None,
+        **pool: Unpack[PoolSettings],
+    ) -> None:
+        first = Recruits(
+            workers,
+            launcher,
+            tags,
+            min_workers,
+            idle_time,
+            wall_time,
+            max_tasks,
+            launch_timeout,
+        )
+        self._engine = Engine(
+            Settings(
+                _name(name),
+                (first,),
+                _retry(retry),
+                _crashes_max(crashes_max),
+                _engine_of(backup),
+                _seed(seed),
+                None if url is None else check_url(url),
+                pool,
+                check_resources(resources or {}),
+                _keeping(store, store_threshold, keep_store),
+            )
+        )
+        super().__init__(self._engine)
+
+    def __repr__(self) -> str:
+        return f"<Controller {self.name!r}: {self.unresolved} unresolved, {self.unpopped} unpopped>"
+
+    async def __aenter__(self) -> AsyncController:
+        face = AsyncController(self)
+        await face.start()
+        return face
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        face = AsyncController(self)
+        try:
+            if kind is None:
+                await face.wait("all")
+        finally:
+            await face.end_shielded()
+
+
+class AsyncController(_Hiring, Awaiting):
+    """A controller for code that awaits: the same names, and the same tasks.
+
+    ``async with Controller(...) as controller`` gives one; so does ``AsyncController(controller)``
+    of a controller that others use too.
+    """
+
+    def __init__(self, controller: Controller) -> None:
+        self._engine = controller._engine
+        super().__init__(self._engine)
+
+    def __repr__(self) -> str:
+        return f"<Async{f'{Controller.__repr__(self)}'[1:]}"  # type: ignore[arg-type]
+
+
+def _name(name: str | None) -> str:
+    if name is None:
+        return f"controller-{next(_numbers)}"
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a str, not {type(name).__name__}")
+    if not name:
+        raise ValueError("name must not be empty")
+    return name
+
+
+def _retry(retry: Retry | None) -> Retry:
+    if retry is not None and not isinstance(retry, Retry):
+        raise TypeError(f"retry must be a Retry, not {type(retry).__name__}")
+    return retry or Retry()
+
+
+def _crashes_max(most: int) -> int:
+    if not isinstance(most, int) or isinstance(most, bool):
+        raise TypeError(f"crashes_max must be an int, not {type(most).__name__}")
+    if most < 1:
+        raise ValueError(f"crashes_max must be positive: {most}")
+    return most
+
+
+def _engine_of(backup: Controller | None) -> Engine | None:
+    if backup is None:
+        return None
+    if not isinstance(backup, Controller):
+        raise TypeError(f"backup must be a Controller, not {type(backup).__name__}")
+    return backup._engine
+
+
+def _seed(seed: int | None) -> int | None:
+    check_seed(seed)
+    return seed
+
+
+def _keeping(
+    store: str | os.PathLike[str] | Store | None, threshold: int | str, is_kept: bool
+) -> Keeping | None:
+    if store is None or store == "memory":
+        return None
+    from mirai.controllers._keeping import Keeping
+    from mirai.controllers._store import open_store
+
+    opened = open_store(store)
+    if opened is None:
+        return None
+    return Keeping(opened, size_in_bytes("store_threshold", threshold), is_kept)

@@ -1,0 +1,69 @@
+"""What a controller and a group of them have in common, for the faces that users see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from mirai.controllers._book import Summary
+from mirai.controllers._options import PushOptions
+from mirai.controllers._result import TaskResult
+from mirai.controllers._task import Task
+from mirai.controllers._waiters import Waiters
+
+
+class Desk(Protocol):
+    """Where tasks are pushed, and results are taken."""
+
+    name: str
+    waiters: Waiters
+
+    def start(self) -> None:
+        """Start what is not started."""
+
+    def close(self) -> None:
+        """End all."""
+
+    def push(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: PushOptions,
+        *,
+        is_claimed: bool = False,
+    ) -> Task:
+        """Send a task; it is for no ``take`` if it ``is_claimed``."""
+
+    def take(self) -> TaskResult[Any] | None:
+        """Return what has ended first and was not taken; None if there is none."""
+
+    def look_at(self, task: Task) -> TaskResult[Any]:
+        """Return the result of a task that is over."""
+
+    def cancel(self, names: tuple[str, ...] | None) -> int:
+        """Cancel those of these names, or all; return how many that were."""
+
+    def unresolved(self) -> int:
+        """Return how many tasks have not ended."""
+
+    def unpopped(self) -> int:
+        """Return how many have ended and were not taken."""
+
+    def resolved(self) -> int:
+        """Return how many have ended so far."""
+
+    def most(self) -> int:
+        """Return how many workers there can be."""
+
+    def summary(self) -> tuple[Summary, ...]:
+        """Return the counts of each controller."""
+
+    def crashes(self, name: str) -> int:
+        """Return how often a task has crashed since it last ended otherwise."""
+
+    def push_backlog(self, name: str) -> None:
+        """Remember a name."""
+
+    def pop_backlog(self, room: int) -> list[str]:
+        """Take out so many names at most, those first that came first."""

@@ -1,0 +1,179 @@
+"""What a controller's task is on its worker: the call, and what there is to know about it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from time import perf_counter, time
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dispatcher.messages import Blob
+from mirai._answer import error_of
+from mirai._constant import Constant
+from mirai._evaluate import make_room, tell
+from mirai._launched import job_of_this_process
+from mirai._serialize import unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from mirai.controllers._refs import Depot
+
+MOST_WARNINGS = 50
+"""How many warnings of a task are told."""
+
+running_task = ""
+"""The name of the task that this process is evaluating."""
+
+
+class Facts(NamedTuple):
+    """What a worker tells of a run besides its value."""
+
+    started: float
+    """In seconds since the epoch, by the worker's clock."""
+    seconds: float
+    host: str
+    pid: int
+    worker: str
+    peak_memory: int
+    """Bytes that its process has had at most until then; 0: not known."""
+    warnings: tuple[str, ...]
+
+
+class TaskFailed(Exception):
+    """What the task has raised, in words and in a pickle, with the facts of its run."""
+
+    def __init__(self, facts: Facts, told: tuple[str, str, str, bytes | None]) -> None:
+        self.facts = facts
+        self.told = told
+        super().__init__(told[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.facts, self.told)
+
+    def original(self) -> Exception:
+        """Return the task's own exception, with where it arose as its cause."""
+        return error_of(*self.told)
+
+
+class Enclosed(Constant):
+    """A function, called so that its facts are told.
+
+    It is called with a task's name, and with the arguments and keywords of the call; it returns
+    the facts and the value, or raises TaskFailed.
+    """
+
+    def __init__(self, fn: Callable[..., Any], depot: Depot | None = None) -> None:
+        super().__init__(fn, () if depot is None else (depot,), {})
+
+    def __call__(self, /, *call: Any, **_: Any) -> Any:
+        name, args, kwargs = call
+        run = _Run(name, *self.args)
+        with run:
+            if kwargs is None:  # pickled when it was pushed
+                payload, buffers = args
+                args, kwargs = unpack(payload, tuple(map(Blob, buffers)))
+            value = self.__wrapped__(*run.fetch(args), **run.fetch_all(kwargs))
+            if type(value) is CoroutineType:
+                return _awaited(run, value)
+            return run.told(value)
+
+
+async def _awaited(run: _Run, coroutine: Coroutine[Any, Any, Any]) -> tuple[Facts, Any]:
+    with run:
+        return run.told(await coroutine)
+    raise AssertionError  # the block returns or raises
+
+
+class _Run:
+    """One run of a task."""
+
+    def __init__(self, name: str, depot: Depot | None = None) -> None:
+        self._name = name
+        self._depot = depot
+        self._started = time()
+        self._begun = perf_counter()
+        self._caught: list[warnings.WarningMessage] = []
+
+    def fetch(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return arguments with what references stand for."""
+        return args if self._depot is None else tuple(map(self._depot.fetch, args))
+
+    def fetch_all(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return keywords with what references stand for."""
+        fetch = None if self._depot is None else self._depot.fetch
+        return kwargs if fetch is None else {key: fetch(each) for key, each in kwargs.items()}
+
+    def told(self, value: Any) -> tuple[Facts, Any]:
+        """Return the facts, and the value or a reference to it."""
+        value = value if self._depot is None else self._depot.stow(value)
+        return self.facts(), value
+
+    def facts(self) -> Facts:
+        """Return what is known by now."""
+        return Facts(
+            self._started,
+            perf_counter() - self._begun,
+            *_here(os.getpid()),
+            _peak_memory(),
+            tuple(map(_in_words, self._caught[:MOST_WARNINGS])),
+        )
+
+    def __enter__(self) -> _Run:
+        global running_task
+        running_task = self._name
+        self._catcher = _catching(self._caught)
+        self._catcher.__enter__()
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        global running_task
+        running_task = ""
+        self._catcher.__exit__(None, None, None)
+        if isinstance(error, Exception):
+            make_room(error)
+            failed = TaskFailed(self.facts(), tell(error))
+            del error
+            raise failed from None
+
+
+@contextmanager
+def _catching(caught: list[warnings.WarningMessage]) -> Iterator[None]:
+    """Note the warnings of a block, where nobody else's could be among them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # what the module holds is of all threads
+        return
+    with warnings.catch_warnings(record=True) as log:
+        try:
+            yield
+        finally:
+            caught += log or ()
+
+
+def _in_words(warning: warnings.WarningMessage) -> str:
+    where = f"{os.path.basename(warning.filename)}:{warning.lineno}"
+    return f"{warning.category.__name__}: {warning.message} ({where})"
+
+
+@cache
+def _here(pid: int) -> tuple[str, int, str]:
+    """Return the host, the process and what the worker is called."""
+    host = socket.gethostname()
+    return host, pid, job_of_this_process() or f"{host}/{pid}"
+
+
+def _peak_memory() -> int:
+    """Return how many bytes this process has had at most; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1_024 * peak

@@ -1,0 +1,311 @@
+"""What users see of a controller or a group: what blocks, and its twins that await."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from time import monotonic
+from types import TracebackType
+from typing import Any, Literal, TypeVar, Unpack
+
+from mirai._answer import Failure, Value
+from mirai._future import Mirai
+from mirai._pool import shielded
+from mirai.controllers._book import Summary
+from mirai.controllers._desk import Desk
+from mirai.controllers._options import PushKeywords, PushOptions
+from mirai.controllers._pushing import AsyncView, Pushing, View, bar_of
+from mirai.controllers._result import Results, TaskResult
+from mirai.controllers._steps import Steps, Wait, arun, run
+
+Self = TypeVar("Self", bound="Face")
+Mode = Literal["all", "one"]
+
+
+class Face(Pushing):
+    """What does not wait for anything."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(desk, PushOptions())
+
+    @property
+    def name(self) -> str:
+        """What it is called in results and errors."""
+        return self._desk.name
+
+    @property
+    def size(self) -> int:
+        """How many tasks were pushed and not popped."""
+        return self._desk.unresolved() + self._desk.unpopped()
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __bool__(self) -> bool:
+        return True
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no task that was pushed and not popped."""
+        return not self.size
+
+    @property
+    def resolved(self) -> int:
+        """How many tasks have ended so far, those of maps too."""
+        return self._desk.resolved()
+
+    @property
+    def unresolved(self) -> int:
+        """How many tasks have not ended."""
+        return self._desk.unresolved()
+
+    @property
+    def unpopped(self) -> int:
+        """How many tasks have ended and were not popped."""
+        return self._desk.unpopped()
+
+    @property
+    def saturated(self) -> bool:
+        """Whether there are as many unpopped and unresolved tasks as workers, or more."""
+        return self.size >= self._desk.most()
+
+    def cancel(self, *names: str, all: bool = False) -> int:
+        """Cancel the tasks of these names, or ``all``; return how many that were.
+
+        A running one is stopped.  Those that have ended are left as they are; the results of the
+        others are popped with the status ``cancel``.  Raises KeyError for a name that no task has,
+        and TypeError if neither is given.
+        """
+        if bool(names) == all:
+            raise TypeError("cancel needs the names of tasks, or all=True")
+        return self._desk.cancel(None if all else names)
+
+    def crashes(self, name: str) -> int:
+        """Return how often a task of this name has crashed since it last ended otherwise."""
+        return self._desk.crashes(name)
+
+    def push_backlog(self, name: str) -> None:
+        """Remember the name of a task that is to be pushed once there is room: see ``saturated``.
+
+        It is for pipeline tools, which know what the name stands for.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a str, not {type(name).__name__}")
+        self._desk.push_backlog(name)
+
+    def pop_backlog(self) -> list[str]:
+        """Return as many of the remembered names as there is room for, the first ones first."""
+        return self._desk.pop_backlog(self._desk.most() - self.size)
+
+    def summary(self) -> tuple[Summary, ...]:
+        """Return how many tasks have ended, and how, for each controller."""
+        return self._desk.summary()
+
+    # ── the steps of both faces ──────────────────────────────────────────────────────────
+
+    def _waiting(self, mode: Mode, timeout: float | None, progress: bool) -> Steps[bool]:
+        if mode not in ("all", "one"):
+            raise ValueError(f'mode must be "all" or "one", not {mode!r}')
+        desk = self._desk
+        deadline = None if timeout is None else monotonic() + timeout
+        bar = bar_of(desk.unresolved()) if progress else None
+        seen = desk.resolved()
+        try:
+            while not _holds(desk, mode):
+                if mode == "one" and not desk.unresolved():
+                    return False
+                if bar is None:
+                    waiter = desk.waiters.until(lambda: _is_over(desk, mode))
+                else:
+                    waiter = desk.waiters.until(_has_more_than(desk, seen))
+                left = None if deadline is None else max(0.0, deadline - monotonic())
+                try:
+                    if not (yield Wait(waiter, left)):
+                        return _holds(desk, mode)
+                finally:
+                    waiter.cancel()
+                if bar is not None:
+                    seen = _advance(bar, seen, desk.resolved())
+        finally:
+            if bar is not None:
+                bar.close()
+        return True
+
+    def _popping(self, timeout: float | None) -> Steps[TaskResult[Any] | None]:
+        deadline = None if timeout is None else monotonic() + timeout
+        while (result := self._desk.take()) is None:
+            left = None if deadline is None else deadline - monotonic()
+            if left is not None and left <= 0:
+                return None
+            if not (yield from self._waiting("one", left, False)):
+                return None
+        return result
+
+    def _collecting(self, wait: bool, timeout: float | None, progress: bool) -> Steps[Results[Any]]:
+        if wait:
+            yield from self._waiting("all", timeout, progress)
+        results: Results[Any] = Results()
+        for _ in range(self._desk.unpopped()):
+            if (result := self._desk.take()) is None:
+                break
+            results.append(result)
+        return results
+
+    def _in_thread(self, do: Callable[[], None]) -> Mirai[None]:
+        """Do something that blocks beside the event loop."""
+        ended: Mirai[None] = Mirai(0, do.__name__)
+
+        def act() -> None:
+            try:
+                do()
+            except BaseException as error:
+                ended.settle(Failure(error))
+            else:
+                ended.settle(Value(None))
+
+        threading.Thread(target=act, name=f"mirai-{do.__name__}").start()
+        return ended
+
+
+def _holds(desk: Desk, mode: Mode) -> bool:
+    return desk.unpopped() > 0 if mode == "one" else desk.unresolved() == 0
+
+
+def _is_over(desk: Desk, mode: Mode) -> bool:
+    """Whether waiting has come to its end, one way or the other."""
+    return _holds(desk, mode) or not desk.unresolved()
+
+
+def _has_more_than(desk: Desk, seen: int) -> Callable[[], bool]:
+    return lambda: desk.resolved() > seen or not desk.unresolved()
+
+
+def _advance(bar: Any, seen: int, resolved: int) -> int:
+    for _ in range(resolved - seen):
+        bar.advance()
+    return resolved
+
+
+class Blocking(Face, View):
+    """What blocks."""
+
+    def options(self, **options: Unpack[PushKeywords]) -> View:
+        """Return what pushes tasks of which more is said: ``options(timeout=5).push(fn, x)``.
+
+        ``name``: what the task is called; by default that is the function's name and a number.
+        ``timeout``: after so long, from its submission, it is stopped: seconds, or like ``"5m"``.
+        ``priority``: higher ones first, then first in first out.  ``tags``: only a worker that
+        carries all of them gets it.  ``retry``: a Retry, in place of the controller's.  ``seed``:
+        what its random numbers are drawn from, an int that is not negative.
+
+        In a group, ``controller`` names the one that is to have it; or else the first one gets it
+        whose workers carry the ``tags`` and have the ``resources``: numbers by name, such as
+        ``{"memory": 16}``, at least so much of each.
+
+        Raises TypeError or ValueError for what makes no sense.
+        """
+        return View(self._desk, PushOptions(**options))
+
+    def start(self) -> None:
+        """Start the dispatcher, and the workers that are always to be there.
+
+        The first push does so too.  Raises like ``daemons``.
+        """
+        self._desk.start()
+
+    def terminate(self) -> None:
+        """Cancel what has not ended, and end all processes.  Idempotent.
+
+        What was not popped can still be.  The next push starts it anew.
+        """
+        self._desk.close()
+
+    def __enter__(self: Self) -> Self:
+        self._desk.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self.wait("all")
+        finally:
+            self.terminate()
+
+    def wait(
+        self, mode: Mode = "all", timeout: float | None = None, *, progress: bool = False
+    ) -> bool:
+        """Wait until ``"all"`` tasks have ended, or until ``"one"`` result can be popped.
+
+        Return whether that is so, after ``timeout`` seconds at most; at once where there is no
+        task: True for "all", False for "one".  ``progress`` shows a bar.
+        """
+        return run(self._waiting(mode, timeout, progress))
+
+    def pop(self, timeout: float | None = 0) -> TaskResult[Any] | None:
+        """Return the result of the task that has ended first, of those that were not popped.
+
+        None if there is none within ``timeout`` seconds (None: for ever), or no task that could
+        have one.  It raises nothing of the task's: see ``TaskResult.unwrap``.
+        """
+        return run(self._popping(timeout))
+
+    def collect(
+        self, *, wait: bool = False, timeout: float | None = None, progress: bool = False
+    ) -> Results[Any]:
+        """Return all results that can be popped now, in the order in which the tasks have ended.
+
+        With ``wait``, wait for all tasks before, for ``timeout`` seconds at most; ``progress``
+        shows a bar.
+        """
+        return run(self._collecting(wait, timeout, progress))
+
+    def as_completed(self) -> Iterator[TaskResult[Any]]:
+        """Pop results as tasks end, until there is none, not even one that was pushed meanwhile."""
+        while (result := self.pop(timeout=None)) is not None:
+            yield result
+
+
+class Awaiting(Face, AsyncView):
+    """The same by the same names, awaited."""
+
+    def options(self, **options: Unpack[PushKeywords]) -> AsyncView:
+        """Do what ``Controller.options`` does."""
+        return AsyncView(self._desk, PushOptions(**options))
+
+    async def start(self) -> None:
+        """Do what ``Controller.start`` does."""
+        await self._in_thread(self._desk.start)
+
+    async def terminate(self) -> None:
+        """Do what ``Controller.terminate`` does."""
+        await self._in_thread(self._desk.close)
+
+    async def end_shielded(self) -> None:
+        """Terminate, even in a scope that is cancelled; for the end of ``async with``."""
+        await shielded(self._in_thread(self._desk.close))
+
+    async def wait(
+        self, mode: Mode = "all", timeout: float | None = None, *, progress: bool = False
+    ) -> bool:
+        """Do what ``Controller.wait`` does."""
+        return await arun(self._waiting(mode, timeout, progress))
+
+    async def pop(self, timeout: float | None = 0) -> TaskResult[Any] | None:
+        """Do what ``Controller.pop`` does."""
+        return await arun(self._popping(timeout))
+
+    async def collect(
+        self, *, wait: bool = False, timeout: float | None = None, progress: bool = False
+    ) -> Results[Any]:
+        """Do what ``Controller.collect`` does."""
+        return await arun(self._collecting(wait, timeout, progress))
+
+    async def as_completed(self) -> AsyncIterator[TaskResult[Any]]:
+        """Do what ``Controller.as_completed`` does, for ``async for``."""
+        while (result := await self.pop(timeout=None)) is not None:
+            yield result

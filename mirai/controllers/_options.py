@@ -1,0 +1,119 @@
+"""What can be said about a controller, its crews and its tasks, each in one frozen object."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypedDict
+
+from mirai._limits import seconds
+from mirai._options import TaskOptions
+from mirai._pool_options import check_count, check_seed, check_tags
+from mirai.controllers._retry import Retry
+from mirai.controllers.scaling import Policy
+
+if TYPE_CHECKING:
+    from mirai.launchers import Launcher
+
+IDLE_TIME = 300.0
+"""Seconds for which a worker may have nothing to do, unless its crew says otherwise."""
+SEED_BYTES = 24
+"""How long a task's stream of random numbers is written."""
+
+Seconds = float | str
+
+
+@dataclass(frozen=True, slots=True)
+class Recruits:
+    """The workers of one crew; see ``Controller.recruit``.  Raises TypeError or ValueError."""
+
+    workers: int
+    launcher: Launcher | None = None
+    tags: tuple[str, ...] = ()
+    min_workers: int = 0
+    idle_time: Seconds = IDLE_TIME
+    wall_time: Seconds | None = None
+    max_tasks: int | None = None
+    launch_timeout: Seconds | None = None
+
+    def __post_init__(self) -> None:
+        from mirai.launchers import Launcher
+
+        if self.launcher is not None and not isinstance(self.launcher, Launcher):
+            raise TypeError(f"launcher must be a Launcher, not {type(self.launcher).__name__}")
+        if check_count(self.workers) < 1:
+            raise ValueError(f"workers must be positive: {self.workers}")
+        if check_count(self.min_workers) > self.workers:
+            raise ValueError(f"min_workers must not be more than workers: {self.min_workers}")
+        object.__setattr__(self, "tags", check_tags(self.tags))
+        seconds("idle_time", self.idle_time)
+
+    def policy(self) -> Policy:
+        """Return how its number follows demand: arrays of jobs fill for a moment before."""
+        gather = 0.0 if self.launcher is None else min(1.0, self.launcher.interval / 10)
+        idle_time = seconds("idle_time", self.idle_time)
+        return Policy(self.workers, self.min_workers, idle_time, gather)
+
+
+class PushKeywords(TypedDict, total=False):
+    """What ``options`` takes."""
+
+    name: str | None
+    timeout: Seconds | None
+    priority: int
+    tags: tuple[str, ...]
+    retry: Retry | None
+    seed: int | None
+    controller: str | None
+    resources: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class PushOptions:
+    """What can be said about a task; see ``options``.  Raises TypeError or ValueError."""
+
+    name: str | None = None
+    timeout: Seconds | None = None
+    priority: int = 0
+    tags: tuple[str, ...] = ()
+    retry: Retry | None = None
+    seed: int | None = None
+    controller: str | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("name", "controller"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, str) and value):
+                raise TypeError(f"{name} must be a str, and not be empty: {value!r}")
+        if self.retry is not None and not isinstance(self.retry, Retry):
+            raise TypeError(f"retry must be a Retry, not {type(self.retry).__name__}")
+        check_seed(self.seed)
+        if self.seed is not None and not 0 <= self.seed < 2 ** (8 * SEED_BYTES):
+            raise ValueError(f"seed must be from 0 to 2**{8 * SEED_BYTES}: {self.seed}")
+        check_resources(self.resources)
+        self.task("", b"")
+
+    def task(self, name: str, stream: bytes) -> TaskOptions:
+        """Return what mirai is told of a task of this name."""
+        timeout = None if self.timeout is None else seconds("timeout", self.timeout)
+        tags = check_tags(self.tags)
+        return TaskOptions(timeout, priority=self.priority, name=name, tags=tags, stream=stream)
+
+
+def check_resources(resources: Mapping[str, float]) -> dict[str, float]:
+    """Return resources as a dict.  Raises TypeError or ValueError."""
+    if not isinstance(resources, Mapping):
+        raise TypeError(f"resources must be a dict, not {type(resources).__name__}")
+    for name, amount in resources.items():
+        if not isinstance(name, str) or not isinstance(amount, (int, float)):
+            raise TypeError(f"resources must be numbers by name, not {name!r}: {amount!r}")
+        if not (amount >= 0 and math.isfinite(amount)):
+            raise ValueError(f"resources must be finite, and not negative: {name}={amount}")
+    return dict(resources)
+
+
+def suffices(offered: Mapping[str, float], wanted: Mapping[str, float]) -> bool:
+    """Whether workers that have these resources can do a task that wants those."""
+    return all(offered.get(name, 0.0) >= amount for name, amount in wanted.items())

@@ -1,0 +1,334 @@
+"""How tasks are pushed: one by one, by lists, and as maps; blocking and not."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
+
+from mirai._future import Mirai
+from mirai._map import elements_of
+from mirai._pool_options import check_count
+from mirai.controllers._desk import Desk
+from mirai.controllers._options import PushOptions
+from mirai.controllers._result import Results, TaskResult, failed
+from mirai.controllers._steps import Steps, Wait, arun, run
+from mirai.controllers._task import Task
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+OnError = Literal["raise", "stop", "keep"]
+
+
+class Pushing:
+    """A desk, and what is said about the tasks that are pushed there."""
+
+    def __init__(self, desk: Desk, options: PushOptions) -> None:
+        self._desk = desk
+        self._options = options
+
+    @overload
+    def push(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Mirai[T]: ...
+    @overload
+    def push(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Mirai[T]: ...
+    def push(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Mirai[Any]:
+        """Send a task, ``fn(*args, **kwargs)``; return its mirai at once.
+
+        What comes of it is for ``pop`` too.  ``options(name=...)`` names it: a name is taken until
+        the task was popped.  Arguments are pickled now.
+
+        Raises TypeError if ``fn`` cannot be called, ValueError if the name is taken or no worker
+        carries the tags, SerializationError, LaunchError and whatever else ``daemons()`` raises
+        where the pool cannot start, and MiraiError if tasks of this name have crashed too often.
+        """
+        return self._desk.push(fn, args, kwargs, self._options).mirai
+
+    def walk(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *iterables: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        names: Iterable[str] | None = None,
+    ) -> list[Mirai[Any]]:
+        """Push ``fn(element, *args, **kwargs)`` for each element; return the mirais, in order.
+
+        Several iterables are gone through side by side, and must be of the same length; the rows
+        of a DataFrame are given as keywords.  ``names`` are the tasks' names.  All are pushed, or
+        none: if one cannot be, those before it are cancelled.
+        """
+        tasks = self._push_all(fn, iterables, args, kwargs, names, is_claimed=False)
+        return [task.mirai for task in tasks]
+
+    def _push_all(
+        self,
+        fn: Callable[..., Any],
+        iterables: tuple[Any, ...],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None,
+        names: Iterable[str] | None,
+        *,
+        is_claimed: bool,
+    ) -> list[Task]:
+        tasks: list[Task] = []
+        try:
+            tasks += self._pushed(fn, iterables, args, kwargs, names, is_claimed=is_claimed)
+        except BaseException:
+            for task in tasks:
+                task.mirai.cancel()
+            raise
+        return tasks
+
+    def _pushed(
+        self,
+        fn: Callable[..., Any],
+        iterables: tuple[Any, ...],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None,
+        names: Iterable[str] | None,
+        *,
+        is_claimed: bool,
+    ) -> Iterator[Task]:
+        """Push one task for each element, each when it is asked for."""
+        if not callable(fn):
+            raise TypeError(f"the first argument must be callable, not {type(fn).__name__}")
+        if self._options.name is not None:
+            raise ValueError("one name is not for many tasks: names=[...] are theirs")
+        more = dict(kwargs or {})
+        named = None if names is None else iter(names)
+        for each, columns in elements_of(iterables):
+            options = self._options if named is None else self._named(named)
+            call = (*each, *args)
+            yield self._desk.push(fn, call, {**columns, **more}, options, is_claimed=is_claimed)
+        if named is not None and next(named, None) is not None:
+            raise ValueError("there are more names than elements")
+
+    def _named(self, names: Iterator[str]) -> PushOptions:
+        name = next(names, None)
+        if name is None:
+            raise ValueError("there are fewer names than elements")
+        return replace(self._options, name=name)
+
+    # ── the steps of both faces ──────────────────────────────────────────────────────────
+
+    def _map(
+        self,
+        fn: Callable[..., Any],
+        iterables: tuple[Any, ...],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None,
+        names: Iterable[str] | None,
+        on_error: OnError,
+        progress: bool,
+    ) -> Steps[Results[Any]]:
+        if on_error not in ("raise", "stop", "keep"):
+            raise ValueError(f'on_error must be "raise", "stop" or "keep", not {on_error!r}')
+        tasks = self._push_all(fn, iterables, args, kwargs, names, is_claimed=True)
+        ended = _Ended(self._desk, tasks)
+        if on_error == "stop":
+            ended.stop_at_errors()
+        bar = bar_of(len(tasks)) if progress else None
+        try:
+            for _ in tasks:
+                yield from ended.next()
+                if bar is not None:
+                    bar.advance()
+        except BaseException:
+            ended.cancel()
+            raise
+        finally:
+            if bar is not None:
+                bar.close()
+        results: Results[Any] = Results(self._desk.look_at(task) for task in tasks)
+        if on_error != "keep" and not results.ok:
+            raise failed(results)
+        return results
+
+    def _streaming(
+        self,
+        fn: Callable[..., Any],
+        iterables: tuple[Any, ...],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None,
+        names: Iterable[str] | None,
+        max_in_flight: int,
+    ) -> Streaming[Any]:
+        room = check_count(max_in_flight)
+        if room < 1:
+            raise ValueError(f"max_in_flight must be positive: {room}")
+        tasks = self._pushed(fn, iterables, args, kwargs, names, is_claimed=True)
+        return Streaming(self._desk, tasks, room)
+
+
+class _Ended:
+    """Tasks in the order in which they end."""
+
+    def __init__(self, desk: Desk, tasks: Iterable[Task] = ()) -> None:
+        self._desk = desk
+        self._flying: dict[str, Task] = {}
+        self._ended: deque[Task] = deque()
+        for task in tasks:
+            self.add(task)
+
+    def __len__(self) -> int:
+        return len(self._flying)
+
+    def add(self, task: Task) -> None:
+        """Watch this one too."""
+        self._flying[task.key] = task
+        task.mirai.add_done_callback(lambda _: self._ended.append(task))
+
+    def next(self) -> Steps[Task]:
+        """Wait for the next one to end."""
+        if not self._ended:
+            yield Wait(self._desk.waiters.until(lambda: bool(self._ended)))
+        task = self._ended.popleft()
+        del self._flying[task.key]
+        return task
+
+    def stop_at_errors(self) -> None:
+        """Cancel the others as soon as one has not succeeded."""
+        for task in list(self._flying.values()):
+            task.mirai.add_done_callback(self._stop)
+
+    def _stop(self, ended: Any) -> None:
+        if ended._failed() and not ended.cancelled():
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Cancel those that have not ended."""
+        for task in list(self._flying.values()):
+            task.mirai.cancel()
+
+
+class Streaming(Generic[T]):
+    """Results in the order in which tasks end; the tasks are pushed as results are taken.
+
+    It is an iterator, and an asynchronous one.  ``close`` cancels what has been pushed and has not
+    ended, which the end of a ``for`` loop by an error does too.
+    """
+
+    def __init__(self, desk: Desk, tasks: Iterator[Task], room: int) -> None:
+        self._desk = desk
+        self._tasks = tasks
+        self._room = room
+        self._ended = _Ended(desk)
+
+    def _next(self) -> Steps[TaskResult[T] | None]:
+        try:
+            while len(self._ended) < self._room and (task := next(self._tasks, None)) is not None:
+                self._ended.add(task)
+            if not self._ended:
+                return None
+            ended = yield from self._ended.next()
+            return self._desk.look_at(ended)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Push no more, and cancel what has not ended."""
+        self._tasks = iter(())
+        self._ended.cancel()
+
+    def __iter__(self) -> Iterator[TaskResult[T]]:
+        try:
+            while (result := run(self._next())) is not None:
+                yield result
+        finally:
+            self.close()
+
+    async def __aiter__(self) -> AsyncIterator[TaskResult[T]]:
+        try:
+            while (result := await arun(self._next())) is not None:
+                yield result
+        finally:
+            self.close()
+
+
+def bar_of(total: int) -> Any:
+    """Return a progress bar.  Raises ImportError where there is neither rich nor tqdm."""
+    from mirai._progress import bar
+
+    return bar(total)
+
+
+class View(Pushing):
+    """What blocks: ``map`` and ``stream``."""
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *iterables: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        names: Iterable[str] | None = None,
+        on_error: OnError = "raise",
+        progress: bool = False,
+    ) -> Results[Any]:
+        """Evaluate ``fn(element, *args, **kwargs)`` for each element; return the results, in order.
+
+        The elements are as ``walk`` has them.  What else was pushed does not matter, and these
+        results are for no ``pop``.  ``progress`` shows a bar (with rich or tqdm).
+
+        Where tasks fail, all are waited for, and TasksFailed is raised, an ExceptionGroup with all
+        ``results``.  ``on_error="stop"``: the first failure cancels the others; ``"keep"``: nothing
+        is raised.
+        """
+        steps = self._map(fn, iterables, args, kwargs, names, on_error, progress)
+        return run(steps)
+
+    def stream(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *iterables: Any,
+        max_in_flight: int,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        names: Iterable[str] | None = None,
+    ) -> Streaming[Any]:
+        """Iterate over results in the order in which the tasks end.
+
+        The input need not fit into memory, nor need the results: elements are read as results are
+        taken, and never are more than ``max_in_flight`` of them pushed and not taken.
+        """
+        return self._streaming(fn, iterables, args, kwargs, names, max_in_flight)
+
+
+class AsyncView(Pushing):
+    """What awaits: ``map``; and ``stream``, for ``async for``."""
+
+    async def map(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *iterables: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        names: Iterable[str] | None = None,
+        on_error: OnError = "raise",
+        progress: bool = False,
+    ) -> Results[Any]:
+        """Do what ``Controller.map`` does."""
+        steps = self._map(fn, iterables, args, kwargs, names, on_error, progress)
+        return await arun(steps)
+
+    def stream(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *iterables: Any,
+        max_in_flight: int,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        names: Iterable[str] | None = None,
+    ) -> Streaming[Any]:
+        """Do what ``Controller.stream`` does, for ``async for``."""
+        return self._streaming(fn, iterables, args, kwargs, names, max_in_flight)

@@ -1,0 +1,156 @@
+"""One task of a controller, from its push to its result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pickle import PickleBuffer
+from time import time
+from typing import Any
+
+from mirai._errors import DaemonCrashed, RemoteError
+from mirai._future import Mirai
+from mirai._serialize import Reducer, pack
+from mirai.controllers._enclosed import Enclosed, Facts, TaskFailed
+from mirai.controllers._options import PushOptions
+from mirai.controllers._result import Attempt, TaskResult
+from mirai.controllers._retry import Retry
+from mirai.controllers._status import Status, status_of
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """A task that was pushed."""
+
+    name: str
+    key: str
+    command: str
+    fn: Enclosed
+    call: tuple[Any, ...]
+    """What ``fn`` is called with; kept while it may have to be sent again."""
+    options: PushOptions
+    retry: Retry
+    stream: bytes
+    is_claimed: bool
+    mirai: Mirai[Any]
+    """The caller's: it is settled by the last attempt."""
+    submitted: float = field(default_factory=time)
+    attempts: list[Attempt] = field(default_factory=list)
+    """Those that have failed."""
+    inner: Mirai[Any] | None = None
+    """That of the present attempt, or of the last one; None while none is."""
+    where: str = ""
+    """The controller that has it."""
+    is_cancelled: bool = False
+    has_failed: bool = False
+    """Whether the last of its ``attempts`` was its last chance."""
+    finished: float = 0.0
+
+    def ends(self) -> list[Status]:
+        """Return how its failed attempts have ended."""
+        return [attempt.status for attempt in self.attempts]
+
+
+def frozen(args: tuple[Any, ...], kwargs: Mapping[str, Any], reducer: Reducer | None) -> Any:
+    """Return a call that stays as it is now, whatever becomes of the arguments.
+
+    Raises SerializationError.
+    """
+    payload, blobs = pack((args, dict(kwargs)), reducer)
+    return payload, tuple(PickleBuffer(memoryview(blob.data)) for blob in blobs)
+
+
+def failed_attempt(error: BaseException, where: str, log: str) -> Attempt:
+    """Return how a failed attempt at the controller ``where`` is told."""
+    if isinstance(error, TaskFailed):
+        return _told(Status.ERROR, error.facts, where, log, error.original())
+    status = status_of(error)
+    if not isinstance(error, DaemonCrashed):
+        reason = str(error) if status is Status.CRASH else ""
+        return Attempt(status, error, where, exit_reason=reason, log=log)
+    return Attempt(
+        status,
+        error,
+        where,
+        f"{error.host}/{error.pid}" if error.host else "",
+        error.host,
+        error.pid,
+        exit_reason=_exit_reason(error),
+        log=error.output,
+    )
+
+
+def _told(
+    status: Status, facts: Facts, where: str, log: str, error: BaseException | None = None
+) -> Attempt:
+    return Attempt(
+        status,
+        error,
+        where,
+        facts.worker,
+        facts.host,
+        facts.pid,
+        facts.started,
+        facts.seconds,
+        log=log,
+        warnings=facts.warnings,
+        peak_memory=facts.peak_memory,
+    )
+
+
+def _exit_reason(error: DaemonCrashed) -> str:
+    if error.signal is not None:
+        return f"{error.reason} of {error.signal}"
+    if error.exit_code is not None:
+        return f"{error.reason} with exit code {error.exit_code}"
+    return error.reason
+
+
+def result_of(task: Task) -> TaskResult[Any]:
+    """Return what has come of a task that is over; reads its value."""
+    value = None
+    if task.has_failed:
+        attempts = tuple(task.attempts)
+    else:
+        last, value = _success(task)
+        attempts = (*task.attempts, last)
+    last = attempts[-1]
+    return TaskResult(
+        name=task.name,
+        key=task.key,
+        command=task.command,
+        status=last.status,
+        value=value,
+        error=last.error,
+        trace=_trace(last.error),
+        warnings=last.warnings,
+        seconds=last.seconds,
+        seed=int.from_bytes(task.stream, "big") if task.stream else None,
+        controller=last.controller,
+        worker=last.worker,
+        host=last.host,
+        pid=last.pid,
+        attempts=attempts,
+        exit_reason=last.exit_reason,
+        log=last.log,
+        submitted=task.submitted,
+        started=last.started,
+        finished=task.finished,
+        peak_memory=last.peak_memory,
+        tags=task.options.tags,
+    )
+
+
+def _success(task: Task) -> tuple[Attempt, Any]:
+    """Return the attempt that has not failed, and its value, unless that cannot be read here."""
+    assert task.inner is not None, "something has ended"
+    try:
+        facts, value = task.inner.result()
+    except Exception as error:
+        return failed_attempt(error, task.where, task.inner.log), None
+    return _told(Status.SUCCESS, facts, task.where, task.inner.log), value
+
+
+def _trace(error: BaseException | None) -> str:
+    cause = None if error is None else error.__cause__
+    return cause.traceback if isinstance(cause, RemoteError) else ""
