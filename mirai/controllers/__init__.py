@@ -1,0 +1,1 @@
+"""Controllers, and the stores where the values of their tasks live."""
