@@ -10,6 +10,7 @@ MiraiError
  ├─ SerializationError   an argument, a function or a result cannot be pickled
  ├─ QueueFull            the memory budget is used up
  ├─ LaunchError          a platform did not start daemons, or does not answer
+ ├─ StoreError           a store does not have a value, or does not answer
  └─ ProtocolError        the other side speaks another language
 """
 
@@ -113,6 +114,10 @@ class QueueFull(MiraiError):
 
 class LaunchError(MiraiError):
     """A platform did not start daemons, or does not answer; the message has its own words."""
+
+
+class StoreError(MiraiError):
+    """A store does not have a value, has another, or does not answer; the message says where."""
 
 
 class ProtocolError(MiraiError):

@@ -99,6 +99,17 @@ def pack_calls(
     return packed
 
 
+def pack_whole(value: object, reducer: Reducer | None = None) -> bytes:
+    """Pickle ``value`` into one piece, for where nothing can travel beside it.
+
+    Raises SerializationError, which says what cannot be pickled.
+    """
+    try:
+        return pickle.dumps(value, 5) if _is_plain(value, 3) else dumps(value, reducer)
+    except Exception as error:
+        raise SerializationError(_explain(value, error, reducer)) from error
+
+
 def dumps(value: object, reducer: Reducer | None = None) -> bytes:
     """Pickle ``value`` into one piece.  Raises whatever its pickling raises."""
     with io.BytesIO() as file:

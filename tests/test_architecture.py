@@ -21,7 +21,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("dispatcher", "mirai")
 DEPENDENCIES = {"cloudpickle", "msgspec", "zmq"}
 OPTIONAL = {
-    "boto3": "mirai/launchers/_aws.py",
+    "boto3": "mirai/_aws.py",
+    "fsspec": "mirai/controllers/_fsspec_store.py",
     "kubernetes": "mirai/launchers/kubernetes.py",
     "distributed": "mirai/launchers/dask.py",
     "ray": "mirai/launchers/ray.py",

@@ -7,12 +7,15 @@ with Controller(workers=4) as controller:
     result = controller.pop(timeout=None)
 """
 
+from mirai._errors import StoreError
 from mirai.controllers._book import Summary
 from mirai.controllers._controller import AsyncController, Controller
 from mirai.controllers._group import AsyncControllerGroup, ControllerGroup
+from mirai.controllers._refs import Ref
 from mirai.controllers._result import Attempt, Results, TaskResult, TasksFailed
 from mirai.controllers._retry import Retry
 from mirai.controllers._status import Status
+from mirai.controllers._store import FolderStore, Store, open_store
 
 __all__ = [
     "AsyncController",
@@ -20,10 +23,15 @@ __all__ = [
     "Attempt",
     "Controller",
     "ControllerGroup",
+    "FolderStore",
+    "Ref",
     "Results",
     "Retry",
     "Status",
+    "Store",
+    "StoreError",
     "Summary",
     "TaskResult",
     "TasksFailed",
+    "open_store",
 ]

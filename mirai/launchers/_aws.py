@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from mirai._aws import new_client
 from mirai._errors import LaunchError
 
 EXTRA = "AWS is asked by boto3, which is not installed: pip install 'mirai-zmq[aws]'"
@@ -53,12 +54,9 @@ def service(name: str, region: str | None = None, url: str | None = None) -> Ite
     Raises LaunchError.
     """
     try:
-        import boto3
+        client = new_client(name, region=region, url=url)
     except ImportError:
         raise LaunchError(EXTRA) from None
-    try:  # a session of our own: the one that all share is not for several threads
-        session = boto3.session.Session(region_name=region)
-        client = session.client(name, endpoint_url=url)
     except Exception as error:
         raise LaunchError(f"{name} of AWS: {error}") from None
     try:
