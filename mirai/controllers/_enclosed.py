@@ -7,8 +7,7 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from time import perf_counter, time
 from types import CoroutineType
@@ -47,6 +46,18 @@ class Facts(NamedTuple):
     warnings: tuple[str, ...]
 
 
+class Frozen(NamedTuple):
+    """A call that was pickled when it was pushed: whatever has become of the arguments since."""
+
+    payload: bytes
+    buffers: tuple[Any, ...]
+
+    def thaw(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments and keywords."""
+        args, kwargs = unpack(self.payload, tuple(map(Blob, self.buffers)))
+        return args, kwargs
+
+
 class TaskFailed(Exception):
     """What the task has raised, in words and in a pickle, with the facts of its run."""
 
@@ -73,13 +84,10 @@ class Enclosed(Constant):
     def __init__(self, fn: Callable[..., Any], depot: Depot | None = None) -> None:
         super().__init__(fn, () if depot is None else (depot,), {})
 
-    def __call__(self, /, *call: Any, **_: Any) -> Any:
-        name, args, kwargs = call
-        run = _Run(name, *self.args)
-        with run:
-            if kwargs is None:  # pickled when it was pushed
-                payload, buffers = args
-                args, kwargs = unpack(payload, tuple(map(Blob, buffers)))
+    def __call__(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
+        with _Run(name, *self.args) as run:
+            if args and type(args[0]) is Frozen:
+                args, kwargs = args[0].thaw()
             value = self.__wrapped__(*run.fetch(args), **run.fetch_all(kwargs))
             if type(value) is CoroutineType:
                 return _awaited(run, value)
@@ -101,6 +109,7 @@ class _Run:
         self._started = time()
         self._begun = perf_counter()
         self._caught: list[warnings.WarningMessage] = []
+        self._catcher: warnings.catch_warnings[list[warnings.WarningMessage] | None] | None = None
 
     def fetch(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return arguments with what references stand for."""
@@ -129,32 +138,21 @@ class _Run:
     def __enter__(self) -> _Run:
         global running_task
         running_task = self._name
-        self._catcher = _catching(self._caught)
-        self._catcher.__enter__()
+        if threading.current_thread() is threading.main_thread():  # else it is of all threads
+            self._catcher = warnings.catch_warnings(record=True)
+            self._caught = self._catcher.__enter__() or []
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         global running_task
         running_task = ""
-        self._catcher.__exit__(None, None, None)
+        if self._catcher is not None:
+            self._catcher.__exit__(None, None, None)
         if isinstance(error, Exception):
             make_room(error)
             failed = TaskFailed(self.facts(), tell(error))
             del error
             raise failed from None
-
-
-@contextmanager
-def _catching(caught: list[warnings.WarningMessage]) -> Iterator[None]:
-    """Note the warnings of a block, where nobody else's could be among them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # what the module holds is of all threads
-        return
-    with warnings.catch_warnings(record=True) as log:
-        try:
-            yield
-        finally:
-            caught += log or ()
 
 
 def _in_words(warning: warnings.WarningMessage) -> str:

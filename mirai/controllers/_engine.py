@@ -30,7 +30,7 @@ from mirai.controllers._options import SEED_BYTES, PushOptions, Recruits
 from mirai.controllers._result import TaskResult
 from mirai.controllers._retry import Retry, rung
 from mirai.controllers._status import Status
-from mirai.controllers._task import Task, failed_attempt, frozen, result_of
+from mirai.controllers._task import NOTHING, Task, failed_attempt, frozen, result_of
 from mirai.controllers._waiters import Waiters
 
 if TYPE_CHECKING:
@@ -137,18 +137,19 @@ class Engine:
         self.crews.check(options.tags)
         retry = self.settings.retry if options.retry is None else options.retry
         self.start()
-        kept = self.crews.stow(args, kwargs)
-        name = options.name
-        call = (frozen(*kept, self.crews.reducer()),) if retry else kept
-        task = self._enter(fn, args, kwargs, options, retry, name, call, is_claimed)
+        task = self._enter(fn, args, kwargs, options, retry, is_claimed)
         try:
+            kept = self.crews.stow(args, kwargs)
+            if retry:
+                kept = (frozen(*kept, self.crews.reducer()),), {}
+            task.call = (task.name, *kept[0]), kept[1]
             self._attempt(task, self._place_of(task))
         except BaseException:
             with self._lock:
                 self.book.withdraw(task)
             raise
         if not retry:
-            task.call = ()  # the pool has it
+            task.call = NOTHING  # the pool has it
         return task
 
     def _enter(
@@ -158,8 +159,6 @@ class Engine:
         kwargs: Mapping[str, Any],
         options: PushOptions,
         retry: Retry,
-        name: str | None,
-        call: tuple[Any, ...],
         is_claimed: bool,
     ) -> Task:
         """Write a task into the book."""
@@ -169,7 +168,7 @@ class Engine:
         else:
             stream = options.seed.to_bytes(SEED_BYTES, "big")
         with self._lock:
-            name = name or self.book.draw_name(name_of(fn))
+            name = options.name or self.book.draw_name(name_of(fn))
             key = f"{self.name}/{next(self._keys)}"
             mirai: Mirai[Any] = Mirai(0, name, self.name)
             task = Task(
@@ -177,7 +176,6 @@ class Engine:
                 key,
                 command,
                 self._enclosed(fn),
-                call,
                 options,
                 retry,
                 stream,
@@ -205,8 +203,10 @@ class Engine:
 
         Raises MiraiError if the task has crashed too often with each.
         """
+        crashes = self.book.crashes.get(task.name, 0)
+        if not crashes:
+            return self
         chain = self._chain()
-        crashes = self.book.crashes[task.name]
         index = rung(crashes, [engine.settings.crashes_max for engine in chain])
         if index is None:
             raise MiraiError(
@@ -238,11 +238,9 @@ class Engine:
         """Give a task, ours or another controller's, to this one's pool."""
         tags = task.options.tags
         self._count(tags, 1)
-        call = (task.name, *task.call) if len(task.call) == 2 else (task.name, *task.call, None)
+        args, kwargs = task.call
         try:
-            inner = self.crews.pool.submit(
-                task.fn, call, {}, task.options.task(task.name, task.stream)
-            )
+            inner = self.crews.pool.submit(task.fn, args, kwargs, task.options.task(task.stream))
         except BaseException:
             self._count(tags, -1)
             raise
@@ -286,7 +284,7 @@ class Engine:
     def _resolve(self, task: Task, status: Status) -> None:
         """A task is over: tell everybody."""
         task.finished = time.time()
-        task.call = ()
+        task.call = NOTHING
         with self._lock:
             self.book.resolve(task, status)
         inner = task.inner

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypedDict
 
 from mirai._limits import seconds
@@ -81,6 +81,8 @@ class PushOptions:
     seed: int | None = None
     controller: str | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
+    plain: TaskOptions = field(init=False, repr=False)
+    """What mirai is told of a task of which nothing else is to be told."""
 
     def __post_init__(self) -> None:
         for name in ("name", "controller"):
@@ -93,13 +95,15 @@ class PushOptions:
         if self.seed is not None and not 0 <= self.seed < 2 ** (8 * SEED_BYTES):
             raise ValueError(f"seed must be from 0 to 2**{8 * SEED_BYTES}: {self.seed}")
         check_resources(self.resources)
-        self.task("", b"")
-
-    def task(self, name: str, stream: bytes) -> TaskOptions:
-        """Return what mirai is told of a task of this name."""
         timeout = None if self.timeout is None else seconds("timeout", self.timeout)
         tags = check_tags(self.tags)
-        return TaskOptions(timeout, priority=self.priority, name=name, tags=tags, stream=stream)
+        object.__setattr__(self, "tags", tags)
+        plain = TaskOptions(timeout, priority=self.priority, name=self.name, tags=tags)
+        object.__setattr__(self, "plain", plain)
+
+    def task(self, stream: bytes) -> TaskOptions:
+        """Return what mirai is told of a task that draws random numbers from this stream."""
+        return replace(self.plain, stream=stream) if stream else self.plain
 
 
 def check_resources(resources: Mapping[str, float]) -> dict[str, float]:

@@ -11,11 +11,13 @@ from typing import Any
 from mirai._errors import DaemonCrashed, RemoteError
 from mirai._future import Mirai
 from mirai._serialize import Reducer, pack
-from mirai.controllers._enclosed import Enclosed, Facts, TaskFailed
+from mirai.controllers._enclosed import Enclosed, Facts, Frozen, TaskFailed
 from mirai.controllers._options import PushOptions
 from mirai.controllers._result import Attempt, TaskResult
 from mirai.controllers._retry import Retry
 from mirai.controllers._status import Status, status_of
+
+NOTHING: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
 
 
 @dataclass(slots=True, eq=False)
@@ -26,14 +28,14 @@ class Task:
     key: str
     command: str
     fn: Enclosed
-    call: tuple[Any, ...]
-    """What ``fn`` is called with; kept while it may have to be sent again."""
     options: PushOptions
     retry: Retry
     stream: bytes
     is_claimed: bool
     mirai: Mirai[Any]
     """The caller's: it is settled by the last attempt."""
+    call: tuple[tuple[Any, ...], dict[str, Any]] = NOTHING
+    """What ``fn`` is called with; kept while it may have to be sent again."""
     submitted: float = field(default_factory=time)
     attempts: list[Attempt] = field(default_factory=list)
     """Those that have failed."""
@@ -51,13 +53,13 @@ class Task:
         return [attempt.status for attempt in self.attempts]
 
 
-def frozen(args: tuple[Any, ...], kwargs: Mapping[str, Any], reducer: Reducer | None) -> Any:
+def frozen(args: tuple[Any, ...], kwargs: Mapping[str, Any], reducer: Reducer | None) -> Frozen:
     """Return a call that stays as it is now, whatever becomes of the arguments.
 
     Raises SerializationError.
     """
     payload, blobs = pack((args, dict(kwargs)), reducer)
-    return payload, tuple(PickleBuffer(memoryview(blob.data)) for blob in blobs)
+    return Frozen(payload, tuple(PickleBuffer(memoryview(blob.data)) for blob in blobs))
 
 
 def failed_attempt(error: BaseException, where: str, log: str) -> Attempt:
