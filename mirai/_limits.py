@@ -63,3 +63,19 @@ def seconds(name: str, value: float | str) -> float:
     if not (value > 0 and math.isfinite(value)):
         raise ValueError(f"{name} must be positive and finite: {value}")
     return float(value)
+
+
+def limits_of(
+    idle_time: float | str | None, wall_time: float | str | None, max_tasks: int | None
+) -> Limits:
+    """Return limits, given as users do.  Raises TypeError or ValueError."""
+    if max_tasks is not None:
+        if not isinstance(max_tasks, int) or isinstance(max_tasks, bool):
+            raise TypeError(f"max_tasks must be an int, not {type(max_tasks).__name__}")
+        if max_tasks < 1:
+            raise ValueError(f"max_tasks must be positive: {max_tasks}")
+    return Limits(
+        None if idle_time is None else seconds("idle_time", idle_time),
+        None if wall_time is None else seconds("wall_time", wall_time),
+        max_tasks,
+    )

@@ -543,7 +543,13 @@ class Daemons:
 
 
 async def shielded(mirai: Mirai[None]) -> None:
-    """Wait for ``mirai``, even on trio in a scope that is cancelled."""
+    """Wait for ``mirai``, even in a scope of trio or anyio that is cancelled."""
+    if "anyio" in sys.modules:
+        from anyio import CancelScope
+
+        with CancelScope(shield=True):
+            await mirai
+        return
     if "trio" in sys.modules:
         from mirai import _trio
 

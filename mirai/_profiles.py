@@ -16,7 +16,7 @@ from dispatcher.messages import ToClient
 from mirai import _future
 from mirai._addresses import host_url
 from mirai._errors import DispatcherLost, MiraiError
-from mirai._limits import Limits, seconds
+from mirai._limits import limits_of, seconds
 from mirai._log import set_up
 from mirai._pool import Daemons
 from mirai._pool_options import (
@@ -243,7 +243,7 @@ def options_of(
         seed=seed,
         memory=None if memory is None else size_in_bytes("memory", memory),
         serial=(*_serial.values(), *serial_configs(settings.get("serial", ()))),
-        limits=_limits(idle_time, wall_time, max_tasks),
+        limits=limits_of(idle_time, wall_time, max_tasks),
         cleanup=settings.get("cleanup", True),
         output=_output(settings.get("output")),
         init=settings.get("init"),
@@ -486,21 +486,6 @@ def _program(python: str | os.PathLike[str]) -> str:
 
     found = shutil.which(python)
     return os.fspath(python) if found is None else os.path.abspath(found)
-
-
-def _limits(
-    idle_time: float | str | None, wall_time: float | str | None, max_tasks: int | None
-) -> Limits:
-    if max_tasks is not None:
-        if not isinstance(max_tasks, int) or isinstance(max_tasks, bool):
-            raise TypeError(f"max_tasks must be an int, not {type(max_tasks).__name__}")
-        if max_tasks < 1:
-            raise ValueError(f"max_tasks must be positive: {max_tasks}")
-    return Limits(
-        None if idle_time is None else seconds("idle_time", idle_time),
-        None if wall_time is None else seconds("wall_time", wall_time),
-        max_tasks,
-    )
 
 
 # ── the end of this process ──────────────────────────────────────────────────────────────

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Unpack
 
-from mirai._pool_options import check_seed, check_url, size_in_bytes
+from mirai._pool_options import check_seed, size_in_bytes
 from mirai._status import Status as PoolStatus
 from mirai.controllers._engine import Engine, Settings
 from mirai.controllers._faces import Awaiting, Blocking
@@ -183,6 +183,7 @@ class Controller(_Hiring, Blocking):
             max_tasks,
             launch_timeout,
         )
+        _check_pool(url, pool)
         self._engine = Engine(
             Settings(
                 _name(name),
@@ -191,7 +192,7 @@ class Controller(_Hiring, Blocking):
                 _crashes_max(crashes_max),
                 _engine_of(backup),
                 _seed(seed),
-                None if url is None else check_url(url),
+                url,
                 pool,
                 check_resources(resources or {}),
                 _keeping(store, store_threshold, keep_store),
@@ -203,9 +204,7 @@ class Controller(_Hiring, Blocking):
         return f"<Controller {self.name!r}: {self.unresolved} unresolved, {self.unpopped} unpopped>"
 
     async def __aenter__(self) -> AsyncController:
-        face = AsyncController(self)
-        await face.start()
-        return face
+        return AsyncController(self)
 
     async def __aexit__(
         self,
@@ -234,6 +233,15 @@ class AsyncController(_Hiring, Awaiting):
 
     def __repr__(self) -> str:
         return f"<Async{f'{Controller.__repr__(self)}'[1:]}"  # type: ignore[arg-type]
+
+
+def _check_pool(url: str | None, pool: PoolSettings) -> None:
+    """Raise as the start of the pool would, but now."""
+    from mirai._profiles import PoolSettings, options_of
+
+    if unknown := pool.keys() - PoolSettings.__annotations__.keys():
+        raise TypeError(f"Controller has no option {', '.join(map(repr, sorted(unknown)))}")
+    options_of(0, url, **pool)
 
 
 def _name(name: str | None) -> str:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from time import perf_counter, time
-from types import CoroutineType
+from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispatcher.messages import Blob
@@ -140,7 +140,9 @@ class _Run:
         running_task = self._name
         if threading.current_thread() is threading.main_thread():  # else it is of all threads
             self._catcher = warnings.catch_warnings(record=True)
-            self._caught = self._catcher.__enter__() or []
+            log = self._catcher.__enter__()
+            assert log is not None, "it records"
+            self._caught = log
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
@@ -150,9 +152,16 @@ class _Run:
             self._catcher.__exit__(None, None, None)
         if isinstance(error, Exception):
             make_room(error)
-            failed = TaskFailed(self.facts(), tell(error))
+            failed = TaskFailed(self.facts(), tell(error.with_traceback(_theirs(trace))))
             del error
             raise failed from None
+
+
+def _theirs(trace: TracebackType | None) -> TracebackType | None:
+    """Skip the frames of ours with which a traceback begins."""
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return trace
 
 
 def _in_words(warning: warnings.WarningMessage) -> str:

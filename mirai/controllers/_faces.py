@@ -209,7 +209,7 @@ class Blocking(Face, View):
     def start(self) -> None:
         """Start the dispatcher, and the workers that are always to be there.
 
-        The first push does so too.  Raises like ``daemons``.
+        Otherwise the first push does so.  Raises like ``daemons``.
         """
         self._desk.start()
 
@@ -221,7 +221,6 @@ class Blocking(Face, View):
         self._desk.close()
 
     def __enter__(self: Self) -> Self:
-        self._desk.start()
         return self
 
     def __exit__(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypedDict
 
-from mirai._limits import seconds
+from mirai._limits import limits_of, seconds
 from mirai._options import TaskOptions
 from mirai._pool_options import check_count, check_seed, check_tags
 from mirai.controllers._retry import Retry
@@ -48,6 +48,10 @@ class Recruits:
             raise ValueError(f"min_workers must not be more than workers: {self.min_workers}")
         object.__setattr__(self, "tags", check_tags(self.tags))
         seconds("idle_time", self.idle_time)
+        for name in ("wall_time", "launch_timeout"):
+            if getattr(self, name) is not None:
+                seconds(name, getattr(self, name))
+        limits_of(None, None, self.max_tasks)
 
     def policy(self) -> Policy:
         """Return how its number follows demand: arrays of jobs fill for a moment before."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
@@ -209,8 +209,8 @@ class _Ended:
 class Streaming(Generic[T]):
     """Results in the order in which tasks end; the tasks are pushed as results are taken.
 
-    It is an iterator, and an asynchronous one.  ``close`` cancels what has been pushed and has not
-    ended, which the end of a ``for`` loop by an error does too.
+    It is an iterable, and an asynchronous one.  ``close`` cancels what has been pushed and has not
+    ended; so does the end of a ``for`` loop, but not that of an ``async for``.
     """
 
     def __init__(self, desk: Desk, tasks: Iterator[Task], room: int) -> None:
@@ -243,12 +243,14 @@ class Streaming(Generic[T]):
         finally:
             self.close()
 
-    async def __aiter__(self) -> AsyncIterator[TaskResult[T]]:
-        try:
-            while (result := await arun(self._next())) is not None:
-                yield result
-        finally:
-            self.close()
+    def __aiter__(self) -> Streaming[T]:
+        return self
+
+    async def __anext__(self) -> TaskResult[T]:
+        result = await arun(self._next())
+        if result is None:
+            raise StopAsyncIteration
+        return result
 
 
 def bar_of(total: int) -> Any:
