@@ -87,8 +87,9 @@ class FsspecStore(Store):
             files.rm_file(f"{root}/{name}")
 
     def names(self) -> Iterator[str]:
-        with self._place("listing") as (files, root):
-            found = files.find(root, maxdepth=1)
+        found: list[str] = []
+        with self._place("listing") as (files, root), suppress(FileNotFoundError):
+            found = files.ls(root, detail=False)  # "find" of Azure's takes no depth
         yield from filter(is_object, map(_last, found))
 
     def destroy(self) -> None:
