@@ -198,7 +198,8 @@ def test_what_is_no_place(where: Any) -> None:
     "where",
     [
         *("", "s3:bucket", "s3:/bucket/a", "s3://", "s3:///a", "file://host/a", "file://"),
-        *("memory://a", "sftp://me:secret@host/a", "nonsense://a", "sftp://host/a*"),
+        *("memory://a", "nonsense://a", "sftp://host/a*"),
+        *("sftp://me:secret@host/a", "simplecache::sftp://me:secret@host/a"),
     ],
 )
 def test_what_cannot_be_a_store(where: str) -> None:
