@@ -23,6 +23,7 @@ DEPENDENCIES = {"cloudpickle", "msgspec", "zmq"}
 OPTIONAL = {
     "boto3": "mirai/_aws.py",
     "fsspec": "mirai/controllers/_fsspec_store.py",
+    "paramiko": "mirai/controllers/_known_hosts.py",
     "kubernetes": "mirai/launchers/kubernetes.py",
     "distributed": "mirai/launchers/dask.py",
     "ray": "mirai/launchers/ray.py",

@@ -30,6 +30,7 @@ class FsspecStore(Store):
     ``options`` are what fsspec takes for that kind of file system.  They travel with the store
     and thus to the daemons: secrets do not belong there, but into what each process has of its
     own, such as fsspec's configuration (``FSSPEC_SFTP_PASSWORD`` in the environment, or a file).
+    SFTP refuses hosts that ssh does not know; ``{"host_key_policy": "auto_add"}`` trusts all.
 
     Files are written under another name first where there are folders, and renamed; if a file
     system can only copy instead, a file that is read too early is taken for damaged, never for
@@ -41,7 +42,7 @@ class FsspecStore(Store):
     options: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
+        parts = urlsplit(self.url.rpartition("::")[2])  # of a chain, where it ends
         if parts.password:
             raise ValueError("a password does not belong in the URL of a store, which is shown")
         if "://" not in self.url or set(self.url) & set("*?[]"):
@@ -87,8 +88,9 @@ class FsspecStore(Store):
             files.rm_file(f"{root}/{name}")
 
     def names(self) -> Iterator[str]:
-        with self._place("listing") as (files, root):
-            found = files.find(root, maxdepth=1)
+        found: list[str] = []
+        with self._place("listing") as (files, root), suppress(FileNotFoundError):
+            found = files.ls(root, detail=False)  # "find" of Azure's takes no depth
         yield from filter(is_object, map(_last, found))
 
     def destroy(self) -> None:
@@ -113,7 +115,7 @@ class FsspecStore(Store):
         from fsspec.core import url_to_fs
 
         with self._errors(doing):
-            files, root = url_to_fs(self.url, **self.options)
+            files, root = url_to_fs(self.url, **{**_defaults(self._scheme), **self.options})
             files.invalidate_cache()
             try:
                 yield files, root.rstrip("/")
@@ -136,6 +138,15 @@ def _check_installed(scheme: str) -> None:
             f"{scheme}:// wants a package that is not installed: pip install 'mirai-zmq[{extra}]'"
         )
         raise StoreError(f"{said} ({error})") from None
+
+
+def _defaults(scheme: str) -> dict[str, Any]:
+    """Return options that hold unless others are given."""
+    if EXTRAS.get(scheme) != "sftp":
+        return {}
+    from mirai.controllers._known_hosts import KnownHosts
+
+    return {"host_key_policy": KnownHosts()}  # fsspec's own trusts whoever answers
 
 
 def _write(files: Any, path: str, data: Data) -> None:

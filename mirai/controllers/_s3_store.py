@@ -14,6 +14,8 @@ from mirai._errors import StoreError
 from mirai.controllers._store import Data, Store, check_below, check_object, is_object
 
 EXTRA = "S3 is asked by boto3, which is not installed: pip install 'mirai-zmq[s3]'"
+AT_ONCE = 1_000
+"""How many objects S3 removes at a time."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ class S3Store(Store):
     def destroy(self) -> None:
         with self._errors("destroying"):
             keys = [{"Key": found["Key"]} for found in self._keys("list_objects_v2", "Contents")]
-            for start in range(0, len(keys), 1_000):  # which is what S3 takes at once
-                self._delete(keys[start : start + 1_000])
+            for start in range(0, len(keys), AT_ONCE):
+                self._delete(keys[start : start + AT_ONCE])
             for left in self._keys("list_multipart_uploads", "Uploads"):
                 self._client.abort_multipart_upload(
                     Bucket=self._bucket, Key=left["Key"], UploadId=left["UploadId"]

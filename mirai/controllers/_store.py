@@ -88,7 +88,7 @@ class Store(ABC):
         except StoreError:
             raise
         except Exception as error:  # those of the packages behind it have no tree in common
-            said = str(error) or type(error).__name__
+            said = f"{type(error).__name__}: {error}"
             raise StoreError(f"{self}: {doing}: {said}") from error
 
 

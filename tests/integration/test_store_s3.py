@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,8 +126,11 @@ def test_objects_come_and_go(s3: S3Store) -> None:
     assert keys() == []
 
 
-def test_more_objects_than_s3_takes_at_once(s3: S3Store) -> None:
-    names = [f"{n:064x}" for n in range(1_005)]
+def test_more_objects_than_are_removed_at_once(
+    s3: S3Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_s3_store, "AT_ONCE", 10)
+    names = [f"{n:064x}" for n in range(25)]
     for name in names:
         s3.write(name, b"")
     assert list(s3.names()) == names
@@ -233,18 +237,25 @@ def test_a_process_that_dies_while_it_writes(
 # ── SFTP ─────────────────────────────────────────────────────────────────────────────────
 
 
+def place_and_key(sshd: Path) -> tuple[str, str]:
+    """Return the place in a URL of an SSH server, and the file of the key to it."""
+    words = dict(line.split(None, 1) for line in sshd.read_text().splitlines() if " " in line)
+    return f"{words['User']}@{words['HostName']}:{words['Port']}", words["IdentityFile"]
+
+
 @pytest.fixture
-def sftp(sshd: Path, tmp_path: Path) -> Iterator[FsspecStore]:
-    """A store in a folder behind an SSH server."""
+def sftp(sshd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FsspecStore]:
+    """A store in a folder behind an SSH server, which is known."""
     pytest.importorskip("fsspec")
     pytest.importorskip("paramiko")
-    words = dict(line.split(None, 1) for line in sshd.read_text().splitlines() if " " in line)
-    options = {"port": int(words["Port"]), "key_filename": words["IdentityFile"]}
-    url = f"sftp://{words['User']}@{words['HostName']}{tmp_path}/store"
-    store = FsspecStore(url, options)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ssh").mkdir()
+    shutil.copy(sshd.parent / "known_hosts", tmp_path / ".ssh")
+    place, key = place_and_key(sshd)
+    store = FsspecStore(f"sftp://{place}{tmp_path}/far/store", {"key_filename": key})
     yield store
-    connection(store).close()
-    files_of(store).clear_instance_cache()
+    shutil.copy(sshd.parent / "known_hosts", tmp_path / ".ssh")
+    close(store)
 
 
 def files_of(store: FsspecStore) -> Any:
@@ -258,15 +269,47 @@ def connection(store: FsspecStore) -> Any:
     return files_of(store).client
 
 
+def close(store: FsspecStore) -> None:
+    """Keep no connection for those that come later."""
+    connection(store).close()
+    files_of(store).clear_instance_cache()
+
+
 def test_sftp(sftp: FsspecStore, tmp_path: Path) -> None:
     comes_and_goes(sftp)
-    assert list(tmp_path.iterdir()) == []
+    far = tmp_path / "far"
+    assert list(far.iterdir()) == []
     ref = Depot(sftp.below("run")).put(LARGE)
     done = run(READING, pickle.dumps(ref).hex())
     assert (done.stdout, done.stderr) == (f"{len(LARGE)}\n", "")
-    (tmp_path / "store" / "run" / f".{OTHER}-0123456789ab").touch()
+    (far / "store" / "run" / f".{OTHER}-0123456789ab").touch()
     sftp.destroy()
-    assert list(tmp_path.iterdir()) == []
+    assert list(far.iterdir()) == []
+
+
+def test_keys_are_what_each_process_has_of_its_own(
+    sftp: FsspecStore, sshd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sftp.write(NAME, b"1")
+    monkeypatch.setenv("FSSPEC_SFTP_KEY_FILENAME", place_and_key(sshd)[1])
+    program = "import sys; from mirai.controllers._store import open_store\n"
+    done = run(program + "print(list(open_store(sys.argv[1]).names()))", sftp.url)
+    assert (done.stdout, done.stderr) == (f"['{NAME}']\n", "")
+
+
+@pytest.mark.parametrize("known", ["", "another key"])
+def test_a_host_that_is_not_known_is_refused(
+    sftp: FsspecStore, sshd: Path, tmp_path: Path, known: str
+) -> None:
+    if known:
+        place, other = place_and_key(sshd)[0].partition("@")[2], sshd.parent / "client_key.pub"
+        known = f"[{place.replace(':', ']:')} {' '.join(other.read_text().split()[:2])}\n"
+    (tmp_path / ".ssh" / "known_hosts").write_text(known)
+    with pytest.raises(StoreError, match="is not known by this key to ssh"):
+        sftp.exists(NAME)
+    trusting = FsspecStore(sftp.url, {**sftp.options, "host_key_policy": "auto_add"})
+    assert not trusting.exists(NAME)
+    close(trusting)
 
 
 def test_a_connection_that_is_lost_is_made_anew(sftp: FsspecStore) -> None:

@@ -149,6 +149,7 @@ def test_a_folder_is_for_this_user_only(folder: FolderStore) -> None:
 
 
 def test_what_others_keep_in_a_folder_stays(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "me.jpg").touch()
     (tmp_path / "notes").touch()
@@ -197,7 +198,8 @@ def test_what_is_no_place(where: Any) -> None:
     "where",
     [
         *("", "s3:bucket", "s3:/bucket/a", "s3://", "s3:///a", "file://host/a", "file://"),
-        *("memory://a", "sftp://me:secret@host/a", "nonsense://a", "sftp://host/a*"),
+        *("memory://a", "nonsense://a", "sftp://host/a*"),
+        *("sftp://me:secret@host/a", "simplecache::sftp://me:secret@host/a"),
     ],
 )
 def test_what_cannot_be_a_store(where: str) -> None:
@@ -395,6 +397,28 @@ def test_another_process_reads_it(folder: FolderStore) -> None:
     assert (done.stdout, done.stderr) == ("{'answer': 42}\n", "")
 
 
+FORKING = """
+import os, signal, sys
+from mirai.controllers import _refs
+from mirai.controllers._store import FolderStore
+
+depot = _refs.Depot(FolderStore(sys.argv[1]))
+ref = depot.put(bytes(9))
+with _refs._read._lock, _refs._written._lock:
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        assert ref.get() == bytes(9) and depot.put(bytes(9)) == ref
+        os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_fork_reads_and_writes_whatever_a_thread_was_at(folder: FolderStore) -> None:
+    done = run(FORKING, folder.path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 DYING = """
 import os, signal, sys
 from mirai.controllers._refs import Depot
@@ -428,8 +452,9 @@ def test_a_process_that_dies_while_it_writes(folder: FolderStore, moment: str) -
     assert files_of(Path(folder.path)) == []
 
 
-def test_a_file_system_without_its_rename(tmp_path: Path) -> None:
+def test_a_rename_that_never_came(tmp_path: Path) -> None:
     """What a crash leaves between the writing and the renaming goes with the rest."""
+    pytest.importorskip("fsspec")
     store = FsspecStore(f"file://{tmp_path}/store")
     store.write(NAME, b"1")
     (tmp_path / "store" / f".{OTHER}-0123456789ab").touch()
