@@ -82,6 +82,8 @@ def test_every_example_is_found() -> None:
 
 @pytest.mark.parametrize("example", examples(README), ids=lambda example: example.title)
 def test_example_prints_what_it_says(example: Example, tmp_path: Path) -> None:
+    if "slurm" in example.needs:
+        pytest.skip("it is run on a real Slurm, by test_slurm")
     missing = [name for name in example.needs if importlib.util.find_spec(name) is None]
     if missing:
         pytest.skip(f"needs {', '.join(missing)}, which is not installed")
