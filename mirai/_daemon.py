@@ -60,7 +60,7 @@ from mirai._ending import Ending, why_lost
 from mirai._evaluate import Evaluator
 from mirai._hand import Hand
 from mirai._hello import hello
-from mirai._limits import NO_LIMITS, Limits
+from mirai._limits import NO_LIMITS, Limits, Stay
 from mirai._line_link import LineLink
 from mirai._plan import read_init
 from mirai._printed import Printout, Spool, record
@@ -107,8 +107,7 @@ class Daemon:
         self._limits = limits
         self._tags = tags
         self._welcome = False
-        self._born = time.monotonic()
-        self._idle_since: float | None = self._born
+        self._stay = Stay(limits, time.monotonic())
         self._tasks = 0  # how many have been evaluated
         self._leaving = False  # wants to leave
         self._told = False  # has said so
@@ -364,23 +363,18 @@ class Daemon:
         """Return how long to wait at most: until a limit is reached, or text is to be sent."""
         deadline = None
         if not self._told:
-            deadline = self._limits.deadline(self._born, self._idle_since)
+            deadline = self._stay.deadline()
         if self._spool is not None and self._spool.waits:
             deadline = min(self._next_spool, deadline or math.inf)
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
     def _look_at_limits(self) -> None:
         now = time.monotonic()
-        if not self._hand.is_empty():
-            self._idle_since = None
-        elif self._idle_since is None:
-            self._idle_since = now
-        deadline = self._limits.deadline(self._born, self._idle_since)
-        due = deadline is not None and now >= deadline
+        due = self._stay.look(now, idle=self._hand.is_empty())
         if (due or self._leaving) and not self._told:
             self._told = True
             self._hand.close()
-            self._link.send(Leave(idle=self._limits.is_idle(now, self._idle_since)))
+            self._link.send(Leave(idle=self._stay.is_idle(now)))
 
     def _obey(self, message: Message) -> bool:
         if self._logs:
