@@ -31,14 +31,10 @@ class Strike:
         It raises KeyboardInterrupt where it was stopped, maybe before it has begun; not later.
         """
         try:
-            try:
-                self._arm(id)
-                return do()
-            finally:
-                self._disarm()
-        except KeyboardInterrupt:  # also while it was disarmed; there is no second one
-            self._disarm()
-            raise
+            self._arm(id)
+            return do()
+        finally:
+            self._disarm()  # or it is struck in there, by the only one that is sent
 
     def at(self, id: int) -> None:
         """Stop the call of this id, which has begun or is the next.  For any thread."""

@@ -65,7 +65,7 @@ def test_it_strikes_once() -> None:
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("error", [None, ValueError])
 def test_it_hits_its_call_or_nothing(error: type[Exception] | None) -> None:
-    strike, enough = Strike(), 100
+    strike, enough = Strike(), 30
     current, wanted, stopped, astray = [0], set(), set(), []
 
     def task() -> None:
