@@ -263,3 +263,5 @@ class ThreadDaemon:
             self._worker.join(FAREWELL)
         if self._worker.is_alive():
             logger.warning("a task does not leave: the thread %s is left behind with it", self._job)
+        else:  # whoever asks later how it has ended shall not keep its tasks and functions
+            self._hand, self._evaluator = Hand(), Evaluator()
