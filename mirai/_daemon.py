@@ -14,28 +14,25 @@ import logging
 import math
 import os
 import signal
-import socket
 import sys
 import threading
 import time
 import traceback
 from _signal import getsignal  # type: ignore[import-not-found]  # signal's makes enums, slowly
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
 from msgspec import structs
 
-from dispatcher import PYTHON, __version__, wire
+from dispatcher import wire
 from dispatcher.hatch import Hatch
 from dispatcher.keys import KeyPair
 from dispatcher.line import Line
 from dispatcher.log import Guarded, rename, show
 from dispatcher.messages import (
-    VERSION,
     Done,
-    Hello,
     Interrupt,
     Kind,
     Leave,
@@ -59,9 +56,11 @@ from dispatcher.words import said
 from mirai._channel import Carrier
 from mirai._cleanup import Cleanup, Garbage
 from mirai._ear import Ear
-from mirai._ending import Ending
+from mirai._ending import Ending, why_lost
 from mirai._evaluate import Evaluator
-from mirai._limits import NO_LIMITS, Limits
+from mirai._hand import Hand
+from mirai._hello import hello
+from mirai._limits import NO_LIMITS, Limits, Stay
 from mirai._line_link import LineLink
 from mirai._plan import read_init
 from mirai._printed import Printout, Spool, record
@@ -80,82 +79,6 @@ COMPANY = 0.001
 """How long results wait for others to be sent with, while more are to follow, in seconds."""
 QUIET = 0.02
 """How long a daemon waits for its next task before it collects garbage, in seconds."""
-
-
-class Hand:
-    """The tasks that a daemon has, between the thread that receives and the one that evaluates.
-
-    A task leaves ``waiting`` once: it starts, is handed back, or is dropped.
-    """
-
-    def __init__(self, on_empty: Callable[[], None] | None = None) -> None:
-        """``on_empty`` is called by ``take`` before it waits for a task."""
-        self._on_empty = on_empty
-        self._waiting: deque[Task] = deque()
-        self._lock = threading.Lock()
-        self._change = threading.Condition(self._lock)
-        self._closed = False
-        self._stopped = False
-        self.current = 0
-        """The id of the task that was taken last; 0 while there is none."""
-
-    def add(self, tasks: Iterable[Task]) -> None:
-        """Evaluate these after all others."""
-        with self._change:
-            for task in tasks:
-                self._waiting.extend(task.each())
-            self._change.notify()
-
-    def take(self, timeout: float | None = None) -> Task | None:
-        """Start the next task, waiting for one if need be; None once stopped.
-
-        Raises TimeoutError if none comes within ``timeout`` seconds.
-        """
-        with self._lock:
-            if self._waiting and not (self._closed or self._stopped):  # as it is most often
-                task = self._waiting.popleft()
-                self.current = task.id
-                return task
-            self.current = 0
-            if self._on_empty is not None and not self._waiting:
-                self._on_empty()
-            while (self._closed or not self._waiting) and not self._stopped:
-                if not self._change.wait(timeout):
-                    raise TimeoutError
-            if self._stopped:
-                return None
-            task = self._waiting.popleft()
-            self.current = task.id  # under the lock: a task is always either waiting or current
-            return task
-
-    def withdraw(self, ids: Iterable[int]) -> list[int]:
-        """Remove those of these tasks that have not started, and return their ids."""
-        wanted = set(ids)
-        with self._change:
-            gone = [task.id for task in self._waiting if task.id in wanted]
-            if gone:
-                self._waiting = deque(task for task in self._waiting if task.id not in wanted)
-        return gone
-
-    def close(self) -> None:
-        """Start no more; what waits is to be withdrawn."""
-        with self._change:
-            self._closed = True
-
-    def has_waiting(self) -> bool:
-        """Whether there are tasks that have not started."""
-        return bool(self._waiting)
-
-    def is_empty(self) -> bool:
-        """Whether there is no task, neither waiting nor running."""
-        with self._change:
-            return not self._waiting and not self.current
-
-    def stop(self) -> None:
-        """Make ``take`` return None from now on."""
-        with self._change:
-            self._stopped = True
-            self._change.notify()
 
 
 class Daemon:
@@ -184,8 +107,7 @@ class Daemon:
         self._limits = limits
         self._tags = tags
         self._welcome = False
-        self._born = time.monotonic()
-        self._idle_since: float | None = self._born
+        self._stay = Stay(limits, time.monotonic())
         self._tasks = 0  # how many have been evaluated
         self._leaving = False  # wants to leave
         self._told = False  # has said so
@@ -364,7 +286,7 @@ class Daemon:
 
     def _serve(self) -> None:
         try:
-            self._link.send(self._hello())
+            self._link.send(hello(os.getpid(), self._tags, self._job, self._limits))
             while self._turn():
                 pass
         except BaseException:
@@ -372,20 +294,6 @@ class Daemon:
             self._ending = None
         finally:  # whatever has happened: a daemon that nobody hears must not live
             self._leave()
-
-    def _hello(self) -> Hello:
-        # One that is no job of a platform ends the task that it has, whatever its wall time is.
-        left = self._limits.wall_time if self._job else None
-        return Hello(
-            VERSION,
-            socket.gethostname(),
-            os.getpid(),
-            self._tags,
-            python=PYTHON,
-            package=__version__,
-            job=self._job,
-            left=left or 0.0,
-        )
 
     def _turn(self) -> bool:
         """Wait, and do what there is to do; return False when it is time to leave."""
@@ -408,7 +316,7 @@ class Daemon:
             self._ear.lend()
             self._send_outcomes()  # what ended before that was seen
         if self._link.ended:
-            self._ending = self._why_lost()
+            self._ending = why_lost(self._link)
         elif self._leaving and not self._welcome:
             self._ending = Ending.LEFT  # it need not wait to be let go
         else:
@@ -439,13 +347,6 @@ class Daemon:
         with self._sending:
             self._flush()
 
-    def _why_lost(self) -> Ending:
-        if self._link.denied:
-            return Ending.REFUSED
-        if not self._link.reached:
-            return Ending.UNREACHED
-        return Ending.LOST if self._link.proved else Ending.UNPROVED
-
     def _pause(self) -> float | None:
         """Return how long to wait at most: until results are to be sent, or anything else."""
         if self._outbox:
@@ -462,23 +363,18 @@ class Daemon:
         """Return how long to wait at most: until a limit is reached, or text is to be sent."""
         deadline = None
         if not self._told:
-            deadline = self._limits.deadline(self._born, self._idle_since)
+            deadline = self._stay.deadline()
         if self._spool is not None and self._spool.waits:
             deadline = min(self._next_spool, deadline or math.inf)
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
     def _look_at_limits(self) -> None:
         now = time.monotonic()
-        if not self._hand.is_empty():
-            self._idle_since = None
-        elif self._idle_since is None:
-            self._idle_since = now
-        deadline = self._limits.deadline(self._born, self._idle_since)
-        due = deadline is not None and now >= deadline
+        due = self._stay.look(now, idle=self._hand.is_empty())
         if (due or self._leaving) and not self._told:
             self._told = True
             self._hand.close()
-            self._link.send(Leave(idle=self._limits.is_idle(now, self._idle_since)))
+            self._link.send(Leave(idle=self._stay.is_idle(now)))
 
     def _obey(self, message: Message) -> bool:
         if self._logs:

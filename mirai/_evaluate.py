@@ -37,6 +37,7 @@ class Evaluator:
         *,
         lasting: bool = True,
         share: bool = False,
+        seeds: bool = True,
         is_stopped: Callable[[], bool] | None = None,
     ) -> None:
         """``let_through``: what a task raises of these is raised here, and is no outcome.
@@ -44,14 +45,16 @@ class Evaluator:
         ``cleanup``: what ``clean_up`` does after each task; None: nothing.  ``reducer`` knows how
         to pickle some of the objects that tasks return or raise.  ``lasting``: coroutines share
         an event loop, and so must all be evaluated by the same thread, one after the other.
-        ``share``: large objects that tasks return may lie in shared memory.  ``is_stopped``:
-        whether the task that has just raised was stopped, so that nobody wants to know what.
+        ``share``: large objects that tasks return may lie in shared memory.  ``seeds``: the random
+        states of this process are the task's while it runs.  ``is_stopped``: whether the task
+        that has just raised was stopped, so that nobody wants to know what.
         """
         self._let_through = let_through
         self._cleanup = cleanup
         self._reducer = reducer
         self._lasting = lasting
         self._share = Shared.copy if share else None
+        self._seeds = seeds
         self._is_stopped = is_stopped
         self._keeps = False
         self._seconds = 0.0  # that the last task took
@@ -91,7 +94,8 @@ class Evaluator:
             args, kwargs, *retry_on = unpack(task.payload, task.blobs)
             if len(modules) != imported and self._cleanup is not None:
                 self._cleanup.keep()  # what modules do when they are imported, they do once
-            if task.stream:
+            seeds = self._seeds and bool(task.stream)
+            if seeds:
                 seed(task.stream)
             outer, running.draws = running.draws, Draws(task.stream)
             try:
@@ -100,7 +104,7 @@ class Evaluator:
                     value = self._await(value)
             finally:
                 running.draws = outer
-                if task.stream:
+                if seeds:
                     seeded()
             payload, blobs = pack(value, self._reducer, share=self._share)
         except BaseException as error:
@@ -135,6 +139,16 @@ class Evaluator:
         if runner is not None:
             runner.close()
 
+    def wake(self) -> None:
+        """Have a coroutine's event loop run, if it only waits; in another thread than its own.
+
+        An exception that is raised in that thread from outside is raised when it runs.
+        """
+        runner = self._runner
+        if runner is not None:
+            with suppress(RuntimeError):  # it was closed meanwhile
+                runner.get_loop().call_soon_threadsafe(int)
+
     def _function(self, number: int) -> Callable[..., Any]:
         fn = self._functions.get(number)
         if fn is None:
@@ -154,7 +168,9 @@ class Evaluator:
             with asyncio.Runner() as runner:
                 return runner.run(coroutine, context=copy_context())
         if self._runner is None:
-            self._runner = asyncio.Runner()
+            runner = asyncio.Runner()
+            runner.get_loop()  # which is made here, and not by another thread that wakes it
+            self._runner = runner
         try:
             return self._runner.run(coroutine, context=copy_context())
         except (KeyboardInterrupt, SystemExit):  # these leave a loop in the middle of things

@@ -48,6 +48,32 @@ class Limits:
 NO_LIMITS = Limits()
 
 
+class Stay:
+    """How long a daemon has been there, and how long without a task.  Time is an argument."""
+
+    def __init__(self, limits: Limits, now: float) -> None:
+        self._limits = limits
+        self._born = now
+        self._idle_since: float | None = now
+
+    def look(self, now: float, *, idle: bool) -> bool:
+        """Take in whether there is no task now; return whether it is time to leave."""
+        if not idle:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = now
+        deadline = self.deadline()
+        return deadline is not None and now >= deadline
+
+    def deadline(self) -> float | None:
+        """Return when to leave, if no task comes or goes until then; None for never."""
+        return self._limits.deadline(self._born, self._idle_since)
+
+    def is_idle(self, now: float) -> bool:
+        """Return whether it has had nothing to do for as long as it may."""
+        return self._limits.is_idle(now, self._idle_since)
+
+
 def seconds(name: str, value: float | str) -> float:
     """Return a time in seconds, given as a number of them or as in ``"5m"`` or ``"1.5h"``.
 

@@ -69,10 +69,10 @@ from dispatcher.messages import (
     Told,
 )
 from dispatcher.messages import ProtocolError as WireError
-from mirai._daemon import Hand
 from mirai._errors import DispatcherLost, MiraiError, ProtocolError
 from mirai._evaluate import Evaluator
 from mirai._future import Mirai
+from mirai._hand import Hand
 from mirai._options import DEFAULTS, TaskOptions
 from mirai._outbox import Outbox
 from mirai._pending import Pending

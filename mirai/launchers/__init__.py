@@ -12,6 +12,7 @@ from mirai.launchers._batch import BatchLauncher
 from mirai.launchers.aws_batch import AWSBatchLauncher
 from mirai.launchers.command import CommandLauncher
 from mirai.launchers.dask import DaskLauncher
+from mirai.launchers.executor import ExecutorLauncher
 from mirai.launchers.htcondor import HTCondorLauncher
 from mirai.launchers.http import HTTPLauncher
 from mirai.launchers.kubernetes import KubernetesLauncher
@@ -22,6 +23,7 @@ from mirai.launchers.ray import RayLauncher
 from mirai.launchers.sge import SGELauncher
 from mirai.launchers.slurm import SlurmLauncher
 from mirai.launchers.ssh import SSHLauncher
+from mirai.launchers.thread import ThreadLauncher
 from mirai.launchers.torque import TorqueLauncher
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "BatchLauncher",
     "CommandLauncher",
     "DaskLauncher",
+    "ExecutorLauncher",
     "HTCondorLauncher",
     "HTTPLauncher",
     "Handle",
@@ -44,6 +47,7 @@ __all__ = [
     "SSHLauncher",
     "SlurmLauncher",
     "State",
+    "ThreadLauncher",
     "TorqueLauncher",
     "launcher_class",
 ]

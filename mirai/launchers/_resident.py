@@ -1,4 +1,4 @@
-"""A daemon as a child of somebody else's worker: what runs there, for Dask and for Ray."""
+"""A daemon as a child of somebody else's worker: what runs there, for Dask, Ray and others."""
 
 from __future__ import annotations
 
@@ -46,6 +46,11 @@ class Kept(Generic[T]):
         with self._guard:
             return {h.id: self._things[h.id][1] for h in handles if h.id in self._things}
 
+    def all(self) -> list[T]:
+        """Return what there is."""
+        with self._guard:
+            return [thing for _, thing in self._things.values()]
+
     def launch(self, name: str) -> list[Handle]:
         """Return the handles of a launch."""
         with self._guard:
@@ -80,17 +85,18 @@ class End:
         return State(Phase.FAILED if self.exit else Phase.ENDED, detail, self.exit)
 
 
-def serve(charge: Charge, is_over: Callable[[], bool]) -> End:
+def serve(charge: Charge, is_over: Callable[[], bool], log: str = "") -> End:
     """Run a daemon by this worker's interpreter until it ends, or until it is to end.
 
-    If this process ends first, so does the daemon: its standard input ends.  Nothing is raised,
-    as a worker might log with what.
+    ``log`` is where its output goes; without that, it is kept until its end.  If this process ends
+    first, so does the daemon: its standard input ends.  Nothing is raised, as a worker might log
+    with what.
     """
     handle = Handle(charge.job, charge.job)
-    with tempfile.TemporaryFile() as log:  # without a name: a worker that is killed leaves none
+    with open(log, "x+b") if log else tempfile.TemporaryFile() as output:  # which leaves no file
         try:
             env = {**charge.env, "MIRAI_JOB": charge.job}
-            child = _children.start(handle, daemon_argv(STDIN), env=env, log=log)
+            child = _children.start(handle, daemon_argv(STDIN), env=env, log=output)
             try:
                 child.feed(charge.keys)
                 _watch(child, is_over)
@@ -98,8 +104,8 @@ def serve(charge: Charge, is_over: Callable[[], bool]) -> End:
                 _children.end_children([child])
         except Exception as error:
             return End(1, "", f"{type(error).__name__}: {error}")
-        log.seek(max(0, log.seek(0, 2) - TOLD))
-        said = log.read().decode(errors="replace").strip()
+        output.seek(max(0, output.seek(0, 2) - TOLD))
+        said = output.read().decode(errors="replace").strip()
     return End(child.process.returncode, said)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mirai._limits import Limits, seconds
+from mirai._limits import Limits, Stay, seconds
 
 
 def test_without_limits_it_stays() -> None:
@@ -59,3 +59,17 @@ def test_texts_that_are_no_times(value: str) -> None:
 def test_values_that_are_no_times(value: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="idle_time"):
         seconds("idle_time", value)
+
+
+def test_a_stay_knows_since_when_there_is_no_task() -> None:
+    stay = Stay(Limits(idle_time=5.0, wall_time=50.0), 10.0)
+    assert not stay.look(14.9, idle=True)
+    assert stay.deadline() == 15.0
+    assert not stay.look(20.0, idle=False)
+    assert stay.deadline() == 60.0
+    assert not stay.look(30.0, idle=True)
+    assert not stay.is_idle(34.9)
+    assert stay.look(35.0, idle=True)
+    assert stay.is_idle(35.0)
+    assert stay.look(60.0, idle=False)
+    assert not stay.is_idle(60.0)
