@@ -41,7 +41,9 @@ SPACING = 0.1
 INQUEST = 5.0
 """Seconds that a platform has to say why a job has ended, besides the time until it is asked."""
 MAX_REFUSALS = 5
-"""How often in a row a platform may refuse to launch others, or any, while somebody waits."""
+"""How often in a row a platform may refuse to launch others in the place of those that ended."""
+MAX_DENIALS = 3
+"""How often in a row it may refuse what was ordered, while somebody waits for it."""
 ANSWER = 10.0
 """Seconds that the dispatcher has to answer, and a launch that is under way when the pool ends."""
 
@@ -363,7 +365,7 @@ class Launches:
             return None
         if self._refusals and self._fleet.missing():
             self._is_ordered = self._is_elastic
-            return min(self._launcher.interval, FIRST * 2.0**self._refusals)
+            return min(self._launcher.interval, FIRST * 2.0 ** (self._refusals - 1))
         calm = self._fleet.living() and not (self._fleet.expected() or self._inquest.waits())
         calm = calm and (self._is_calm or not self._is_elastic)
         interval = self._launcher.interval * (CALM if calm else 1)
@@ -499,7 +501,7 @@ class Launches:
                 self._refusals += 1
                 reason = f"{self._trouble()}: {error}"
                 logger.warning("%s", reason)
-                if self._refusals >= MAX_REFUSALS:
+                if self._refusals >= (MAX_DENIALS if self._is_elastic else MAX_REFUSALS):
                     self._refusals = 0
                     with self._change:
                         self._fleet.failing, self._last_failure = True, Crash(reason)

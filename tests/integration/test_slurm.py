@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from clusters import PATIENCE, SEARCHED, Site, ask, phase_of, queue, state_of
 from conftest import wait_until
+from test_readme import PRINTS, README, examples, run
 
 from mirai import DaemonCrashed, daemons, everywhere, mirai, mirai_map
 from mirai._errors import LaunchError
+from mirai.controllers import Controller, Retry
 from mirai.launchers import Handle, Phase, SlurmLauncher
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(PATIENCE + 60)]
@@ -196,3 +198,68 @@ def test_a_server_that_is_not_there(
     monkeypatch.setenv("SLURM_CONF", str(wrong))
     with pytest.raises(LaunchError, match="unrecognized key: Nonsense"):
         SlurmLauncher().poll([Handle("1", "mirai-x")])
+
+
+def test_a_controller_as_the_readme_has_it(site: Site, tmp_path: Path) -> None:
+    assert site.pool.url
+    [example] = [each for each in examples(README) if "slurm" in each.needs]
+    done = run(example.code, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == PRINTS.findall(example.code)
+    wait_until(lambda: not queue())
+
+
+def test_a_controller_has_as_many_jobs_as_there_is_work(site: Site) -> None:
+    assert site.pool.url
+    launcher = SlurmLauncher()
+    with Controller(launcher, workers=3, idle_time=1.0) as controller:
+        controller.walk(time.sleep, [0.5] * 6)
+        wait_until(lambda: len(queue()) == 3, 30)
+        arrays = {handle.id.partition("_")[0] for handle in controller.jobs()}
+        assert len(arrays) == 1, "the jobs were not gathered into one array"
+        assert controller.wait(timeout=60)
+        workers = {result.worker for result in controller.collect()}
+        assert workers <= {f"{next(iter(arrays))}_{index}" for index in (1, 2, 3)}
+        wait_until(lambda: not queue(), 60)  # they have had nothing to do
+        assert controller.push(node).result(60) in {"n1", "n2", "n3"}
+
+
+def test_a_controllers_jobs_that_slurm_refuses_fail_its_tasks(site: Site) -> None:
+    assert site.pool.url
+    with Controller(SlurmLauncher(partition="nowhere"), workers=2) as controller:
+        error = controller.push(node).exception(60)
+        assert isinstance(error, DaemonCrashed)
+        assert "partition" in str(error)
+
+
+def test_a_controllers_pending_jobs_are_cancelled_when_nobody_needs_them(site: Site) -> None:
+    assert site.pool.url
+    launcher = SlurmLauncher(directives_extra=("--begin=now+1hour",))
+    with Controller(launcher, workers=2, idle_time=0.5) as controller:
+        future = controller.push(node)
+        wait_until(lambda: len(queue()) == 1, 30)
+        future.cancel()
+        wait_until(lambda: not queue(), 60)
+
+
+def test_a_job_that_is_cancelled_by_another_is_told_and_the_task_tried_again(
+    site: Site, tmp_path: Path
+) -> None:
+    assert site.pool.url
+    with Controller(SlurmLauncher(), workers=1, retry=Retry(crashes=1)) as controller:
+        future = controller.push(nap_once, str(tmp_path / "begun"))
+        wait_until((tmp_path / "begun").exists, 60)
+        [handle] = controller.jobs()
+        ask("scancel", handle.id)
+        assert future.result(60) == "again"
+        result = controller.pop()
+        assert result is not None
+        assert "cancelled" in result.attempts[0].exit_reason
+        assert result.worker != result.attempts[0].worker
+
+
+def nap_once(begun: str) -> str:
+    if Path(begun).exists():
+        return "again"
+    nap(begun)
+    return "once"
