@@ -39,8 +39,8 @@ class DaemonCrashed(MiraiError):
 
     ``exit_code`` is the process's exit code, and ``signal`` the name of the signal that ended it
     (the other is None; both are where the process is on another machine).  ``host`` and ``pid``
-    say which process it was, ``attempt`` which run of the task, and ``output`` holds the last
-    lines that the process printed.
+    say which process it was, and ``job`` which job of its platform if it was one; ``attempt`` is
+    which run of the task, and ``output`` holds the last lines that the process printed.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class DaemonCrashed(MiraiError):
         pid: int = 0,
         attempt: int = 1,
         output: str = "",
+        job: str = "",
     ) -> None:
         self.reason = reason
         self.exit_code = exit_status if exit_status is None or exit_status >= 0 else None
@@ -60,6 +61,7 @@ class DaemonCrashed(MiraiError):
         self.pid = pid
         self.attempt = attempt
         self.output = output
+        self.job = job
         super().__init__(self._text())
 
     def _text(self) -> str:

@@ -145,4 +145,5 @@ def _crashed(crash: Crash) -> DaemonCrashed:
         pid=crash.pid,
         attempt=crash.attempt,
         output=crash.tail,
+        job=crash.job,
     )

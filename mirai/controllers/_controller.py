@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from mirai._pool_options import check_seed, size_in_bytes
 from mirai._status import Status as PoolStatus
+from mirai.controllers._book import Summary
 from mirai.controllers._engine import Engine, Settings
 from mirai.controllers._faces import Awaiting, Blocking
 from mirai.controllers._options import IDLE_TIME, Recruits, Seconds, check_resources
@@ -33,6 +34,10 @@ class _Hiring:
     def workers(self) -> int:
         """How many workers there can be."""
         return self._engine.crews.most
+
+    def summary(self) -> Summary:
+        """Return how many tasks have ended so far, and how."""
+        return self._engine.summary()
 
     def recruit(
         self,
@@ -75,12 +80,12 @@ class _Hiring:
         """Let idle workers go now, but for ``min_workers``, without waiting for ``idle_time``."""
         self._engine.descale()
 
-    def shutdown_workers(self, *tags: str) -> None:
+    def shutdown(self, *tags: str) -> None:
         """Let all workers go that carry these tags; new tasks bring others.
 
         They end what they run, and hand back what they have not started.
         """
-        self._engine.shutdown_workers(tags)
+        self._engine.shutdown(tags)
 
     def dismiss(self, *tags: str) -> int:
         """Have the crews no more that carry all of these tags; return how many those were.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from mirai.controllers._book import Summary
 from mirai.controllers._options import PushOptions
 from mirai.controllers._result import TaskResult
 from mirai.controllers._task import Task
@@ -55,9 +54,6 @@ class Desk(Protocol):
 
     def most(self) -> int:
         """Return how many workers there can be."""
-
-    def summary(self) -> tuple[Summary, ...]:
-        """Return the counts of each controller."""
 
     def crashes(self, name: str) -> int:
         """Return how often a task has crashed since it last ended otherwise."""

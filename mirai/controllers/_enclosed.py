@@ -8,7 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from time import perf_counter, time
 from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -130,7 +130,7 @@ class _Run:
         return Facts(
             self._started,
             perf_counter() - self._begun,
-            *_here(os.getpid()),
+            *_here(os.getpid(), threading.current_thread().name),
             _peak_memory(),
             tuple(map(_in_words, self._caught[:MOST_WARNINGS])),
         )
@@ -169,11 +169,12 @@ def _in_words(warning: warnings.WarningMessage) -> str:
     return f"{warning.category.__name__}: {warning.message} ({where})"
 
 
-@cache
-def _here(pid: int) -> tuple[str, int, str]:
+@lru_cache(maxsize=1_000)
+def _here(pid: int, thread: str) -> tuple[str, int, str]:
     """Return the host, the process and what the worker is called."""
     host = socket.gethostname()
-    return host, pid, job_of_this_process() or f"{host}/{pid}"
+    job = thread if thread.startswith("mirai-") else job_of_this_process()  # a thread is a job
+    return host, pid, job or f"{host}/{pid}"
 
 
 def _peak_memory() -> int:

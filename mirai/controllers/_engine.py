@@ -406,7 +406,7 @@ class Engine:
         """Let idle workers go now."""
         self.crews.descale()
 
-    def shutdown_workers(self, tags: tuple[str, ...]) -> None:
+    def shutdown(self, tags: tuple[str, ...]) -> None:
         """Let those workers go that carry these tags; tasks bring others."""
         self.crews.shutdown(tags)
         self._call()
@@ -419,10 +419,10 @@ class Engine:
         """End the workers that are stuck, and have others."""
         return self.crews.restart_stuck(seconds("after", after) if after else 0.0)
 
-    def summary(self) -> tuple[Summary, ...]:
+    def summary(self) -> Summary:
         """Return the counts."""
         with self._lock:
-            return (self.book.summary(self.name),)
+            return self.book.summary(self.name)
 
     # ── the thread ───────────────────────────────────────────────────────────────────────
 

@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeVar, Unpack
 from mirai._answer import Failure, Value
 from mirai._future import Mirai
 from mirai._pool import shielded
-from mirai.controllers._book import Summary
 from mirai.controllers._desk import Desk
 from mirai.controllers._options import PushKeywords, PushOptions
 from mirai.controllers._pushing import AsyncView, Pushing, View, bar_of
@@ -96,10 +95,6 @@ class Face(Pushing):
     def pop_backlog(self) -> list[str]:
         """Return as many of the remembered names as there is room for, the first ones first."""
         return self._desk.pop_backlog(self._desk.most() - self.size)
-
-    def summary(self) -> tuple[Summary, ...]:
-        """Return how many tasks have ended, and how, for each controller."""
-        return self._desk.summary()
 
     # ── the steps of both faces ──────────────────────────────────────────────────────────
 

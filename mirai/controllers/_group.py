@@ -130,10 +130,6 @@ class Several:
         """Return how many workers there can be."""
         return sum(engine.most() for engine in self._engines.values())
 
-    def summary(self) -> tuple[Summary, ...]:
-        """Return the counts of each."""
-        return tuple(each for engine in self._engines.values() for each in engine.summary())
-
     def crashes(self, name: str) -> int:
         """Return how often a task has crashed since it last ended otherwise."""
         return max(engine.crashes(name) for engine in self._engines.values())
@@ -175,6 +171,10 @@ class ControllerGroup(Blocking):
         """Return the controller of this name.  Raises KeyError."""
         return self._controllers[name]
 
+    def summary(self) -> dict[str, Summary]:
+        """Return how many tasks of each controller have ended so far, and how."""
+        return {name: each.summary() for name, each in self._controllers.items()}
+
     def __repr__(self) -> str:
         return f"<ControllerGroup of {', '.join(map(repr, self._controllers))}>"
 
@@ -205,3 +205,7 @@ class AsyncControllerGroup(Awaiting):
     def __getitem__(self, name: str) -> Controller:
         """Return the controller of this name.  Raises KeyError."""
         return self._group[name]
+
+    def summary(self) -> dict[str, Summary]:
+        """Do what ``ControllerGroup.summary`` does."""
+        return self._group.summary()

@@ -74,7 +74,7 @@ def failed_attempt(error: BaseException, where: str, log: str) -> Attempt:
         status,
         error,
         where,
-        f"{error.host}/{error.pid}" if error.host else "",
+        error.job or (f"{error.host}/{error.pid}" if error.host else ""),
         error.host,
         error.pid,
         exit_reason=_exit_reason(error),

@@ -543,7 +543,7 @@ class TestWorkers:
 
     def test_are_let_go_and_come_again(self, controller: Controller) -> None:
         first = controller.push(tell, 1).result(30)[1]
-        controller.shutdown_workers()
+        controller.shutdown()
         wait_until(lambda: controller.status().connections == 0)
         assert controller.push(tell, 1).result(30)[1] != first
 
@@ -834,10 +834,10 @@ class TestGroups:
                 "double(3)": "large",
                 "double(4)": "large",
             }
-            assert [(each.controller, each.success) for each in group.summary()] == [
-                ("small", 1),
-                ("large", 3),
-            ]
+            assert {name: each.success for name, each in group.summary().items()} == {
+                "small": 1,
+                "large": 3,
+            }
             for options in ({"controller": "huge"}, {"tags": ("tpu",)}, {"resources": {"x": 1}}):
                 with pytest.raises(ValueError, match="controller"):
                     group.options(**options).push(double, 1)
