@@ -19,7 +19,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("dispatcher", "mirai")
-DEPENDENCIES = {"cloudpickle", "msgspec", "zmq"}
+DEPENDENCIES = {"anyio", "cloudpickle", "msgspec", "zmq"}
 OPTIONAL = {
     "boto3": "mirai/_aws.py",
     "fsspec": "mirai/controllers/_fsspec_store.py",
@@ -174,6 +174,9 @@ RULES: list[tuple[Rule, str, tuple[str, ...]]] = [
     (does_io, "dispatcher/jobs.py", ()),
     (does_io, "dispatcher/messages.py", ()),
     (does_io, "mirai/_fleet.py", ()),
+    (does_io, "mirai/controllers/_book.py", ()),
+    (does_io, "mirai/controllers/_retry.py", ()),
+    (does_io, "mirai/controllers/scaling.py", ()),
     (does_io, "mirai/_why.py", ()),
     (does_io, "mirai/launchers/_script.py", ()),
     (knows_tasks, "mirai/launchers/*", ()),
