@@ -254,7 +254,7 @@ class Engine:
             if not demand[tags]:
                 del demand[tags]
             self._is_new = self._is_new or change > 0
-            few = sum(demand.values()) <= self.crews.most
+            few = demand[tags] <= self.crews.most  # more of the same are the same to the crews
         if few:
             self._call()
 
@@ -413,7 +413,9 @@ class Engine:
 
     def dismiss(self, tags: tuple[str, ...]) -> int:
         """Have the crews no more that carry these tags; return how many those were."""
-        return self.crews.dismiss(tags)
+        count = self.crews.dismiss(tags)
+        self._call()
+        return count
 
     def restart_stuck(self, after: float | str) -> int:
         """End the workers that are stuck, and have others."""
