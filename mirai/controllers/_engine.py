@@ -223,9 +223,9 @@ class Engine:
 
     def _attempt(self, task: Task, engine: Engine) -> None:
         """Send a task to the pool of a controller of the chain."""
-        if engine is not self and not engine.is_started:
-            self._started_backup = True
-        engine.start()
+        if engine is not self:  # which its caller has started, and may be ending by now
+            self._started_backup = self._started_backup or not engine.is_started
+            engine.start()
         task.where = engine.name
         inner = engine.send(task)
         task.inner = inner

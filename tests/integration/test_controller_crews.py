@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +10,9 @@ import pytest
 from conftest import wait_until
 
 from mirai import LaunchError
-from mirai.controllers import Controller
+from mirai.controllers import Controller, Retry
+from mirai.controllers._engine import Engine
+from mirai.controllers._task import Task
 from mirai.launchers import Handle, Launcher, Order, Phase, State
 
 pytestmark = pytest.mark.usefixtures("launch_home")
@@ -82,3 +85,23 @@ def test_those_that_are_shut_down_are_replaced_where_there_is_work() -> None:
         wait_until(lambda: queue.calls == [1, 1])
         assert queue.ended == [former]
         controller.terminate()
+
+
+def test_it_ends_while_a_task_is_about_to_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread starts no pool then, for which it would wait for the end, and the end for it."""
+    with Controller(retry=Retry(errors=1), dispatcher=False) as controller:
+        engine = controller._engine
+        place_of, trying = engine._place_of, threading.Event()
+
+        def late(task: Task) -> Engine:
+            if task.attempts:
+                trying.set()
+                wait_until(lambda: not engine.is_started)
+            return place_of(task)
+
+        monkeypatch.setattr(engine, "_place_of", late)
+        task = controller.push(int, "x")
+        assert trying.wait(15)
+        controller.terminate()
+        assert task.done()
+        assert not engine.is_started
