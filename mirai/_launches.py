@@ -96,7 +96,8 @@ class Launches:
         self._is_ordered = False  # and has been told since the last look
         self._starting = 0  # how many the platform is starting now
         self._outlined = 0, 0  # how many might come at the last look, and how many were missing
-        self._is_calm = False  # nothing waited then
+        self._is_calm = False  # nothing waited then,
+        self._news_until = 0.0  # and nobody has told of anything new before that
         self._last_failure: Crash | None = None  # until something is launched again
         self._despairs = False  # the dispatcher was told that nobody will come
         self._asked_at = 0.0  # when the platform was asked last
@@ -158,6 +159,14 @@ class Launches:
                 self._outlook.brightens(self._view)
             self._fleet.wanted = n
         self._wake()
+
+    def look(self) -> None:
+        """Ask the platform before long, since there is new work and some may have ended."""
+        with self._change:
+            if self._is_calm:
+                self._is_calm = False
+                self._news_until = time.monotonic() + self._launcher.interval
+                self._wake()
 
     def retire(self) -> None:
         """Have none any more, now or later.  Raises like ``launch``."""
@@ -423,7 +432,7 @@ class Launches:
             missing = self._fleet.missing() if is_wanted and not is_early else 0
             excess = len(self._fleet.staying()) - self._fleet.wanted if self._is_elastic else 0
             self._is_ordered = self._is_ordered and is_early
-            self._is_calm = not report.awaiting
+            self._is_calm = not report.awaiting and time.monotonic() >= self._news_until
         if excess > 0 and (waiting := self._dismiss(excess, report)):
             self._terminate(waiting)
         if missing:

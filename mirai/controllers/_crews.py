@@ -235,6 +235,8 @@ class Crews:
     def _adjust(self, hired: _Hired, crew: Crew, tasks: int, now: float) -> float | None:
         choice = choose(tasks, crew.workers, now, hired.policy, hired.past)
         hired.past = choice.past
+        if hired.has_news and tasks and hired.launches is not None:
+            hired.launches.look()
         if not choice.gathers:  # else what was ordered stays so
             anew = hired.has_news and choice.count > crew.workers
             hired.has_news = False

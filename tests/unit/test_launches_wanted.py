@@ -156,3 +156,20 @@ def test_one_that_joins_just_now_is_let_go_and_not_ended(stage: Stage) -> None:
     assert stage.platform.ended == ["0"]
     assert Dismiss(("1", "0")) in stage.orders
     assert stage.launches.counts() == (0, 0)
+
+
+def test_the_platform_is_asked_sooner_when_there_is_new_work(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker may have ended since it was asked last, and the work would wait for another."""
+    monkeypatch.setattr(Platform, "interval", 1_000.0)
+    stage.want(1)
+    stage.daemons["0"] = "idle"
+    stage.launches._turn()
+    calm = stage.launches._pause()
+    assert calm is not None and calm > 1_000
+    for _ in range(2):  # the work may come later than the news
+        stage.launches.look()
+        stage.launches._turn()
+        pause = stage.launches._pause()
+        assert pause is not None and pause <= 1_000
