@@ -103,8 +103,8 @@ def table(rows: list[Row]) -> str:
     )
 
 
-def as_json(title: str, rows: list[Row]) -> dict[str, Any]:
-    """Return the rows, and the machine that they were measured on, for JSON."""
+def as_json(title: str, rows: list[Row], **more: Any) -> dict[str, Any]:
+    """Return the rows, the machine that they were measured on, and more, for JSON."""
     return {
         "benchmark": title,
         "python": platform.python_version(),
@@ -122,13 +122,14 @@ def as_json(title: str, rows: list[Row]) -> dict[str, Any]:
             }
             for row, ratio in zip(rows, ratios(rows), strict=True)
         ],
+        **more,
     }
 
 
-def show(title: str, rows: list[Row], file: Path | None) -> None:
-    """Print the table; write the JSON if a file is given."""
+def show(title: str, rows: list[Row], file: Path | None, **more: Any) -> None:
+    """Print the table; write the JSON, and more in it, if a file is given."""
     print(f"{title} · Python {platform.python_version()}, {os.cpu_count()} CPUs\n")
     print(table(rows))
     print("\nratio: how many times as much as the first of its kind took")
     if file is not None:
-        file.write_text(json.dumps(as_json(title, rows), indent=1) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(as_json(title, rows, **more), indent=1) + "\n", encoding="utf-8")

@@ -70,6 +70,23 @@ def latency(folder: Path, pyplot: Any) -> Path | None:
     return save(figure, folder / "latency.png")
 
 
+def scaling(folder: Path, pyplot: Any) -> Path | None:
+    """Draw the demand of bursts, and the workers that there were for it, by each rule."""
+    file = folder / "scaling.json"
+    if not file.exists():
+        return None
+    lines = json.loads(file.read_text(encoding="utf-8"))["lines"]
+    figure, all_axes = pyplot.subplots(len(lines), 1, figsize=(9, 2 * len(lines)), sharex=True)
+    for axes, (who, line) in zip(all_axes, lines.items(), strict=True):
+        times, tasks, pending, running = zip(*line, strict=True)
+        axes.stackplot(times, running, pending, step="post", labels=("workers", "pending jobs"))
+        axes.step(times, tasks, where="post", color="black", linewidth=0.8, label="tasks")
+        axes.set(title=who, ylim=(0, 1.5 * max(map(sum, zip(pending, running, strict=True)))))
+    all_axes[0].legend(fontsize=8, loc="upper right")
+    all_axes[-1].set(xlabel="seconds")
+    return save(figure, folder / "scaling.png")
+
+
 def save(figure: Any, file: Path) -> Path:
     """Write the picture."""
     figure.tight_layout()
@@ -88,7 +105,7 @@ def main() -> int:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    for draw in (throughput, latency):
+    for draw in (throughput, latency, scaling):
         if (file := draw(folder, pyplot)) is not None:
             print(f"wrote {file}")
     return 0

@@ -83,7 +83,7 @@ class Launches:
         By default that is the launcher's.  ``outlook`` is shared by all launches of the pool.
         """
         self.on_change: Callable[[], None] | None = None
-        """Called when the number of those who are there or may come is another."""
+        """Called when another number is there or may come, or others may be launched again."""
         self._launcher = launcher
         self._told = told
         self._outlook = outlook
@@ -96,8 +96,10 @@ class Launches:
         self._woken = False
         self._is_elastic = False  # how many are wanted is told by who knows what they are for,
         self._is_ordered = False  # and has been told since the last look
-        self._staying = 0  # how many there were or might come at the last look
-        self._is_calm = False  # nothing waited then
+        self._starting = 0  # how many the platform is starting now
+        self._outlined = 0, 0  # how many might come at the last look, and how many were missing
+        self._is_calm = False  # nothing waited then,
+        self._news_until = 0.0  # and nobody has told of anything new before that
         self._last_failure: Crash | None = None  # until something is launched again
         self._despairs = False  # the dispatcher was told that nobody will come
         self._asked_at = 0.0  # when the platform was asked last
@@ -105,6 +107,7 @@ class Launches:
         self._inquest = Inquest(self._find, self._log_of, self._wake, launcher.interval + INQUEST)
         self._link: Link | None = None
         self._refusals = 0  # how often in a row others, or any, could not be launched
+        self._tries_at = 0.0  # before that nobody is launched again
         self._troubled = False  # whether the platform did not answer the last time
         self._thread = threading.Thread(target=self._run, name="mirai-launches", daemon=True)
 
@@ -159,6 +162,14 @@ class Launches:
             self._fleet.wanted = n
         self._wake()
 
+    def look(self) -> None:
+        """Ask the platform before long, since there is new work and some may have ended."""
+        with self._change:
+            if self._is_calm:
+                self._is_calm = False
+                self._news_until = time.monotonic() + self._launcher.interval
+                self._wake()
+
     def retire(self) -> None:
         """Have none any more, now or later.  Raises like ``launch``."""
         self.want(0)
@@ -179,10 +190,18 @@ class Launches:
         return len(handles)
 
     def counts(self) -> tuple[int, int]:
-        """Return how many are there or may still come, and how many of those have joined."""
+        """Return how many are there or may still come, and how many of those have joined.
+
+        Those may come that are being launched just now.
+        """
         with self._change:
-            staying = self._fleet.staying()
-            return len(staying), len(staying) - len(self._fleet.expected())
+            staying = len(self._fleet.staying())
+            return staying + self._starting, staying - len(self._fleet.expected())
+
+    def is_failing(self) -> bool:
+        """Whether those launched last did not do well, so that no more are."""
+        with self._change:
+            return self._fleet.failing
 
     def jobs(self) -> dict[Handle, State]:
         """Return what is known of the jobs that are not over."""
@@ -259,6 +278,8 @@ class Launches:
         daemon, client = pairs[Role.DAEMON].public, pairs[Role.CLIENT].public
         launch = _Open((daemon, client), new_folder(self._launcher, name))
         handles: Sequence[Handle] = ()
+        with self._change:
+            self._starting = n
         try:
             self._link.order(Admit((daemon,), (client,)))
             self._link.report(ANSWER)  # now they are let in
@@ -271,6 +292,9 @@ class Launches:
         except BaseException:
             self._take_back(name, launch, handles)
             raise
+        finally:
+            with self._change:
+                self._starting = 0
         logger.info("launched %s: %s", name, ", ".join(handle.id for handle in handles))
         with contextlib.suppress(MiraiError, TimeoutError):
             self._link.report(ANSWER)  # now the dispatcher knows that they will come
@@ -279,6 +303,7 @@ class Launches:
     def _add(self, name: str, launch: _Open, handles: Sequence[Handle]) -> None:
         now = time.monotonic()
         self._fleet.add(handles, now)
+        self._starting = 0
         self._open[name] = launch
         self._last_failure, self._despairs = None, False
         self._outlook.brightens(self._view)
@@ -324,12 +349,18 @@ class Launches:
 
     def _dismiss(self, excess: int, report: PoolReport) -> list[Handle]:
         """Have so many fewer; return those that have not joined, whose jobs are to be ended."""
+        assert self._link is not None
         idle = {daemon.job for daemon in report.daemons if daemon.state == "idle"}
         with self._change:
             waiting, there = self._fleet.dismiss(excess, idle)
-            if there:
-                self._order(Dismiss(tuple(handle.id for handle in there)))
-        return waiting
+            if waiting or there:
+                self._order(Dismiss(tuple(handle.id for handle in (*waiting, *there))))
+        if not waiting:
+            return []
+        with contextlib.suppress(MiraiError, TimeoutError):
+            report = self._link.report(ANSWER)  # some may have joined by then, and have a task
+        joined = {daemon.job for daemon in report.daemons}
+        return [handle for handle in waiting if handle.id not in joined]
 
     def _terminate(self, handles: Sequence[Handle]) -> None:
         try:
@@ -363,15 +394,19 @@ class Launches:
         """Return how long to sleep at most, in seconds; None: for ever."""
         if not self._fleet.jobs and not self._fleet.wanted:
             return None
-        if self._refusals and self._fleet.missing():
+        if (self._refusals or self._is_ordered) and self._fleet.missing():
             self._is_ordered = self._is_elastic
-            return min(self._launcher.interval, FIRST * 2.0 ** (self._refusals - 1))
+            return self._backoff()
         calm = self._fleet.living() and not (self._fleet.expected() or self._inquest.waits())
         calm = calm and (self._is_calm or not self._is_elastic)
         interval = self._launcher.interval * (CALM if calm else 1)
         if not self._fleet.living():
             return interval
         return max(0.0, self._asked_at + interval - time.monotonic())
+
+    def _backoff(self) -> float:
+        """Return for how many seconds a platform that has refused is left alone."""
+        return min(self._launcher.interval, FIRST * 2.0**self._refusals)
 
     def _turn(self) -> None:
         assert self._link is not None
@@ -395,9 +430,11 @@ class Launches:
         with self._change:
             self._tell_expected()
             is_wanted = self._is_ordered if self._is_elastic else self._has_work(report)
-            missing = self._fleet.missing() if is_wanted else 0
+            is_early = time.monotonic() < self._tries_at
+            missing = self._fleet.missing() if is_wanted and not is_early else 0
             excess = len(self._fleet.staying()) - self._fleet.wanted if self._is_elastic else 0
-            self._is_ordered, self._is_calm = False, not report.awaiting
+            self._is_ordered = self._is_ordered and is_early
+            self._is_calm = not report.awaiting and time.monotonic() >= self._news_until
         if excess > 0 and (waiting := self._dismiss(excess, report)):
             self._terminate(waiting)
         if missing:
@@ -407,8 +444,9 @@ class Launches:
 
     def _tell_change(self) -> None:
         with self._change:
-            former, self._staying = self._staying, len(self._fleet.staying())
-        if self._staying != former and self.on_change is not None:
+            outline = len(self._fleet.staying()), self._fleet.missing()
+            former, self._outlined = self._outlined, outline
+        if outline != former and self.on_change is not None:
             self.on_change()
 
     def _has_work(self, report: PoolReport) -> bool:
@@ -499,6 +537,7 @@ class Launches:
                 self._refusals = 0
             except Exception as error:  # a launcher may be anybody's
                 self._refusals += 1
+                self._tries_at = time.monotonic() + self._backoff()
                 reason = f"{self._trouble()}: {error}"
                 logger.warning("%s", reason)
                 if self._refusals >= (MAX_DENIALS if self._is_elastic else MAX_REFUSALS):

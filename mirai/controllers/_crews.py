@@ -42,15 +42,19 @@ class _Hired:
     """None: the dispatcher keeps them, as processes of this machine."""
     past: Past = field(default_factory=Past)
     wanted: int = 0
-    is_held: bool = False
-    """Nobody is launched until there is new work."""
+    has_news: bool = False
+    """Whether there is new work, for which nobody was ordered yet."""
 
     def workers(self) -> int:
         """Return how many are there or on their way."""
         return self.wanted if self.launches is None else self.launches.counts()[0]
 
     def crew(self) -> Crew:
-        return Crew(frozenset(self.recruits.tags), self.workers(), self.policy.most)
+        """Return it as others see it: one that fails has just those who are there."""
+        workers, most = self.workers(), self.policy.most
+        if self.launches is not None and self.launches.is_failing() and not self.has_news:
+            most = min(workers, most)
+        return Crew(frozenset(self.recruits.tags), workers, most)
 
 
 class Crews:
@@ -218,20 +222,25 @@ class Crews:
         with self._guard:
             if self._pool is None or self._settings.pool.get("sync"):
                 return None
+            for hired in self._hired:
+                hired.has_news = hired.has_news or anew
             crews = [hired.crew() for hired in self._hired]
             shares = share_out(demand, crews)
             again = [
-                self._adjust(hired, crew, share, now, anew=anew)
+                self._adjust(hired, crew, share, now)
                 for hired, crew, share in zip(self._hired, crews, shares, strict=True)
             ]
         return min([each for each in again if each is not None], default=None)
 
-    def _adjust(
-        self, hired: _Hired, crew: Crew, tasks: int, now: float, *, anew: bool
-    ) -> float | None:
+    def _adjust(self, hired: _Hired, crew: Crew, tasks: int, now: float) -> float | None:
         choice = choose(tasks, crew.workers, now, hired.policy, hired.past)
         hired.past = choice.past
-        self._want(hired, choice.count, anew=anew and choice.count > crew.workers)
+        if hired.has_news and tasks and hired.launches is not None:
+            hired.launches.look()
+        if not choice.gathers:  # else what was ordered stays so
+            anew = hired.has_news and choice.count > crew.workers
+            hired.has_news = False
+            self._want(hired, choice.count, anew=anew)
         return choice.again
 
     def _want(self, hired: _Hired, count: int, *, anew: bool = False) -> None:
@@ -251,11 +260,16 @@ class Crews:
         self._call()
 
     def shutdown(self, tags: tuple[str, ...]) -> None:
-        """Let those go that carry these tags; ``follow`` brings others."""
+        """Let those go that carry these tags; ``follow`` brings others.
+
+        Raises like ``Launches.scale``.
+        """
         with self._guard:
             for hired in self._hired:
                 if set(tags).issubset(hired.recruits.tags):
                     self._want(hired, 0)
+                    if hired.launches is not None:
+                        hired.launches.scale(0)  # at once, before others are wanted
                     hired.past = Past()
 
     def dismiss(self, tags: tuple[str, ...]) -> int:

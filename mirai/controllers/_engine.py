@@ -223,9 +223,9 @@ class Engine:
 
     def _attempt(self, task: Task, engine: Engine) -> None:
         """Send a task to the pool of a controller of the chain."""
-        if engine is not self and not engine.is_started:
-            self._started_backup = True
-        engine.start()
+        if engine is not self:  # which its caller has started, and may be ending by now
+            self._started_backup = self._started_backup or not engine.is_started
+            engine.start()
         task.where = engine.name
         inner = engine.send(task)
         task.inner = inner
@@ -254,7 +254,7 @@ class Engine:
             if not demand[tags]:
                 del demand[tags]
             self._is_new = self._is_new or change > 0
-            few = sum(demand.values()) <= self.crews.most
+            few = demand[tags] <= self.crews.most  # more of the same are the same to the crews
         if few:
             self._call()
 
@@ -413,7 +413,9 @@ class Engine:
 
     def dismiss(self, tags: tuple[str, ...]) -> int:
         """Have the crews no more that carry these tags; return how many those were."""
-        return self.crews.dismiss(tags)
+        count = self.crews.dismiss(tags)
+        self._call()
+        return count
 
     def restart_stuck(self, after: float | str) -> int:
         """End the workers that are stuck, and have others."""

@@ -43,6 +43,8 @@ class Choice:
     past: Past
     again: float | None = None
     """When to choose anew even if nothing happens; None: not at all."""
+    gathers: bool = False
+    """Whether more are needed, and are launched only then."""
 
 
 def choose(tasks: int, workers: int, now: float, policy: Policy, past: Past) -> Choice:
@@ -56,21 +58,21 @@ def choose(tasks: int, workers: int, now: float, policy: Policy, past: Past) -> 
     highest = max([needed, *(count for _, count in peaks)])
     kept = max(needed, min(highest, workers, policy.most))
     memory = Past(needed, peaks)
-    if kept > workers:
+    if needed > workers:
         since = now if past.rising_since is None else past.rising_since
         memory = replace(memory, rising_since=since)
         ripe = since + policy.gather
         if needed < policy.most and workers >= policy.least and now < ripe:
-            return Choice(workers, memory, ripe)
-    expiries = [until + policy.idle_time for until, _ in peaks]
-    return Choice(kept, memory, min(expiries) if expiries and kept > needed else None)
+            return Choice(workers, memory, ripe, gathers=True)
+    if kept == needed:
+        return Choice(kept, memory)
+    last = max(until for until, count in peaks if count >= kept)  # lower ones do not matter yet
+    return Choice(kept, memory, last + policy.idle_time)
 
 
 def _peaks(past: Past, needed: int, now: float, window: float) -> tuple[tuple[float, int], ...]:
     """Return the peaks that still count."""
-    seen = [(until, count) for until, count in past.peaks if count > past.needed]
-    if past.needed > needed:
-        seen.append((now, past.needed))
+    seen = (*past.peaks, (now, past.needed))
     return tuple((until, count) for until, count in seen if count > needed and until + window > now)
 
 
@@ -88,14 +90,17 @@ class Crew:
 def share_out(demand: Mapping[tuple[str, ...], int], crews: Sequence[Crew]) -> list[int]:
     """Return how many tasks are each crew's, of so many that want to have these tags.
 
-    Those that few could do come first; workers that are there before such as would have to be
-    launched, and of those the first crew's.  More tasks than there could be workers are the first
-    crew's that could do them: it cannot have more workers than its most anyway.
+    Those that few crews could do come first; workers that are there before such as would have to
+    be launched, and of those the first crew's.  More tasks than there could be workers are the
+    first crew's that could do them: it cannot have more workers than its most anyway.
     """
     shares = [0] * len(crews)
-    groups = sorted(demand.items(), key=lambda group: (-len(group[0]), group[0]))
-    for tags, count in groups:
-        fit = [index for index, crew in enumerate(crews) if crew.tags.issuperset(tags)]
+    fits = {
+        tags: [index for index, crew in enumerate(crews) if crew.tags.issuperset(tags)]
+        for tags in demand
+    }
+    for tags in sorted(demand, key=lambda tags: (len(fits[tags]), -len(tags), tags)):
+        fit, count = fits[tags], demand[tags]
         there = [min(crew.workers, crew.most) for crew in crews]
         for room in (there, [crew.most for crew in crews]):
             for index in fit:

@@ -118,6 +118,18 @@ def test_crowd(tmp_path: Path) -> None:
     assert all(row["median"] > 0 for row in out["rows"])
 
 
+def test_scaling(tmp_path: Path) -> None:
+    """The longer workers may idle, the fewer are launched, and the more is paid."""
+    out = measure("scaling", tmp_path, "--repeats", "1")
+    rows = {(row["what"], row["who"]): row["median"] for row in out["rows"]}
+    ours = [f"mirai, idle_time={seconds}" for seconds in (0, 30, 300)]
+    order = ["as many as tasks", *ours, "all the time"]
+    assert set(out["lines"]) == {who for _, who in rows} == set(order)
+    jobs, paid = ([rows[what, who] for who in order] for what in ("jobs", "paid"))
+    assert jobs == sorted(jobs, reverse=True)
+    assert paid[1:] == sorted(paid[1:])
+
+
 @pytest.mark.thorough
 def test_importing(tmp_path: Path) -> None:
     out = measure("importing", tmp_path, "--repeats", "1")
