@@ -24,6 +24,8 @@ OPTIONAL = {
     "boto3": "mirai/_aws.py",
     "fsspec": "mirai/controllers/_fsspec_store.py",
     "kubernetes": "mirai/launchers/kubernetes.py",
+    "matplotlib": "mirai/controllers/_metrics_plot.py",
+    "psutil": "mirai/controllers/_sampler.py",
     "distributed": "mirai/launchers/dask.py",
     "ray": "mirai/launchers/ray.py",
     "trio": "mirai/_trio.py",

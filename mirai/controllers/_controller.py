@@ -12,6 +12,7 @@ from mirai._pool_options import check_seed, check_url, size_in_bytes
 from mirai._status import Status as PoolStatus
 from mirai.controllers._engine import Engine, Settings
 from mirai.controllers._faces import Awaiting, Blocking
+from mirai.controllers._metrics import MetricsLog
 from mirai.controllers._options import IDLE_TIME, Recruits, Seconds, check_resources
 from mirai.controllers._retry import Retry
 
@@ -168,6 +169,7 @@ class Controller(_Hiring, Blocking):
         store: str | os.PathLike[str] | Store | None = None,
         store_threshold: int | str = "1MiB",
         keep_store: bool = False,
+        metrics: MetricsLog | None = None,
         seed: int | None = None,
         url: str | None = None,
         resources: Mapping[str, float] | None = None,
@@ -195,6 +197,7 @@ class Controller(_Hiring, Blocking):
                 pool,
                 check_resources(resources or {}),
                 _keeping(store, store_threshold, keep_store),
+                _metrics(metrics),
             )
         )
         super().__init__(self._engine)
@@ -266,6 +269,12 @@ def _engine_of(backup: Controller | None) -> Engine | None:
     if not isinstance(backup, Controller):
         raise TypeError(f"backup must be a Controller, not {type(backup).__name__}")
     return backup._engine
+
+
+def _metrics(metrics: MetricsLog | None) -> MetricsLog | None:
+    if metrics is not None and not isinstance(metrics, MetricsLog):
+        raise TypeError(f"metrics must be a MetricsLog, not {type(metrics).__name__}")
+    return metrics
 
 
 def _seed(seed: int | None) -> int | None:

@@ -130,7 +130,7 @@ class _Run:
         return Facts(
             self._started,
             perf_counter() - self._begun,
-            *_here(os.getpid()),
+            *here(os.getpid()),
             _peak_memory(),
             tuple(map(_in_words, self._caught[:MOST_WARNINGS])),
         )
@@ -161,8 +161,8 @@ def _in_words(warning: warnings.WarningMessage) -> str:
 
 
 @cache
-def _here(pid: int) -> tuple[str, int, str]:
-    """Return the host, the process and what the worker is called."""
+def here(pid: int) -> tuple[str, int, str]:
+    """Return the host, the process and what the worker is called; ``pid`` is this process's."""
     host = socket.gethostname()
     return host, pid, job_of_this_process() or f"{host}/{pid}"
 
