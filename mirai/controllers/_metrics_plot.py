@@ -80,6 +80,6 @@ def _name_tasks(axes: Any, lines: Sequence[Sequence[Sample]], start: float) -> N
 
 def _finish(axes: Any, workers: Sequence[str], start: float) -> None:
     axes.set_yticks(range(len(workers)), workers, fontsize="x-small", parse_math=False)
-    axes.set_ylim(len(workers) - 0.5, -0.5)
+    axes.set_ylim(max(1, len(workers)) - 0.5, -0.5)
     axes.set_ylabel("tasks")
     axes.set_xlabel(f"seconds since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(start))}")
