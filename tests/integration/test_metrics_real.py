@@ -88,8 +88,15 @@ def test_each_worker_tells_what_it_takes_and_for_which_task(
     assert "large" in str(summary)
 
 
-def test_they_are_drawn(log: MetricsLog, gate: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def fonts(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Have matplotlib open its font, which it does once: that is no leak of a test."""
     pytest.importorskip("matplotlib")
+    MetricsLog(tmp_path_factory.mktemp("nothing")).plot(tmp_path_factory.mktemp("a") / "a.png")
+
+
+@pytest.mark.usefixtures("fonts")
+def test_they_are_drawn(log: MetricsLog, gate: Path, tmp_path: Path) -> None:
     with Controller(metrics=log) as controller:
         controller.options(name="task").push(stay, str(gate))
         wait_until(lambda: seen(log, lambda each: each.task == "task"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import stat
 import subprocess
 import sys
@@ -329,12 +330,16 @@ class TestSampling:
         log = MetricsLog(tmp_path, 3_600)
         hold(log)
         (sampler,) = _sampler._samplers._at_work.values()
-        with sampler._over._cond:  # as its thread may hold it at that moment  # type: ignore[attr-defined]
-            child = os.fork()
+        held = sampler._over._cond  # type: ignore[attr-defined]
+        held.acquire()  # as its thread may have it at that moment
+        child = os.fork()
         if not child:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(10)  # it may hang
             sampler.end()
             release(log)
             os._exit(len(_sampler._samplers._at_work))
+        held.release()
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert len(threads()) == 1
         release(log)
