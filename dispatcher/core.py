@@ -1102,9 +1102,7 @@ class Dispatcher:
         """Fail what waits and nobody could do, neither who is there nor who carries these tags."""
         carried = [frozenset(tags) for tags in hope]
         carried += [daemon.tags for daemon in self._daemons.values() if not daemon.leaving]
-        unfit = {
-            tags for tags in self._queue.wanted() if not any(map(set(tags).issubset, carried))
-        }
+        unfit = {tags for tags in self._queue.wanted() if not any(map(set(tags).issubset, carried))}
         for job in [job for job in self._queue if job.task.tags in unfit] if unfit else ():
             self._queue.discard(job)
             self._settle(job, _crashed(job, crash))

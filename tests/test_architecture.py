@@ -25,6 +25,8 @@ OPTIONAL = {
     "fsspec": "mirai/controllers/_fsspec_store.py",
     "paramiko": "mirai/controllers/_known_hosts.py",
     "kubernetes": "mirai/launchers/kubernetes.py",
+    "matplotlib": "mirai/controllers/_metrics_plot.py",
+    "psutil": "mirai/controllers/_sampler.py",
     "distributed": "mirai/launchers/dask.py",
     "ray": "mirai/launchers/ray.py",
     "trio": "mirai/_trio.py",

@@ -11,6 +11,14 @@ from mirai._errors import StoreError
 from mirai.controllers._book import Summary
 from mirai.controllers._controller import AsyncController, Controller
 from mirai.controllers._group import AsyncControllerGroup, ControllerGroup
+from mirai.controllers._metrics import (
+    MetricsLog,
+    MetricsSummary,
+    Sample,
+    Samples,
+    Usage,
+    read_metrics,
+)
 from mirai.controllers._refs import Ref
 from mirai.controllers._result import Attempt, Results, TaskResult, TasksFailed
 from mirai.controllers._retry import Retry
@@ -24,14 +32,20 @@ __all__ = [
     "Controller",
     "ControllerGroup",
     "FolderStore",
+    "MetricsLog",
+    "MetricsSummary",
     "Ref",
     "Results",
     "Retry",
+    "Sample",
+    "Samples",
     "Status",
     "Store",
     "StoreError",
     "Summary",
     "TaskResult",
     "TasksFailed",
+    "Usage",
     "open_store",
+    "read_metrics",
 ]

@@ -13,6 +13,7 @@ from mirai._status import Status as PoolStatus
 from mirai.controllers._book import Summary
 from mirai.controllers._engine import Engine, Settings
 from mirai.controllers._faces import Awaiting, Blocking
+from mirai.controllers._metrics import MetricsLog
 from mirai.controllers._options import IDLE_TIME, Recruits, Seconds, check_resources
 from mirai.controllers._retry import Retry
 
@@ -173,6 +174,7 @@ class Controller(_Hiring, Blocking):
         store: str | os.PathLike[str] | Store | None = None,
         store_threshold: int | str = "1MiB",
         keep_store: bool = False,
+        metrics: MetricsLog | None = None,
         seed: int | None = None,
         url: str | None = None,
         resources: Mapping[str, float] | None = None,
@@ -201,6 +203,7 @@ class Controller(_Hiring, Blocking):
                 pool,
                 check_resources(resources or {}),
                 _keeping(store, store_threshold, keep_store),
+                _metrics(metrics),
             )
         )
         super().__init__(self._engine)
@@ -279,6 +282,12 @@ def _engine_of(backup: Controller | None) -> Engine | None:
     if not isinstance(backup, Controller):
         raise TypeError(f"backup must be a Controller, not {type(backup).__name__}")
     return backup._engine
+
+
+def _metrics(metrics: MetricsLog | None) -> MetricsLog | None:
+    if metrics is not None and not isinstance(metrics, MetricsLog):
+        raise TypeError(f"metrics must be a MetricsLog, not {type(metrics).__name__}")
+    return metrics
 
 
 def _seed(seed: int | None) -> int | None:

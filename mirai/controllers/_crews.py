@@ -89,9 +89,10 @@ class Crews:
             )
             if settings.store is not None:
                 self.depot = settings.store.depot(secrets.token_hex(8))
-            self._options = options
+            self._options = options = self._measured(options)
             self._pool = start(settings.name, options)
             try:
+                self._hold_metrics()
                 self._hire_all(local)
             except BaseException:
                 self.end()
@@ -103,6 +104,27 @@ class Crews:
         self._outlook = Outlook(() if local is None else (local.tags,))
         for recruits in self._recruits:
             self._hire(recruits, is_local=recruits is local)
+
+    def _measured(self, options: PoolOptions) -> PoolOptions:
+        """Return options by which each worker measures itself, if that is wanted."""
+        metrics = self._settings.metrics
+        if metrics is None or options.sync:  # where the host is all there is
+            return options
+        from mirai.controllers._sampler import Begin
+
+        return replace(options, init=Begin(metrics, options.init))
+
+    def _hold_metrics(self) -> None:
+        if self._settings.metrics is not None:
+            from mirai.controllers._sampler import hold  # it loads what few have a use for
+
+            hold(self._settings.metrics)
+
+    def _release_metrics(self) -> None:
+        if self._settings.metrics is not None:
+            from mirai.controllers._sampler import release
+
+            release(self._settings.metrics)
 
     def _url(self) -> str | None:
         """Return where the pool is to listen; None: nowhere, all workers are the dispatcher's."""
@@ -161,6 +183,7 @@ class Crews:
             depot, self.depot = self.depot, None
         if pool is not None:
             pool.shutdown()
+            self._release_metrics()
         if depot is not None and self._settings.store is not None:
             self._settings.store.end(depot)
 

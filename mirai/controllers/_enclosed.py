@@ -130,7 +130,7 @@ class _Run:
         return Facts(
             self._started,
             perf_counter() - self._begun,
-            *_here(os.getpid(), threading.current_thread().name),
+            *here(os.getpid(), threading.current_thread().name),
             _peak_memory(),
             tuple(map(_in_words, self._caught[:MOST_WARNINGS])),
         )
@@ -170,8 +170,11 @@ def _in_words(warning: warnings.WarningMessage) -> str:
 
 
 @lru_cache(maxsize=1_000)
-def _here(pid: int, thread: str) -> tuple[str, int, str]:
-    """Return the host, the process and what the worker is called."""
+def here(pid: int, thread: str = "") -> tuple[str, int, str]:
+    """Return the host, the process and what the worker is called.
+
+    ``pid`` is this process's, and ``thread`` the name of that which evaluates.
+    """
     host = socket.gethostname()
     job = thread if thread.startswith("mirai-") else job_of_this_process()  # a thread is a job
     return host, pid, job or f"{host}/{pid}"

@@ -36,6 +36,7 @@ from mirai.controllers._waiters import Waiters
 if TYPE_CHECKING:
     from mirai._profiles import PoolSettings
     from mirai.controllers._keeping import Keeping
+    from mirai.controllers._metrics import MetricsLog
 
 logger = Guarded("mirai")
 
@@ -59,6 +60,7 @@ class Settings:
     pool: PoolSettings
     resources: Mapping[str, float] = field(default_factory=dict)
     store: Keeping | None = None
+    metrics: MetricsLog | None = None
 
 
 class Engine:

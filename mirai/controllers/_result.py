@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from mirai._errors import MiraiError
+from mirai.controllers._frames import SHOWN, Frame, as_frame, as_text
 from mirai.controllers._status import Status
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Frame = Literal["pandas", "polars", "arrow"]
 COLUMNS = (
     "name",
     "status",
@@ -26,8 +26,6 @@ COLUMNS = (
     "error",
 )
 """What a table for people shows."""
-SHOWN = 20
-"""How many rows it has at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,19 +171,10 @@ class Results(list[TaskResult[T]], Generic[T]):
         others as it is too where Arrow knows a type for all of them, or else in words (``repr``).
         Raises ImportError if the package is not installed, and ValueError for another ``kind``.
         """
-        if kind not in ("pandas", "polars", "arrow"):
-            raise ValueError(f'kind must be "pandas", "polars" or "arrow", not {kind!r}')
         rows = [each.row() for each in self]
         names = list(rows[0] if rows else TaskResult("", "", "", Status.SUCCESS).row())
         columns = {name: [row[name] for row in rows] for name in names}
-        if kind == "pandas":
-            pandas: Any = import_module("pandas")
-            columns["result"] = _objects(pandas, columns["result"])
-            return pandas.DataFrame(columns)
-        arrow: Any = import_module("pyarrow")
-        columns["result"] = _arrow(arrow, columns["result"])
-        table = arrow.table(columns)
-        return table if kind == "arrow" else import_module("polars").from_arrow(table)
+        return as_frame(columns, kind, anything=("result",))
 
     def __repr__(self) -> str:
         counts = Counter(str(each.status) for each in self)
@@ -193,12 +182,7 @@ class Results(list[TaskResult[T]], Generic[T]):
         return f"<Results of {len(self)}: {told}>" if self else "<Results of 0>"
 
     def __str__(self) -> str:
-        rows = [COLUMNS, *map(_cells, self[:SHOWN])]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        if len(self) > SHOWN:
-            lines.append(f"... and {len(self) - SHOWN} more")
-        return "\n".join(lines)
+        return as_text(COLUMNS, [_cells(each) for each in self[:SHOWN]], len(self))
 
     def __rich__(self) -> Any:
         """Return a table of rich's."""
@@ -222,21 +206,6 @@ def _cells(result: TaskResult[Any]) -> tuple[str, ...]:
         str(result.attempt),
         first if len(first) <= 60 else f"{first[:57]}...",
     )
-
-
-def _objects(pandas: Any, values: list[Any]) -> Any:
-    """Return a column that holds whatever it is, also lists and arrays."""
-    column = pandas.Series([None] * len(values), dtype=object)
-    for index, value in enumerate(values):
-        column.iat[index] = value
-    return column.infer_objects()
-
-
-def _arrow(arrow: Any, values: list[Any]) -> Any:
-    try:
-        return arrow.array(values)
-    except (arrow.ArrowException, TypeError, ValueError, OverflowError):
-        return arrow.array([None if value is None else repr(value) for value in values])
 
 
 class TasksFailed(ExceptionGroup[Exception]):
