@@ -1,8 +1,14 @@
 """Why a daemon ended: it says so in its watermark, since any task can imitate an exit code."""
 
+from __future__ import annotations
+
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from dispatcher.processes import ENDINGS
+
+if TYPE_CHECKING:
+    from mirai._channel import Carrier
 
 
 class Ending(IntEnum):
@@ -38,3 +44,12 @@ def ending_of(mark: int | None, code: int) -> Ending | None:
         return Ending(code if mark is None else mark - ENDINGS)
     except ValueError:
         return None
+
+
+def why_ended(link: Carrier) -> Ending:
+    """Return why a daemon ends whose connection has ended."""
+    if link.denied:
+        return Ending.REFUSED
+    if not link.reached:
+        return Ending.UNREACHED
+    return Ending.LOST if link.proved else Ending.UNPROVED

@@ -112,8 +112,11 @@ def waiting(status: Status) -> list[str]:
 
 
 def running(daemon: DaemonReport) -> str:
-    """Say what a daemon runs, and for how long."""
-    if not daemon.task:
-        return ""
-    name, _, _ = daemon.task.partition(":")  # without the line of its code
-    return f"{name} ({daemon.seconds:.1f} s)"
+    """Say what a daemon runs, and for how long; before that, how wide it is, if it is a relay."""
+    text = ""
+    if daemon.task:
+        name, _, _ = daemon.task.partition(":")  # without the line of its code
+        text = f"{name} ({daemon.seconds:.1f} s)"
+    if daemon.width == 1:
+        return text
+    return f"{min(daemon.tasks, daemon.width)} of {daemon.width} {text}".rstrip()
