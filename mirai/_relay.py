@@ -248,7 +248,7 @@ class Relay:
         if self._complete:
             self._leaving = True
         else:
-            self._end(None)
+            self._end(Ending.BARREN)
 
     def _look_at_limits(self) -> None:
         now = time.monotonic()
@@ -265,7 +265,7 @@ class Relay:
     def _end(self, ending: Ending | None) -> None:
         if not self._over:
             self._over = True
-            self._ending = None if self._below.barren else ending
+            self._ending = Ending.BARREN if self._below.barren else ending
 
     def _last_word(self) -> int:
         """Say why it ends; return the exit status."""
