@@ -44,7 +44,8 @@ class _Call:
     def add(self, outcome: Outcome) -> None:
         """Take in an answer: what has gone wrong goes before what has not."""
         self.missing -= 1
-        if self.answer is None or self.answer.kind is Kind.VALUE:
+        good = self.answer is not None and self.answer.kind is Kind.VALUE
+        if self.answer is None or (good and outcome.kind is not Kind.VALUE):
             self.answer = outcome
 
 
