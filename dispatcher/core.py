@@ -805,9 +805,10 @@ class Dispatcher:
                     if mean == MOST and outcome.seconds < MAX_TIMEOUT:
                         job.function.estimate.learn_long(outcome.seconds / count)
                 self._answer(job, outcome, start, daemon, now)
-        if head not in daemon.hand:
+        moved = head not in daemon.hand  # else it has only dropped what was cancelled
+        if moved:
             daemon.began = now
-        if head not in daemon.hand or daemon.width > 1:  # else it has dropped what was cancelled
+        if moved or daemon.width > 1:
             daemon.overdue = False
             self._calm(daemon)
         if daemon.clients:

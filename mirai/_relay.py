@@ -159,11 +159,9 @@ class Relay:
         """Wait, and do what there is to do."""
         self._below.wait(self._pause())
         for message in self._below.receive():
-            if isinstance(message, Report):
-                self._join()
-            self._relayed.hear_from_below(message)
+            self._hear_from_below(message)
         while self._mailbox.arrived:
-            self._obey(self._mailbox.arrived.popleft())
+            self._hear_from_above(self._mailbox.arrived.popleft())
         for message in self._relayed.downwards:
             self._below.send(message)
         self._relayed.downwards.clear()
@@ -174,6 +172,16 @@ class Relay:
             self._end(self._mailbox.ending)
         elif self._leaving and not self._complete:
             self._end(Ending.LEFT)  # it need not wait to be let go
+
+    def _hear_from_below(self, message: Message) -> None:
+        match message:
+            case Report():
+                self._join()
+            case Refused(reason):  # as for a client: it would never answer what it has
+                sys.stderr.write(f"the relay's own dispatcher refused it: {reason}\n")
+                self._end(None)
+            case _:
+                self._relayed.hear_from_below(message)
 
     def _join(self) -> None:
         """Now that all daemons are there, tell the dispatcher above."""
@@ -192,7 +200,7 @@ class Relay:
         self._mailbox.send(hello)
         self._complete = True
 
-    def _obey(self, message: Message) -> None:
+    def _hear_from_above(self, message: Message) -> None:
         match message:
             case Welcome(number):
                 rename("mirai", f"relay {number}")
@@ -212,6 +220,8 @@ class Relay:
 
     def _send(self) -> None:
         """Send answers at once where a place is free; else a little later, with others."""
+        self._mailbox.send(*self._relayed.upwards)  # first: what tasks print is before their ends
+        self._relayed.upwards.clear()
         now = time.monotonic()
         outcomes = self._relayed.outcomes
         if outcomes and not self._gathers_since:
@@ -220,8 +230,6 @@ class Relay:
             self._mailbox.send(*(Done(batch) for batch in wire.batches(outcomes)))
             outcomes.clear()
             self._gathers_since = 0.0
-        self._mailbox.send(*self._relayed.upwards)
-        self._relayed.upwards.clear()
 
     def _answers_due(self) -> float:
         return self._gathers_since + COMPANY if len(self._relayed) > self._width else 0.0

@@ -153,6 +153,29 @@ class TestTasks:
             assert [mirai(random.random).result(30) for _ in range(3)] == alone
 
 
+def test_options_reach_the_daemons(capsys: pytest.CaptureFixture[str]) -> None:
+    def init() -> None:
+        builtins.kept = "ready"  # type: ignore[attr-defined]
+
+    def find() -> tuple[object, ...]:
+        print("here")
+        return os.environ["COLOUR"], os.getcwd(), builtins.kept  # type: ignore[attr-defined]
+
+    with daemons(
+        1,
+        launcher=LOCAL,
+        each=2,
+        env={"COLOUR": "red"},
+        cwd="/",
+        init=init,
+        tags=("gpu",),
+        output="stream",
+    ) as pool:
+        assert mirai.options(tags=("gpu",))(find).result(30) == ("red", "/", "ready")
+        assert pool.status().daemons[0].tags == ("gpu",)
+    assert "here" in capsys.readouterr().out
+
+
 class TestStopping:
     @pytest.mark.usefixtures("three")
     def test_a_task_that_runs_is_stopped(self, tmp_path: Path) -> None:
@@ -274,12 +297,3 @@ class TestLeaving:
             assert process.wait(30) == 0
             assert [task.done() for task in tasks] == [True, True, False]
             assert tasks[1].result(0) == str(paths[1])
-
-
-def test_each_needs_a_launcher() -> None:
-    with pytest.raises(ValueError, match="each is for daemons that a launcher starts"):
-        daemons(2, each=2)
-    with pytest.raises(ValueError, match="each must be from 1 to 1,000: 0"):
-        daemons(2, launcher=LOCAL, each=0)
-    with pytest.raises(TypeError, match="each must be an int, not float"):
-        daemons(2, launcher=LOCAL, each=2.0)  # type: ignore[arg-type]
