@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from test_core import CLIENT, CRASH, D1, D2, TINY, Pool, answers, given, sent
@@ -10,7 +11,7 @@ from test_core_runs import outcomes, run
 from test_core_stalling import pass_time
 
 from dispatcher.core import LONG, LOOK, PATIENCE
-from dispatcher.credit import HORIZON
+from dispatcher.credit import HORIZON, OVERHEAD
 from dispatcher.events import Command, CutOff, Joined, Kill, Lost, Role
 from dispatcher.messages import (
     MAX_WIDTH,
@@ -39,8 +40,13 @@ def wide(*daemons: int, width: int = WIDTH, narrow: Iterable[int] = ()) -> Pool:
     """A pool of such daemons, and of others that do one task at a time."""
     pool = Pool(narrow)
     for peer in daemons:
-        pool.step((peer, Joined(Role.DAEMON, Hello(VERSION, "relay", peer, width=width))))
+        join(pool, peer, width=width)
     return pool
+
+
+def join(pool: Pool, peer: int, width: int = WIDTH, **more: Any) -> list[Command]:
+    hello = Hello(VERSION, "relay", peer, width=width, **more)
+    return pool.step((peer, Joined(Role.DAEMON, hello)))
 
 
 def submit(pool: Pool, first: int, count: int, **more: object) -> list[Command]:
@@ -142,11 +148,50 @@ def test_what_one_has_not_begun_goes_to_one_with_a_free_place() -> None:
     pool = wide(D1)
     pool.learn(2 * HORIZON)
     submit(pool, 2, 2 * WIDTH)
-    commands = pool.step((D2, Joined(Role.DAEMON, Hello(VERSION, "relay", D2, width=WIDTH))))
-    [recall] = sent(commands, D1, Recall)
+    [recall] = sent(join(pool, D2), D1, Recall)
     assert [*recall.ids] == pool.hand(D1)[WIDTH:]
     pool.returned(D1, *recall.ids)
     assert pool.hand(D2) == [*recall.ids]
+
+
+def test_what_it_will_soon_have_done_is_left_where_it_is() -> None:
+    pool = wide(D1)
+    pool.learn(HORIZON / 2)
+    submit(pool, 2, 2 * WIDTH)
+    assert not sent(join(pool, D2), D1, Recall)
+
+
+def test_what_runs_is_not_why_the_rest_is_taken_back() -> None:
+    pool = Pool()
+    join(pool, D1, tags=("a",))
+    pool.learn(2 * HORIZON)
+    submit(pool, 2, WIDTH)
+    submit(pool, 2 + WIDTH, WIDTH, tags=("a",))
+    assert counts(pool, D1) == [2 * WIDTH]
+    assert not sent(join(pool, D2), D1, Recall)  # which could do only what runs
+
+
+def test_relays_of_unlike_widths_and_tags_are_given_what_there_is_in_rounds() -> None:
+    pool = Pool([D1])
+    pool.learn(HORIZON - OVERHEAD)
+    pool.step((D1, Lost(CRASH)))
+    widths = {20: (2, ("b",)), 21: (8, ("a",)), 22: (4, ()), 23: (4, ())}
+    for peer, (width, tags) in widths.items():
+        join(pool, peer, width=width, tags=tags)
+    for first, count in ((2, 7), (9, 7), (16, 35)):
+        submit(pool, first, count)
+    assert counts(pool, *widths) == [2 * width for width, _ in widths.values()]
+
+
+def test_one_that_ends_soon_is_given_what_all_its_places_have_time_for() -> None:
+    pool = Pool([D2])
+    pool.learn(1.0, D2)
+    pool.step((D2, Lost(CRASH)))
+    join(pool, D1, left=10.0)
+    pool.wait(8.97)
+    for id in range(2, 2 + WIDTH):
+        pool.submit(id)
+    assert counts(pool, D1) == [WIDTH]
 
 
 def test_what_one_that_is_silent_has_not_begun_is_taken_back() -> None:
