@@ -5,6 +5,9 @@ daemons there are.  Measured is the CPU time of the host's two processes for a t
 the dispatcher's; and the dispatcher's memory in the end.  Flat, each daemon has a connection of
 its own; behind relays the relays have them.  All daemons are of this machine, and come by tcp as
 if they were not.
+
+A machine has no room for thousands; what these cost is measured of the dispatcher's core alone,
+as in ``scale``: one task of so many at a time ends, and another is given out.
 """
 
 from __future__ import annotations
@@ -15,13 +18,19 @@ import time
 from pathlib import Path
 
 from _table import Row, parser, show
+from scale import Pool
 
+from dispatcher.messages import Done, Kind, Outcome, Task
 from mirai import Daemons, daemons, mirai_map
 from mirai.launchers import LocalLauncher
 
 RELAYS = 3
 PATIENCE = 300.0
 """Seconds that all daemons have to join."""
+SIMULATED = 1_000
+"""How many daemons a simulated relay has."""
+LONG = 1.0
+"""Seconds that a simulated task is said to take."""
 WARM = 2
 """How many tasks each daemon does before anything is measured."""
 
@@ -61,6 +70,24 @@ def measure(relays: int, each: int, tasks: int, seconds: float, repeats: int) ->
     return [list(values) for values in zip(*measured, strict=True)]
 
 
+def core_cost(relays: int, each: int, tasks: int) -> float:
+    """Return the seconds of a core for one of so many tasks that end one by one."""
+    pool = Pool(1, relays, each)
+    work = pool.submit(tasks + relays * each)
+    pool.spent = 0.0
+    hands = [(peer, id) for peer, run in work for one in run.tasks for id in ids(one)]
+    for _ in range(tasks):
+        peer, id = hands.pop(0)
+        given = pool.tell(peer, Done((Outcome(id, Kind.VALUE, seconds=LONG),)))
+        hands += [(peer, id) for peer, run in given for one in run.tasks for id in ids(one)]
+    return pool.spent / tasks
+
+
+def ids(task: Task) -> range:
+    """Return the numbers of a run's tasks."""
+    return range(task.id, task.id + task.count)
+
+
 def main() -> None:
     """Measure, and print the table."""
     arguments = parser(__doc__, repeats=3)
@@ -84,6 +111,11 @@ def main() -> None:
             for (what, some), values in zip(rows.items(), found, strict=True):
                 unit = "B" if what == "memory" else "s"
                 some.append(Row(f"{what}, {RELAYS * each} daemons", who, values, unit))
+    some = options.tasks * 500
+    count = RELAYS * SIMULATED
+    for who, shape in {"flat": (count, 1), f"{RELAYS} relays": (RELAYS, SIMULATED)}.items():
+        values = [core_cost(*shape, some) for _ in range(options.repeats)]
+        rows["dispatcher"].append(Row(f"its core, {count:,} daemons", who, values))
     title = "What a task costs the host, and its dispatcher's memory"
     show(title, [row for some in rows.values() for row in some], options.json)
 

@@ -50,7 +50,7 @@ def some(text: str) -> int:
 
 
 @checked
-def each(text: str) -> int:
+def behind(text: str) -> int:
     """A number of daemons behind one relay."""
     return check_each(int(text))
 

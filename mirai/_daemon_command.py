@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from dispatcher import descriptors
 from dispatcher.events import Role
-from mirai._arguments import duration, each, parser, some, tags
+from mirai._arguments import behind, duration, parser, some, tags
 from mirai._connection import Connection
 from mirai._errors import MiraiError
 from mirai._launched import STDIN, launched, read_source
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     command.add_argument("-n", type=some, default=1, help="how many daemons (default: 1)")
     command.add_argument(
         "--each",
-        type=each,
+        type=behind,
         metavar="K",
         help="each is a relay: one daemon to the dispatcher, that keeps K and does K tasks at once",
     )
@@ -87,7 +87,9 @@ def main(argv: Sequence[str]) -> int:
     limits = Limits(chosen.idle_time, chosen.wall_time, chosen.max_tasks)
     if told is not None:
         limits = limits.within(Limits(**told.options.get("limits", {})))
-    say(f"{chosen.n} for {found.url}; Ctrl-C lets them finish and leave")
+    each = chosen.each or (told.each if told else 1)
+    who = f"{chosen.n}" if each == 1 else f"{chosen.n} relays of {each} daemons"
+    say(f"{who} for {found.url}; Ctrl-C lets them finish and leave")
     return Supervisor(
         find,
         chosen.n,
@@ -96,5 +98,5 @@ def main(argv: Sequence[str]) -> int:
         tags=chosen.tags or (told.tags if told else ()),
         launched=told,
         lifeline=chosen.file == STDIN,
-        each=chosen.each or (told.each if told else 1),
+        each=each,
     ).run()

@@ -81,7 +81,7 @@ class _Mailbox:
 
     def _run(self) -> None:
         try:
-            while not (self._closed or self.ending):
+            while self.ending is None and not self._closed:
                 self._link.wait(None)
                 self._turn()
         except BaseException:
@@ -160,7 +160,8 @@ class Relay:
         self._below.wait(self._pause())
         for message in self._below.receive():
             self._hear_from_below(message)
-        while self._mailbox.arrived:
+        ended = self._mailbox.failed or self._mailbox.ending is not None
+        while self._mailbox.arrived:  # if it has ended, that is all there is
             self._hear_from_above(self._mailbox.arrived.popleft())
         for message in self._relayed.downwards:
             self._below.send(message)
@@ -168,7 +169,7 @@ class Relay:
         self._send()
         self._look_at_daemons()
         self._look_at_limits()
-        if self._mailbox.ending is not None or self._mailbox.failed:
+        if ended:
             self._end(self._mailbox.ending)
         elif self._leaving and not self._complete:
             self._end(Ending.LEFT)  # it need not wait to be let go
