@@ -4,6 +4,9 @@ So a host has as many connections as there are relays, however many daemons they
 from many is told in few messages.  The main thread turns the dispatcher below, whose daemons end
 with it, and decides; another thread owns the connection upwards.  What tasks submit themselves
 stays below.
+
+It says once how many tasks it does at the same time: where a daemon has died, a task may wait here
+until another has taken its place, though one elsewhere is free.
 """
 
 from __future__ import annotations

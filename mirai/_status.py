@@ -14,7 +14,8 @@ from mirai._why import reasons, unreachable
 class Status:
     """A pool at one moment; ``print`` shows it as a small table.
 
-    ``connections`` is how many daemons are there now, and ``cumulative`` how many have ever been.
+    ``connections`` is how many daemons are there now, and ``cumulative`` how many have ever been;
+    a relay is one, whose ``width`` is how many tasks it does at once.
     ``awaiting``, ``executing`` and ``completed`` count tasks; ``rejected`` counts illegal
     messages, and ``refusals`` what else the dispatcher has refused: ``keys``, ``strangers`` who
     had proved none, and ``peers`` that were cut off.  ``memory`` is what the memory budget looks
