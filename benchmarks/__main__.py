@@ -28,12 +28,13 @@ QUESTIONS = {
     "idle": ["--repeats", "1"],
     "scale": ["--tasks", "10000"],
     "scaling": ["--repeats", "1"],
+    "tree": ["--tasks", "5", "--each", "2", "--repeats", "1"],
     "crowd": ["--tasks", "5000", "--daemons", "100", "--clients", "10", "--repeats", "1"],
     "stopping": ["--repeats", "2", "--storm", "100"],
     "importing": ["--repeats", "2"],
 }
 """Name -> what makes it quick."""
-PEERLESS = ("awaiting", "scale", "scaling", "crowd", "importing")
+PEERLESS = ("awaiting", "scale", "scaling", "tree", "crowd", "importing")
 """Those that do not let peers be chosen."""
 
 

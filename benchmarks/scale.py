@@ -19,7 +19,8 @@ from dispatcher.messages import VERSION, Done, Function, Hello, Kind, Outcome, R
 class Pool:
     """A core with simulated peers."""
 
-    def __init__(self, clients: int, daemons: int) -> None:
+    def __init__(self, clients: int, daemons: int, width: int = 1) -> None:
+        """``width``: how many tasks each daemon does at once."""
         self.core = Dispatcher()
         self.now = 0.0
         self.clients = range(1, clients + 1)
@@ -30,7 +31,7 @@ class Pool:
             self.tell(peer, Joined(Role.CLIENT, Hello(VERSION, "here", peer)))
             self.tell(peer, Submit((), (Function(1, "noop", b""),)))
         for peer in self.daemons:
-            self.tell(peer, Joined(Role.DAEMON, Hello(VERSION, "here", peer)))
+            self.tell(peer, Joined(Role.DAEMON, Hello(VERSION, "here", peer, width=width)))
 
     def tell(self, peer: int, event: object) -> list[tuple[int, Run]]:
         """Hand one message to the core; return the work that it gives out."""

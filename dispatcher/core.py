@@ -19,6 +19,10 @@ seconds, or its answers show that the rest takes much longer), what it has not s
 as soon as another has nothing to do, and that one gets it; after ``LONG`` it is recalled though
 nobody is idle, since it is older than what waits.
 
+*Width.*  A daemon that is a relay does several tasks at once: it has so many *places*, and what has
+been said of one task holds for so many.  With a free place it counts as idle, and work is shared
+out by places.  It ends by itself what does not heed an interrupt, and tells of crashes behind it.
+
 *Time.*  A daemon that knows its end (the wall time of a batch job) is not given what it should
 have no time for; it is let go instead, and hands back what it has not started.
 
@@ -138,6 +142,8 @@ MAX_STANDING = 10_000
 """Calls for every daemon that are kept for one client."""
 NOT_FOR_DAEMONS = (Kind.CRASHED, Kind.TIMEOUT, Kind.DECLINED)
 """What only the dispatcher may say of a task."""
+UNTIMED = (Kind.CANCELLED, Kind.CRASHED)
+"""Endings that say nothing about how long a task takes."""
 MAX_ID = 2**62
 """The largest number for a task that a client may choose."""
 MAX_TIMEOUT = 1e9
@@ -180,9 +186,10 @@ class Dispatcher:
         self._queue = Queue(TURN)
         self._keys = 0  # the last key given to a job
         self._numbers = 0  # the last number given to a function
-        # Daemons that may be given work, by peer: those with an empty hand come first.
+        # Daemons that may be given work, by peer: those with a free place come first.
         self._idle = Bench()
         self._open = Bench()
+        self._places = 0  # of all daemons
         # Both in the order of time, since every entry gets the same delay.
         self._silent: dict[int, float] = {}  # daemons with spare tasks in hand, since when
         self._overdue: dict[int, float] = {}  # those that have been silent for too long, since when
@@ -255,7 +262,7 @@ class Dispatcher:
     def report(self, now: float) -> PoolReport:
         """Return what the pool looks like."""
         in_hand = sum(len(daemon.hand) for daemon in self._daemons.values())
-        executing = sum(bool(daemon.hand) for daemon in self._daemons.values())
+        executing = sum(min(len(daemon.hand), daemon.width) for daemon in self._daemons.values())
         return PoolReport(
             connections=len(self._daemons),
             cumulative=self._cumulative,
@@ -276,6 +283,7 @@ class Dispatcher:
                     task=_current(daemon),
                     seconds=now - daemon.began if daemon.hand else 0.0,
                     job=daemon.hello.job,
+                    width=daemon.width,
                 )
                 for peer, daemon in self._daemons.items()
             ),
@@ -334,18 +342,20 @@ class Dispatcher:
                 assert key in job.keys, "a task in hand is in a job that has another"
                 assert job.daemon == peer, "a job in hand does not know whose"
                 assert all(daemon.hand[each] is job for each in job.keys), "a job is torn"
-            idle = not daemon.hand and not daemon.recalled and not daemon.leaving
+            free = len(daemon.hand) < daemon.width and not (daemon.hand and daemon.lending)
+            idle = free and not daemon.recalled and not daemon.leaving
             assert (daemon in self._idle) == idle, "idle daemons are lost sight of"
             asked = daemon.recalled or daemon.overdue or daemon.leaving or daemon.lending
             movable = sum(not job.pinned for job in daemon.hand.values())
             watched = asked or peer in self._silent
-            assert movable < 2 or watched, "a daemon could keep tasks for ever"
+            assert movable <= daemon.width or watched, "a daemon could keep tasks for ever"
             lends = bool(daemon.hand) and self._has_nested(daemon)
             assert lends == daemon.lending == (peer in self._lending), "who lends is not known"
             assert not lends or daemon not in self._open, "a daemon that lends would be given work"
             assert peer not in self._relieving or daemon.recalled, "nothing comes back"
             assert daemon.pinged is None or daemon.hand, "an idle daemon is asked how it works"
-        works = len(self._idle) < len(self._daemons)
+        assert self._places == sum(daemon.width for daemon in self._daemons.values())
+        works = len(self._idle) < self._places
         assert works == (self._look_at is not None), "nobody looks after those that work"
         self._check_queue()
 
@@ -396,6 +406,8 @@ class Dispatcher:
                 self._everywhere(self._client(peer), event, now)
             case Cancel(ids):
                 self._cancel(self._client(peer), ids, now)
+            case Recall(ids):
+                self._hand_back(self._client(peer), ids, now)
             case Ask():
                 self._client(peer)
                 self._asked.append((peer, event))
@@ -451,10 +463,12 @@ class Dispatcher:
             client = self._clients[peer] = Client(peer)
             self._find_its_daemon(client, hello)
         else:
-            daemon = Daemon(peer, hello, now, tags=frozenset(hello.tags))
+            tags, width = frozenset(hello.tags), hello.width
+            daemon = Daemon(peer, hello, now, tags=tags, width=width)
             if 0.0 < hello.left < MAX_TIMEOUT:
                 daemon.ends = now + hello.left
             self._daemons[peer] = daemon
+            self._places += width
             self._idle.add(daemon)
             self._cumulative += 1
             self._barren = self._failure = None
@@ -533,6 +547,7 @@ class Dispatcher:
         """Fail what may have started, and queue the rest again."""
         self._idle.discard(daemon)
         self._open.discard(daemon)
+        self._places -= daemon.width
         for group in (self._silent, self._overdue, self._lending, self._overloaded):
             group.pop(daemon.peer, None)
         for client in daemon.clients:
@@ -554,12 +569,17 @@ class Dispatcher:
             if job not in begun and job.losses < MAX_LOSSES and not job.pinned:
                 note(job, daemon, now, f"{how}; it had not begun there")
                 self._queue.put_back(job)
-            elif job.may_retry() and not job.pinned:
-                note(job, daemon, now, f"{how}; attempt {job.attempt + 1} follows")
-                self._retry(job)
             else:
-                note(job, daemon, now, how)
-                self._settle(job, _crashed(job, crash, steps(job, now)))
+                self._crash(job, daemon, crash, how, now)
+
+    def _crash(self, job: Job, daemon: Daemon, crash: Crash, how: str, now: float) -> None:
+        """Run a job again that may have begun where somebody died, if it may, or fail it."""
+        if job.may_retry() and not job.pinned:
+            note(job, daemon, now, f"{how}; attempt {job.attempt + 1} follows")
+            self._retry(job)
+        else:
+            note(job, daemon, now, how)
+            self._settle(job, _crashed(job, crash, steps(job, now)))
 
     def _begun(self, daemon: Daemon, started: int | None) -> set[Job]:
         """Return the jobs in a hand that may have begun, if this was the last; None: who knows.
@@ -741,22 +761,36 @@ class Dispatcher:
         client.functions[function.number] = FunctionEntry(definition, estimate)
 
     def _cancel(self, client: Client, ids: Sequence[int], now: float) -> None:
-        jobs = client.jobs
-        for first, last in spans(sorted({id for id in ids if id in jobs})):
-            id = first
-            while id <= last:
-                job = self._part(jobs[id], id - jobs[id].id, last + 1 - id)
-                self._abandon(job, now)
-                id += job.count
+        for job in self._parts(client, ids):
+            self._abandon(job, now)
         for standing in client.standing if any(each.ids for each in client.standing) else ():
             for id in ids:
                 if id in standing.ids:
                     standing.ids.remove(id)
 
+    def _hand_back(self, client: Client, ids: Sequence[int], now: float) -> None:
+        """Give a client those of these tasks back that no daemon has, and forget them."""
+        returned: list[int] = []
+        for job in self._parts(client, ids):
+            if job.waiting:
+                returned += job.ids
+                self._abandon(job, now)
+        self._post(client.peer).first.append(Returned(tuple(returned)))
+
+    def _parts(self, client: Client, ids: Sequence[int]) -> Iterator[Job]:
+        """Yield jobs of just those of these tasks that are a client's and not answered."""
+        jobs = client.jobs
+        for first, last in spans(sorted({id for id in ids if id in jobs})):
+            id = first
+            while id <= last:
+                job = self._part(jobs[id], id - jobs[id].id, last + 1 - id)
+                yield job
+                id += job.count
+
     def _finish(self, daemon: Daemon, outcomes: Sequence[Outcome], now: float) -> None:
         """Pass on how tasks ended.  Whatever the daemon was not asked for is dropped."""
         for outcome in outcomes:
-            if outcome.kind in NOT_FOR_DAEMONS:
+            if outcome.kind in NOT_FOR_DAEMONS and not _is_from_behind(daemon, outcome):
                 raise ProtocolError("a daemon that says what only a dispatcher may say")
             if outcome.following and not _is_plain(outcome):
                 raise ProtocolError("a run of outcomes that are not all plain values")
@@ -766,7 +800,7 @@ class Dispatcher:
             count = outcome.count
             for job, start in self._taken(daemon, outcome.id, count):
                 daemon.done += job.count
-                if outcome.kind is not Kind.CANCELLED:
+                if outcome.kind not in UNTIMED:
                     # In this order, min and max make a number even of NaN.
                     mean = max(0.0, min(MOST, outcome.seconds / count))
                     job.function.estimate.learn(mean, job.count)
@@ -774,9 +808,11 @@ class Dispatcher:
                     if mean == MOST and outcome.seconds < MAX_TIMEOUT:
                         job.function.estimate.learn_long(outcome.seconds / count)
                 self._answer(job, outcome, start, daemon, now)
-        if head not in daemon.hand:  # else it has only dropped what was cancelled
-            daemon.overdue = False
+        moved = head not in daemon.hand  # else it has only dropped what was cancelled
+        if moved:
             daemon.began = now
+        if moved or daemon.width > 1:
+            daemon.overdue = False
             self._calm(daemon)
         if daemon.clients:
             self._doubtful.add(daemon.peer)
@@ -790,7 +826,7 @@ class Dispatcher:
         for job in jobs:
             job.cost = cost(job)
         daemon.load = sum(job.cost * job.count for job in jobs)
-        if daemon.load > TOO_MUCH and len(daemon.hand) > 1:
+        if _has_too_much(daemon):
             self._overloaded[daemon.peer] = daemon
         elif not daemon.overdue:
             self._overloaded.pop(daemon.peer, None)
@@ -804,6 +840,9 @@ class Dispatcher:
             how = f"failed there, after {took}; attempt {job.attempt + 1} follows"
             note(job, daemon, now, how)
             self._retry(job)
+        elif outcome.kind is Kind.CRASHED and outcome.crash is not None:
+            how = f"a daemon behind that one was lost: {cause(outcome.crash)}"
+            self._crash(job, daemon, outcome.crash, how, now)
         else:
             story: tuple[Step, ...] = ()
             parts: list[Outcome] = []
@@ -1001,23 +1040,24 @@ class Dispatcher:
     def _place(self, daemon: Daemon, now: float) -> None:
         self._idle.discard(daemon)
         self._open.discard(daemon)
-        if len(daemon.hand) < 2:
+        held = len(daemon.hand)
+        if held <= daemon.width:
             self._calm(daemon)
             self._overloaded.pop(daemon.peer, None)
         if daemon.recalled:
             return  # what it hands back is older than what it would be given
         if daemon.leaving:
-            if not daemon.hand:
+            if not held:
                 self._post(daemon.peer).first.append(Stop())
-        elif not daemon.hand:
+        elif not held or (held < daemon.width and not daemon.lending):
             daemon.overdue = False
-            self._idle.add(daemon, first=True)  # its caches are warm
+            self._idle.add(daemon, first=not held)  # its caches are warm
         elif not (daemon.overdue or daemon.lending):
             if has_credit(daemon):
                 self._open.add(daemon)
-            if daemon.load > TOO_MUCH and len(daemon.hand) > 1:
+            if _has_too_much(daemon):
                 self._overloaded[daemon.peer] = daemon
-            if len(daemon.hand) > 1:
+            if held > daemon.width:
                 self._silent.setdefault(daemon.peer, now)
 
     def _distribute(self, now: float) -> None:
@@ -1027,17 +1067,20 @@ class Dispatcher:
             self._assign(now)
 
     def _assign(self, now: float) -> None:
-        """Give out what waits: to idle daemons first, each an equal share, within its credit."""
+        """Give out what waits: to idle daemons first, each its share, within its credit.
+
+        All places have equal shares.
+        """
         if self._barren is not None and not self._daemons:
             self._fail_all(self._barren)
             for standing in self._standing:
                 self._answer_missing(standing, 0, _lost(self._barren))
-        takers = 0  # that have not had their share in this round
+        places = 0  # of those that have not had their share in this round
         unfit: set[frozenset[str]] = set()  # tags with which nothing can be done that waits
         while self._queue and (daemon := self._idle.next(unfit) or self._open.next(unfit)):
-            takers = takers or self._idle.count(unfit) + self._open.count(unfit)
-            share = -(-len(self._queue) // takers)
-            takers -= 1
+            places = places or self._idle.count(unfit) + self._open.count(unfit)
+            share = -(-len(self._queue) * daemon.weight // places)
+            places = max(0, places - daemon.weight)
             short = self._is_short()
             if not daemon.hand:
                 daemon.began = now
@@ -1124,8 +1167,9 @@ class Dispatcher:
             self._recall(self._daemons[peer], now)
 
     def _recall(self, daemon: Daemon, now: float) -> None:
-        """Ask for all but its first task, and what is for no other."""
-        keys = [key for key, job in list(daemon.hand.items())[1:] if not job.pinned]
+        """Ask for all but the first task of each place, and what is for no other."""
+        behind = list(daemon.hand.items())[daemon.width :]
+        keys = [key for key, job in behind if not job.pinned]
         if keys:
             daemon.recalled = True
             self._post(daemon.peer).recall.extend(keys)
@@ -1164,7 +1208,7 @@ class Dispatcher:
                 daemon = self._daemons[peer]
                 fits = job.waiting and daemon.tags.issuperset(job.task.tags)
                 last = next(reversed(daemon.hand.values()))
-                if fits and len(daemon.hand) > 1 and _is_outranked(last, job):
+                if fits and len(daemon.hand) > daemon.width and _is_outranked(last, job):
                     self._recall(daemon, now)
                     break
 
@@ -1173,12 +1217,13 @@ class Dispatcher:
         for job, _ in list(_due(self._stubborn.items(), now - self._grace)):
             del self._stubborn[job]
             self._stubborn[job] = now
-            if next(iter(self._daemons[job.daemon].hand.values())) is job:
+            daemon = self._daemons[job.daemon]
+            if daemon.width == 1 and next(iter(daemon.hand.values())) is job:
                 self._commands.append(Kill(job.daemon, job.keys))
 
     def _look(self, now: float) -> None:
         """Now and then, while anybody works, ask those that have been on one task for long."""
-        if len(self._idle) == len(self._daemons):
+        if len(self._idle) == self._places:
             self._look_at = None
         elif self._look_at is None:
             self._look_at = now + LOOK
@@ -1320,6 +1365,17 @@ def _current(daemon: Daemon) -> str:
     """Return the function that a daemon should be evaluating."""
     job = next(iter(daemon.hand.values()), None)
     return "" if job is None else job.function.definition.name
+
+
+def _has_too_much(daemon: Daemon) -> bool:
+    """Whether what it has not started is for those who are idle."""
+    return daemon.load > TOO_MUCH * daemon.width and len(daemon.hand) > daemon.width
+
+
+def _is_from_behind(daemon: Daemon, outcome: Outcome) -> bool:
+    """Whether a relay says that one of the daemons behind it has crashed."""
+    crashed = outcome.kind is Kind.CRASHED and outcome.crash is not None
+    return crashed and daemon.width > 1
 
 
 def _is_plain(outcome: Outcome) -> bool:

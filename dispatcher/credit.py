@@ -1,6 +1,7 @@
 """How much work a daemon is given in advance.  Pure: time is an argument.
 
-A hand should take ``HORIZON`` seconds at most, going by the mean duration of each function.
+A hand should take ``HORIZON`` seconds at most, going by the mean duration of each function.  A
+daemon that is wide does several tasks at once, and is given so many times as much.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ ENOUGH = 0.5
 
 def has_credit(daemon: Daemon) -> bool:
     """Whether it may be given more: it has too little to do, or nothing behind a short task."""
-    if daemon.load < HORIZON:
-        return len(daemon.hand) < BATCH_TASKS
-    return daemon.load < MOST and len(daemon.hand) == 1
+    held, width = len(daemon.hand), daemon.width
+    if daemon.load < HORIZON * width or held < width:
+        return held < BATCH_TASKS
+    return daemon.load < MOST * width and held < 2 * width
 
 
 def cost(job: Job) -> float:
@@ -45,11 +47,12 @@ def has_time(daemon: Daemon, job: Job, now: float) -> bool:
         return True
     estimate = job.function.estimate
     seconds = max(estimate.long, estimate.seconds or 0.0)
-    left = daemon.ends - now - daemon.load
+    left = daemon.ends - now - daemon.load / daemon.width
     return seconds <= left or seconds > ENOUGH * (daemon.ends - daemon.since)
 
 
 def room(daemon: Daemon, job: Job) -> int:
     """Return how many of a job's tasks a daemon can be given that has credit."""
-    wanted = math.ceil((HORIZON - daemon.load) / job.cost)
-    return max(1, min(wanted, BATCH_TASKS - len(daemon.hand)))
+    held, width = len(daemon.hand), daemon.width
+    wanted = max(math.ceil((HORIZON * width - daemon.load) / job.cost), width - held)
+    return max(1, min(wanted, BATCH_TASKS - held))

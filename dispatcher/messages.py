@@ -4,11 +4,15 @@ Every message that carries work carries a list of it: a batch costs one wake-up,
 call and one encryption, whatever its length.  A task's payload and an outcome's payload are
 opaque here and everywhere else in ``dispatcher``.
 
-    client ──▶ dispatcher    Hello  Submit  Everywhere  Cancel  Ask  Recount  Scale
+    client ──▶ dispatcher    Hello  Submit  Everywhere  Cancel  Recall  Ask  Recount  Scale
     host ────▶ dispatcher    besides: Admit  Expel  Expect  Dismiss  Despair
-    client ◀── dispatcher    Welcome  Refused  Results  Report  Told  Printed  Stop
+    client ◀── dispatcher    Welcome  Refused  Results  Returned  Report  Told  Printed  Stop
     daemon ──▶ dispatcher    Hello  Done  Returned  Printed  Pong  Leave
     daemon ◀── dispatcher    Welcome  Refused  Run  Recall  Interrupt  Ping  Stop
+
+A *relay* is both: a daemon of one dispatcher, and the host of another, to whose daemons it passes
+on what it is given.  Each side sees nothing else than a daemon that does several tasks at once,
+and a client that may want some of its tasks back.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ import msgspec
 
 VERSION = 1
 """The protocol's version; peers of another version are refused at their Hello."""
+MAX_WIDTH = 1_000
+"""How many tasks a daemon may do at once."""
 
 
 class ProtocolError(Exception):
@@ -182,6 +188,7 @@ class Outcome(_Part, frozen=True):
     """How the task ``id`` ended.
 
     Only the dispatcher says ``CRASHED``, ``TIMEOUT``, and ``DECLINED``: it takes no more tasks.
+    But a relay passes on what its own has said: that one of the daemons behind it has crashed.
     """
 
     id: int
@@ -222,7 +229,7 @@ class Outcome(_Part, frozen=True):
             self.blobs,
             seconds,
             None,
-            False,
+            self.again,
             self.log,
             story,
             following,
@@ -261,6 +268,8 @@ class DaemonReport(_Part, frozen=True):
     """For how long it has been evaluating that, in seconds, as far as the dispatcher can know."""
     job: str = ""
     """The job that it is for the platform on which it was launched; empty if it is none."""
+    width: int = 1
+    """How many tasks it does at once: 1, or for a relay as many as there are daemons behind it."""
 
 
 class Refusals(_Part, frozen=True):
@@ -321,6 +330,8 @@ class Hello(_Message, frozen=True):
     """What a daemon is for the platform that has launched it; empty if none has."""
     left: float = 0.0
     """After how many seconds a daemon ends for certain; 0: it knows of no end."""
+    width: Annotated[int, msgspec.Meta(ge=1, le=MAX_WIDTH)] = 1
+    """How many tasks a daemon does at once."""
 
 
 class Welcome(_Message, frozen=True):
@@ -448,7 +459,7 @@ class Run(_Message, frozen=True):
 
 
 class Recall(_Message, frozen=True):
-    """Hand back those of these tasks that have not started."""
+    """Hand back those of these tasks that have not started; to a dispatcher: that no daemon has."""
 
     ids: tuple[int, ...]
 
@@ -502,9 +513,9 @@ class Leave(_Message, frozen=True):
 
 FromHost = Admit | Expel | Expect | Dismiss | Despair
 """What only the client may say to whose process the pool belongs."""
-FromClient = Hello | Submit | Everywhere | Cancel | Ask | Recount | Scale | FromHost
+FromClient = Hello | Submit | Everywhere | Cancel | Recall | Ask | Recount | Scale | FromHost
 FromDaemon = Hello | Done | Returned | Printed | Pong | Leave
-ToClient = Welcome | Refused | Results | Report | Told | Printed | Stop
+ToClient = Welcome | Refused | Results | Returned | Report | Told | Printed | Stop
 ToDaemon = Welcome | Refused | Run | Recall | Interrupt | Ping | Stop
 Message = (
     Hello

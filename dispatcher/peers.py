@@ -67,14 +67,16 @@ class Daemon:
     done: int = 0
     clients: set[int] = field(default_factory=set)  # those in its process
     tags: frozenset[str] = NO_TAGS
+    width: int = 1  # its places: how many tasks it does at once
+    weight: int = 1  # for how many places it stands on the bench where it is
 
     def jobs(self) -> list[Job]:
         """Return the jobs in the hand, in the order of evaluation."""
         return list(dict.fromkeys(self.hand.values()))
 
     def spare(self, most: int) -> list[Job]:
-        """Return the jobs of the tasks behind the first, which should be running; of so many."""
-        return list(dict.fromkeys(islice(self.hand.values(), 1, 1 + most)))
+        """Return the jobs of the tasks behind those that should be running; of so many."""
+        return list(dict.fromkeys(islice(self.hand.values(), self.width, self.width + most)))
 
     def drop(self, job: Job) -> None:
         """Remove a job from the hand."""
@@ -85,13 +87,17 @@ class Daemon:
 
 
 class Bench:
-    """Daemons that may be given work, by their tags, and among those in the order of their turn."""
+    """Daemons that may be given work, by their tags, and among those in the order of their turn.
+
+    Each counts for its free places; with none of them free, for all.
+    """
 
     def __init__(self) -> None:
         self._rows: dict[frozenset[str], OrderedDict[int, Daemon]] = {}
         self._size = 0
 
     def __len__(self) -> int:
+        """Return how many places there are."""
         return self._size
 
     def __contains__(self, daemon: Daemon) -> bool:
@@ -107,13 +113,15 @@ class Bench:
         row[daemon.peer] = daemon
         if first:
             row.move_to_end(daemon.peer, last=False)
-        self._size += 1
+        free = daemon.width - len(daemon.hand)
+        daemon.weight = free if free > 0 else daemon.width
+        self._size += daemon.weight
 
     def discard(self, daemon: Daemon) -> None:
         """Remove a daemon if it is there."""
         row = self._rows.get(daemon.tags)
         if row is not None and row.pop(daemon.peer, None) is not None:
-            self._size -= 1
+            self._size -= daemon.weight
             if not row:
                 del self._rows[daemon.tags]
 
@@ -129,8 +137,9 @@ class Bench:
         return any(carried.issuperset(tags) for carried in self._rows)
 
     def count(self, without: Collection[frozenset[str]]) -> int:
-        """Return how many there are that do not carry just these tags."""
-        return self._size - sum(len(self._rows.get(tags, ())) for tags in without)
+        """Return how many places there are of those that do not carry just these tags."""
+        rows = [self._rows[tags] for tags in without if tags in self._rows]
+        return self._size - sum(daemon.weight for row in rows for daemon in row.values())
 
 
 @dataclass(slots=True)

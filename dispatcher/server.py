@@ -162,6 +162,8 @@ class Server:
         self._drain_is_news = False
         self.drained = False
         """Whether it has ended because it had finished everything after SIGTERM."""
+        self.barren: Crash | None = None
+        """Why there is no local daemon and none will be started; None again once one has joined."""
         self._pair = KeyPair(config.public, config.secret) if config.public else KeyPair.new()
         self._router = Router(config.url, self._pair, self)
         self.url = self._router.url
@@ -340,6 +342,7 @@ class Server:
         peer.joined = True
         if peer.owner.process is not None:
             self._nursery.joined(peer.owner.process)
+            self.barren = None
         self._events.append((peer.number, Joined(peer.owner.role, hello)))
 
     def take(self, peer: Peer, frames: list[Buffer]) -> None:
@@ -506,6 +509,7 @@ class Server:
 
     def give_up(self, crash: Crash) -> None:
         """Let the core fail what waits."""
+        self.barren = crash
         self._events.append((0, Barren(crash)))
 
     # ── the end ──────────────────────────────────────────────────────────────────────────

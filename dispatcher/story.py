@@ -51,10 +51,11 @@ def whereabouts(
         tags = f" with {', '.join(map(repr, job.task.tags))}" if job.task.tags else ""
         return steps(job, now, (now, f"waits for a daemon{tags}, as do {others:,} others"))
     before = list(daemon.hand).index(key)
-    if before:
+    if before >= daemon.width:
         where = f"has not begun there: {before:,} are before it"
     else:
-        where = f"runs there, for {now - daemon.began:.3f} s"
+        since = daemon.began if daemon.width == 1 else job.given
+        where = f"runs there, for {now - since:.3f} s"
         where += ", and waits for tasks of its own" if daemon.lending else ""
     return steps(job, now, _sent(job, daemon), (now, where))
 

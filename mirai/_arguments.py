@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from mirai._limits import seconds
-from mirai._pool_options import check_count, check_tags
+from mirai._pool_options import check_count, check_each, check_tags
 
 T = TypeVar("T")
 
@@ -47,6 +47,12 @@ def some(text: str) -> int:
     if not number:
         raise ValueError("it must be at least 1")
     return number
+
+
+@checked
+def behind(text: str) -> int:
+    """A number of daemons behind one relay."""
+    return check_each(int(text))
 
 
 @checked

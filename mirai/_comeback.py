@@ -89,6 +89,8 @@ class Place:
                 return self._later("the connection to the dispatcher was lost", now, chance)
             case Ending.UNREACHED:
                 return self._later("the dispatcher cannot be reached", now, chance)
+            case Ending.BARREN:
+                return Over("a relay cannot start its daemons", status=1)
             case Ending.REPLACED:
                 return Again(0.0, "a daemon did not leave a task, and is replaced")
         self.crashes += not joined

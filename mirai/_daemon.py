@@ -9,7 +9,6 @@ one (``Ear``); whatever else arrives it leaves to the I/O thread.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -27,10 +26,8 @@ from typing import Any
 from msgspec import structs
 
 from dispatcher import wire
-from dispatcher.hatch import Hatch
 from dispatcher.keys import KeyPair
-from dispatcher.line import Line
-from dispatcher.log import Guarded, rename, show
+from dispatcher.log import Guarded, rename
 from dispatcher.messages import (
     Done,
     Interrupt,
@@ -47,12 +44,12 @@ from dispatcher.messages import (
     Run,
     Stop,
     Task,
-    ToDaemon,
     Welcome,
 )
 from dispatcher.messages import ProtocolError as WireError
 from dispatcher.processes import JOINED, Watermark
 from dispatcher.words import said
+from mirai._beginning import begin, connect, watermark_of
 from mirai._channel import Carrier
 from mirai._cleanup import Cleanup, Garbage
 from mirai._ear import Ear
@@ -61,7 +58,6 @@ from mirai._evaluate import Evaluator
 from mirai._hand import Hand
 from mirai._hello import hello
 from mirai._limits import NO_LIMITS, Limits, Stay
-from mirai._line_link import LineLink
 from mirai._plan import read_init
 from mirai._printed import Printout, Spool, record
 from mirai._profiles import DEFAULT, Home, cancel_inner, flush_inner, inner_mark, mark_daemon
@@ -69,8 +65,6 @@ from mirai._serial import Serial
 
 logger = Guarded("mirai")
 
-SWITCH_INTERVAL = 0.0002
-"""How long the main thread may keep the I/O thread from running, in seconds."""
 FAREWELL = 1.0
 """How long the main thread may take to leave a task when the daemon must stop, in seconds."""
 SPOOL_INTERVAL = 0.02
@@ -459,45 +453,17 @@ class Daemon:
         return self._ending
 
 
-def _die_with_parent(parent: int) -> None:
-    """Ask the kernel to kill this process when the dispatcher dies (Linux only)."""
-    if sys.platform == "linux":
-        import ctypes
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)  # it died before we could ask
-
-
 def main() -> None:
     """Be a local daemon: what it must know arrives on standard input, as one line of JSON."""
-    if hasattr(os, "getppid"):
-        _die_with_parent(os.getppid())
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    line = sys.stdin.buffer.readline()
-    if not line.endswith(b"\n"):
-        return  # the dispatcher has died
-    config: dict[str, Any] = json.loads(line)
-    if config.get("lifeline"):
-        _die_with_pipe(os.dup(0))
-    _close_standard_input()
-    import faulthandler
-
-    faulthandler.enable(all_threads=False)
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    _log_to(*config.get("log", (-1, "")))
-    watermark = None
-    if config["watermark"] >= 0:
-        watermark = Watermark(config["watermark"])
-        os.close(config["watermark"])
+    config = begin()
+    if config is None:
+        return
     options = config["options"]
     serial = Serial.decode(options.get("serial", ""))
     mark_daemon(_home(config, serial))
     daemon = Daemon(
-        _connect(config),
-        watermark,
+        connect(config),
+        watermark_of(config),
         Limits(**options["limits"]),
         tags=tuple(config["tags"]),
         cleanup=options.get("cleanup", True),
@@ -509,25 +475,6 @@ def main() -> None:
     daemon.run(read_init(options["init"]) if "init" in options else None)
 
 
-def _connect(config: dict[str, Any]) -> Carrier:
-    """Return the connection to the dispatcher: over our line, if we have been given one."""
-    hatch = Hatch(config["hatch"]) if config.get("hatch", -1) >= 0 else None
-    if config.get("line", -1) >= 0:
-        return LineLink(Line(config["line"]), config["url"], ToDaemon, hatch)
-    from mirai._link import Link  # it loads ZeroMQ
-
-    pair = KeyPair(config["public"], config["secret"])
-    return Link(config["url"], pair, config["server"], ToDaemon, hatch)
-
-
-def _log_to(fd: int, level: str) -> None:
-    """Log to this descriptor, or not at all, whatever tasks set up for themselves."""
-    logger.logger.disabled = fd < 0
-    if fd >= 0:
-        os.set_inheritable(fd, False)
-        show("mirai", "daemon", level, fd)
-
-
 def _home(config: dict[str, Any], serial: Serial) -> Home | None:
     """Return how tasks can submit tasks; None where the daemon has no key for that."""
     if config["inner"] is None:
@@ -535,20 +482,3 @@ def _home(config: dict[str, Any], serial: Serial) -> Home | None:
     inner = KeyPair(**config["inner"])
     profile = config["options"].get("profile", DEFAULT)
     return Home(profile, config["url"], config["server"], inner, serial, os.getpid())
-
-
-def _die_with_pipe(fd: int) -> None:
-    """End this process when the other end of a pipe is closed."""
-
-    def wait() -> None:
-        os.read(fd, 1)
-        os._exit(1)
-
-    threading.Thread(target=wait, name="mirai-lifeline", daemon=True).start()
-
-
-def _close_standard_input() -> None:
-    """Tasks read nothing from it, and must not see the pipe that brought the keys."""
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from dispatcher import descriptors
 from dispatcher.events import Role
-from mirai._arguments import duration, parser, some, tags
+from mirai._arguments import behind, duration, parser, some, tags
 from mirai._connection import Connection
 from mirai._errors import MiraiError
 from mirai._launched import STDIN, launched, read_source
@@ -43,6 +43,12 @@ def main(argv: Sequence[str]) -> int:
     command = parser("daemon", DESCRIPTION, EPILOG)
     command.add_argument("file", metavar="FILE", help="where the dispatcher is, and the keys")
     command.add_argument("-n", type=some, default=1, help="how many daemons (default: 1)")
+    command.add_argument(
+        "--each",
+        type=behind,
+        metavar="K",
+        help="each is a relay: one daemon to the dispatcher, that keeps K and does K tasks at once",
+    )
     command.add_argument(
         "--tags", type=tags, default=(), metavar="A,B", help="for tasks that ask for these"
     )
@@ -81,7 +87,9 @@ def main(argv: Sequence[str]) -> int:
     limits = Limits(chosen.idle_time, chosen.wall_time, chosen.max_tasks)
     if told is not None:
         limits = limits.within(Limits(**told.options.get("limits", {})))
-    say(f"{chosen.n} for {found.url}; Ctrl-C lets them finish and leave")
+    each = chosen.each or (told.each if told else 1)
+    who = f"{chosen.n}" if each == 1 else f"{chosen.n} relays of {each} daemons"
+    say(f"{who} for {found.url}; Ctrl-C lets them finish and leave")
     return Supervisor(
         find,
         chosen.n,
@@ -90,4 +98,5 @@ def main(argv: Sequence[str]) -> int:
         tags=chosen.tags or (told.tags if told else ()),
         launched=told,
         lifeline=chosen.file == STDIN,
+        each=each,
     ).run()

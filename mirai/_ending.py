@@ -28,6 +28,8 @@ class Ending(IntEnum):
     """The dispatcher does not accept the daemon's key, or what it says."""
     REPLACED = 96
     """The dispatcher wants another in its place, since it did not leave a task."""
+    BARREN = 97
+    """It is a relay, and its own daemons cannot start."""
 
     @property
     def mark(self) -> int:

@@ -9,8 +9,12 @@ from dispatcher.messages import VERSION, Hello
 from mirai._limits import Limits
 
 
-def hello(pid: int, tags: tuple[str, ...], job: str, limits: Limits) -> Hello:
-    """Return it.  ``job`` is what the daemon is for the platform that has launched it, if any."""
+def hello(pid: int, tags: tuple[str, ...], job: str, limits: Limits, width: int = 1) -> Hello:
+    """Return it.
+
+    ``job`` is what the daemon is for the platform that has launched it, if any; ``width`` is how
+    many tasks it does at once.
+    """
     # One that is no job of a platform ends the task that it has, whatever its wall time is.
     left = limits.wall_time if job else None
     return Hello(
@@ -22,4 +26,5 @@ def hello(pid: int, tags: tuple[str, ...], job: str, limits: Limits) -> Hello:
         package=__version__,
         job=job,
         left=left or 0.0,
+        width=width,
     )

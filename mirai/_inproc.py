@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import zmq
 
-from dispatcher.messages import Message
+from dispatcher.messages import Crash, Message
 from dispatcher.server import Config, Server
 from dispatcher.shared import AVAILABLE
 from mirai._errors import MiraiError
@@ -43,6 +43,11 @@ class InProcess:
     def url(self) -> str:
         """Where it listens for daemons."""
         return self._server.url
+
+    @property
+    def barren(self) -> Crash | None:
+        """Why no daemon is there or will be started; None while there is hope."""
+        return self._server.barren
 
     def wait(self, timeout: float | None) -> None:
         """Let the dispatcher do what there is to do; wait for that if there is nothing."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from dispatcher.messages import MAX_WIDTH
 from mirai._errors import MiraiError
+from mirai._pool_options import GRACE
 
 if TYPE_CHECKING:
     from mirai._connection import Connection
@@ -34,6 +36,10 @@ class Launched(msgspec.Struct, frozen=True, omit_defaults=True):
     env: dict[str, str] = {}
     log: str = ""
     """The level at which they log; empty: not at all."""
+    each: Annotated[int, msgspec.Meta(ge=1, le=MAX_WIDTH)] = 1
+    """With more than 1 they are relays, each with so many daemons."""
+    grace: float = GRACE
+    """Seconds that an interrupted task of a relay has to leave before its daemon is killed."""
 
 
 def read_source(source: str) -> Connection:

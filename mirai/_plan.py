@@ -95,6 +95,8 @@ def launched_of(options: PoolOptions, profile: str) -> Launched:
         cwd=options.cwd or (os.getcwd() if shares else None),
         env=check_env(options.env or {}),
         log=level(),
+        each=options.each,
+        grace=options.grace,
     )
 
 

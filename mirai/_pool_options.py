@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dispatcher.messages import MAX_WIDTH
 from mirai._limits import NO_LIMITS, Limits
 from mirai._serial import SerialConfig
 
@@ -52,6 +53,8 @@ class PoolOptions:
     """How many daemons are to be launched."""
     patience: float | None = None
     """Seconds that a launched daemon has to join."""
+    each: int = 1
+    """With more than 1, those that are launched are relays, each with so many daemons."""
 
     def __post_init__(self) -> None:
         _check_flags(self)
@@ -72,8 +75,11 @@ class PoolOptions:
             check_env(self.env)
         if not callable(self.tags):
             check_tags(self.tags)
+        check_each(self.each)
         if self.launcher is not None:
             _check_launched(self)
+        elif self.each > 1:
+            raise ValueError("each is for daemons that a launcher starts")
 
     @property
     def has_lines(self) -> bool:
@@ -112,6 +118,15 @@ def check_count(n: object) -> int:
     if not 0 <= n <= MAX_DAEMONS:
         raise ValueError(f"n must be from 0 to 10,000 and not negative: {n}")
     return n
+
+
+def check_each(each: object) -> int:
+    """Return ``each``, a number of daemons behind one relay.  Raises TypeError or ValueError."""
+    if not isinstance(each, int) or isinstance(each, bool):
+        raise TypeError(f"each must be an int, not {type(each).__name__}")
+    if not 1 <= each <= MAX_WIDTH:
+        raise ValueError(f"each must be from 1 to {MAX_WIDTH:,}: {each}")
+    return each
 
 
 def check_seed(seed: object) -> None:

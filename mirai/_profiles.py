@@ -68,6 +68,7 @@ def daemons(
     url: str | None = None,
     *,
     launcher: Launcher | None = None,
+    each: int = 1,
     dispatcher: bool = True,
     sync: bool = False,
     seed: int | None = None,
@@ -105,6 +106,11 @@ def daemons(
     come and none will, tasks fail with the reason.  Daemons that have ended are launched anew when
     there is work.  When the pool ends, their jobs are ended too.  ``env`` and ``tags`` are the same
     for all of them then; ``cwd`` is by default this process's where the platform shares our files.
+
+    With ``each``, what is launched are ``n`` relays: each keeps so many daemons on its machine, and
+    is for the pool one daemon that does so many tasks at once, so that a host can have thousands.
+    The tags, ``idle_time`` and ``wall_time`` are the relay's, all else is that of its daemons; what
+    their tasks submit themselves stays behind their relay.
 
     With ``dispatcher=False`` the dispatcher has no process of its own: it works in a thread of
     this one.  That saves a hop, and takes some of this process's time; a done-callback that
@@ -169,6 +175,7 @@ def daemons(
         n,
         url,
         launcher=launcher,
+        each=each,
         patience=patience,
         tags=tags,
         idle_time=idle_time,
@@ -219,6 +226,7 @@ def options_of(
     url: str | None,
     *,
     launcher: Launcher | None = None,
+    each: int = 1,
     patience: float | str | None = None,
     tags: Tags = (),
     idle_time: float | str | None = None,
@@ -255,6 +263,7 @@ def options_of(
         launcher=launcher,
         launched=0 if launcher is None else count,
         patience=None if patience is None else seconds("patience", patience),
+        each=each,
     )
 
 

@@ -14,7 +14,8 @@ from mirai._why import reasons, unreachable
 class Status:
     """A pool at one moment; ``print`` shows it as a small table.
 
-    ``connections`` is how many daemons are there now, and ``cumulative`` how many have ever been.
+    ``connections`` is how many daemons are there now, and ``cumulative`` how many have ever been;
+    a relay is one, whose ``width`` is how many tasks it does at once.
     ``awaiting``, ``executing`` and ``completed`` count tasks; ``rejected`` counts illegal
     messages, and ``refusals`` what else the dispatcher has refused: ``keys``, ``strangers`` who
     had proved none, and ``peers`` that were cut off.  ``memory`` is what the memory budget looks
@@ -112,8 +113,11 @@ def waiting(status: Status) -> list[str]:
 
 
 def running(daemon: DaemonReport) -> str:
-    """Say what a daemon runs, and for how long."""
-    if not daemon.task:
-        return ""
-    name, _, _ = daemon.task.partition(":")  # without the line of its code
-    return f"{name} ({daemon.seconds:.1f} s)"
+    """Say what a daemon runs, and for how long; before that, how wide it is, if it is a relay."""
+    text = ""
+    if daemon.task:
+        name, _, _ = daemon.task.partition(":")  # without the line of its code
+        text = f"{name} ({daemon.seconds:.1f} s)"
+    if daemon.width == 1:
+        return text
+    return f"{min(daemon.tasks, daemon.width)} of {daemon.width} {text}".rstrip()

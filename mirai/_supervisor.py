@@ -64,16 +64,19 @@ class Supervisor:
         tags: tuple[str, ...] = (),
         launched: Launched | None = None,
         lifeline: bool = False,
+        each: int = 1,
     ) -> None:
         """``find`` returns where the dispatcher is now; ``say`` tells the user what happens.
 
         ``launched`` is what was told to the daemons of a launch; they do not come back once they
-        have lost the dispatcher.  ``lifeline``: the end of standard input ends them.
+        have lost the dispatcher.  ``lifeline``: the end of standard input ends them.  With ``each``
+        above 1 they are relays, each with so many daemons.
         """
         self._find = find
         self._say = say
         self._tags = tags
         self._launched = launched or Launched()
+        self._each = each
         self._job = job_of_this_process()
         self._cwd = self._launched.cwd
         if self._cwd is not None and not os.path.isdir(self._cwd):
@@ -87,7 +90,7 @@ class Supervisor:
         self._signals: list[int] = []
         self._signalled = -ECHO  # when the last one came
         self._heeded = 0  # how many of them have been acted on
-        self._argv = boot_argv("mirai._daemon")
+        self._argv = boot_argv("mirai._daemon" if each == 1 else "mirai._relay")
         self._lead = os.fsencode(search_path(self._launched.path))
         self._said = ""
         self._selector = selectors.DefaultSelector()
@@ -207,6 +210,8 @@ class Supervisor:
             "job": self._job,
             "inner": None if inner is None else asdict(inner),
             "lifeline": True,
+            "each": self._each,
+            "grace": self._launched.grace,
         }
 
     def _look_for_dead(self) -> None:

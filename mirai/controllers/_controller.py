@@ -33,7 +33,7 @@ class _Hiring:
 
     @property
     def workers(self) -> int:
-        """How many workers there can be."""
+        """How many workers there can be, those behind relays too."""
         return self._engine.crews.most
 
     def summary(self) -> Summary:
@@ -51,6 +51,7 @@ class _Hiring:
         wall_time: Seconds | None = None,
         max_tasks: int | None = None,
         launch_timeout: Seconds | None = None,
+        each: int = 1,
     ) -> None:
         """Have one more crew: up to so many workers, of another launcher or with other tags.
 
@@ -74,6 +75,7 @@ class _Hiring:
                 wall_time,
                 max_tasks,
                 launch_timeout,
+                each,
             )
         )
 
@@ -131,7 +133,9 @@ class Controller(_Hiring, Blocking):
 
     A worker leaves after ``wall_time``, or after ``max_tasks`` tasks, and has ``launch_timeout`` to
     join once it was launched, by default as long as is usual on its platform.  ``tags`` is what it
-    carries.  ``recruit`` adds workers of other kinds.
+    carries.  ``recruit`` adds workers of other kinds.  With ``each``, what is launched are relays:
+    each is a dispatcher of its own, with so many workers behind it on its machine; ``workers`` then
+    is how many relays there are at most, and each does so many tasks at once.
 
     ``retry`` says how often tasks run again, by default never.  A task, known by its name, that
     has crashed ``crashes_max`` times in a row is for the ``backup``, another controller, whose
@@ -167,6 +171,7 @@ class Controller(_Hiring, Blocking):
         wall_time: Seconds | None = None,
         max_tasks: int | None = None,
         launch_timeout: Seconds | None = None,
+        each: int = 1,
         tags: tuple[str, ...] = (),
         retry: Retry | None = None,
         crashes_max: int = 5,
@@ -189,6 +194,7 @@ class Controller(_Hiring, Blocking):
             wall_time,
             max_tasks,
             launch_timeout,
+            each,
         )
         _check_pool(url, pool)
         self._engine = Engine(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import signal
@@ -50,11 +51,14 @@ class _Hired:
         return self.wanted if self.launches is None else self.launches.counts()[0]
 
     def crew(self) -> Crew:
-        """Return it as others see it: one that fails has just those who are there."""
-        workers, most = self.workers(), self.policy.most
+        """Return it as others see it: one that fails has just those who are there.
+
+        A relay counts for as many as are behind it.
+        """
+        workers, most, each = self.workers(), self.policy.most, self.recruits.each
         if self.launches is not None and self.launches.is_failing() and not self.has_news:
             most = min(workers, most)
-        return Crew(frozenset(self.recruits.tags), workers, most)
+        return Crew(frozenset(self.recruits.tags), workers * each, most * each)
 
 
 class Crews:
@@ -153,6 +157,7 @@ class Crews:
             tags=recruits.tags,
             wall_time=recruits.wall_time,
             max_tasks=recruits.max_tasks,
+            each=recruits.each,
         )
         options = replace(
             self._options,
@@ -161,6 +166,7 @@ class Crews:
             patience=limits.patience,
             tags=limits.tags,
             limits=limits.limits,
+            each=limits.each,
         )
         launches = self.pool.recruit(options, self._outlook)
         launches.on_change = self._call
@@ -170,8 +176,6 @@ class Crews:
         """Have one more crew.  Raises MiraiError for one that cannot reach the pool."""
         with self._guard:
             if self._pool is not None:
-                if recruits.launcher is None and all(hired.launches for hired in self._hired):
-                    recruits = replace(recruits, launcher=_local())
                 self._hire(recruits, is_local=False)
             self._recruits.append(recruits)
         self._call()
@@ -200,7 +204,7 @@ class Crews:
     @property
     def most(self) -> int:
         """How many workers there can be."""
-        return sum(recruits.workers for recruits in self._recruits)
+        return sum(recruits.workers * recruits.each for recruits in self._recruits)
 
     def reducer(self) -> Reducer | None:
         """Return what knows how to pickle some objects."""
@@ -250,18 +254,19 @@ class Crews:
             crews = [hired.crew() for hired in self._hired]
             shares = share_out(demand, crews)
             again = [
-                self._adjust(hired, crew, share, now)
-                for hired, crew, share in zip(self._hired, crews, shares, strict=True)
+                self._adjust(hired, share, now)
+                for hired, share in zip(self._hired, shares, strict=True)
             ]
         return min([each for each in again if each is not None], default=None)
 
-    def _adjust(self, hired: _Hired, crew: Crew, tasks: int, now: float) -> float | None:
-        choice = choose(tasks, crew.workers, now, hired.policy, hired.past)
+    def _adjust(self, hired: _Hired, tasks: int, now: float) -> float | None:
+        workers, wanted = hired.workers(), math.ceil(tasks / hired.recruits.each)
+        choice = choose(wanted, workers, now, hired.policy, hired.past)
         hired.past = choice.past
         if hired.has_news and tasks and hired.launches is not None:
             hired.launches.look()
         if not choice.gathers:  # else what was ordered stays so
-            anew = hired.has_news and choice.count > crew.workers
+            anew = hired.has_news and choice.count > workers
             hired.has_news = False
             self._want(hired, choice.count, anew=anew)
         return choice.again

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from mirai._limits import limits_of, seconds
 from mirai._options import TaskOptions
-from mirai._pool_options import check_count, check_seed, check_tags
+from mirai._pool_options import check_count, check_each, check_seed, check_tags
 from mirai.controllers._retry import Retry
 from mirai.controllers.scaling import Policy
 
@@ -36,12 +36,15 @@ class Recruits:
     wall_time: Seconds | None = None
     max_tasks: int | None = None
     launch_timeout: Seconds | None = None
+    each: int = 1
 
     def __post_init__(self) -> None:
         from mirai.launchers import Launcher
 
         if self.launcher is not None and not isinstance(self.launcher, Launcher):
             raise TypeError(f"launcher must be a Launcher, not {type(self.launcher).__name__}")
+        if check_each(self.each) > 1 and self.launcher is None:
+            raise ValueError("each is for workers that a launcher starts")
         if check_count(self.workers) < 1:
             raise ValueError(f"workers must be positive: {self.workers}")
         if check_count(self.min_workers) > self.workers:

@@ -103,6 +103,15 @@ def test_stopping(tmp_path: Path) -> None:
     assert shape(out) == [("cancel to next", "mirai", 2), *both, ("storm, each", "mirai", 1)]
 
 
+def test_tree(tmp_path: Path) -> None:
+    out = measure("tree", tmp_path, "--repeats", "1", "--tasks", "2", "--each", "2")
+    wanted = [f"{what}, 6 daemons" for what in ("host", "dispatcher", "memory")]
+    shapes = "flat", "1 relay", "3 relays"
+    real = [(what, who, 1) for what in wanted for who in shapes]
+    simulated = [("its core, 3,000 daemons", who, 1) for who in ("flat", "3 relays")]
+    assert shape(out) == real[:6] + simulated + real[6:]
+
+
 def test_scale(tmp_path: Path) -> None:
     out = measure("scale", tmp_path, "--repeats", "1", "--tasks", "1000")
     assert [row["what"] for row in out["rows"]] == ["tasks"] * 2 + ["daemons"] * 2 + ["clients"] * 2

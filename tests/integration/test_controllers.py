@@ -814,6 +814,17 @@ class TestNested:
 
         assert controller.map(outer, [2, 3, 4]).values() == [2, 6, 12]
 
+    def test_workers_may_be_dispatchers_themselves(self) -> None:
+        with Controller(LocalLauncher(), workers=2, each=2, idle_time=600) as controller:
+            assert controller.workers == 4
+            pids = {result.unwrap()[1] for result in controller.map(_slow_tell, range(8))}
+            assert len(pids) == 4
+            assert len(controller.jobs()) == 2
+            assert {daemon.width for daemon in controller.status().daemons} == {2}
+            crash = controller.options(retry=Retry(crashes=1)).push(die)
+            assert isinstance(crash.exception(30), DaemonCrashed)
+            assert controller.push(double, 1).result(30) == 2
+
 
 class TestGroups:
     def test_tasks_are_routed(self) -> None:

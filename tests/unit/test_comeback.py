@@ -51,7 +51,8 @@ def test_one_that_crashed_is_replaced_at_once(code: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "status"), [(Ending.STOPPED, 0), (Ending.LEFT, 0), (Ending.REFUSED, 3)]
+    ("code", "status"),
+    [(Ending.STOPPED, 0), (Ending.LEFT, 0), (Ending.REFUSED, 3), (Ending.BARREN, 1)],
 )
 def test_one_that_was_told_to_end_is_not(code: Ending, status: int) -> None:
     following = after(place(), code)

@@ -5,7 +5,8 @@ what each client is still to be told.  Its daemons are honest, but nobody says w
 begin, end and send; its clients are not, now and then.  What the core commands is held against
 the model after every step, and in the end, when everybody has done his part, nothing may be left.
 
-A daemon's task that has submitted tasks of its own is taken to wait for all of them.
+A daemon's task that has submitted tasks of its own is taken to wait for all of them.  Some daemons
+are relays, which do several tasks at once, end them in any order, and tell of crashes behind them.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ FROM_DAEMONS = (Done, Returned, Printed, Pong, Leave)
 PICK = st.integers(0, 13)
 TAGS = st.sampled_from([(), (), (), ("a",), ("b",), ("a", "b")])
 TIMEOUTS = st.sampled_from([0.0, 0.0, 0.0, PATIENCE / 2, 0.3])
+WIDTHS = st.sampled_from([1, 1, 1, 2, 4])
 HOLD = st.sampled_from([False, False, True])
 """Whether the next thing happens in the same turn of the dispatcher."""
 ENDINGS = st.sampled_from([Kind.ERROR, Kind.VALUE])
@@ -154,6 +156,7 @@ class Node:
 
     peer: int
     tags: tuple[str, ...]
+    width: int
     watermark: bool
     joined: float
     hand: list[Call] = field(default_factory=list)
@@ -172,13 +175,18 @@ class Node:
     known: dict[int, bytes] = field(default_factory=dict)
     waiting: list[int] = field(default_factory=list)
     received: set[int] = field(default_factory=set)
-    current: int = 0
-    interrupted: bool = False
+    running: list[int] = field(default_factory=list)
+    interrupted: set[int] = field(default_factory=set)
     started: int = 0
     results: list[Outcome] = field(default_factory=list)  # to be sent
     words: deque[Message] = field(default_factory=deque)  # to be sent, whatever else
     closed: bool = False  # begins nothing more
     dead: bool = False
+
+    @property
+    def current(self) -> int:
+        """The key of the task that it has begun and not ended; of several the first; 0: none."""
+        return self.running[0] if self.running else 0
 
 
 class Machine(RuleBasedStateMachine):
@@ -212,7 +220,7 @@ class Machine(RuleBasedStateMachine):
         self.core = Dispatcher(grace=GRACE, kept=kept, spare=spare)
         self.client_joins()
         for count in range(daemons):
-            self.daemon_joins((), count % 2 == 0, False)
+            self.daemon_joins((), count % 2 == 0, False, width=1 + count // 2)
         for count in range(daemons):  # of functions whose duration will be known
             self.submit_from(self.clients()[0], count, True, False, False, retries=count % 2)
 
@@ -220,8 +228,16 @@ class Machine(RuleBasedStateMachine):
         self.numbers += 1
         return self.numbers
 
-    def join(self, peer: int, role: Role, process: int, tags: tuple[str, ...], hold: bool) -> None:
-        hello = Hello(VERSION, f"host{process}", process, tags)
+    def join(
+        self,
+        peer: int,
+        role: Role,
+        process: int,
+        tags: tuple[str, ...],
+        hold: bool,
+        width: int = 1,
+    ) -> None:
+        hello = Hello(VERSION, f"host{process}", process, tags, width=width)
         self.tell(peer, Joined(role, hello), hold)
 
     @precondition(lambda self: len(self.users) < 4)
@@ -231,10 +247,10 @@ class Machine(RuleBasedStateMachine):
         self.users[user.peer] = user
         self.join(user.peer, Role.CLIENT, user.peer, (), False)
 
-    @precondition(lambda self: self.nodes and len(self.users) < 7)
+    @precondition(lambda self: self.narrow(self.nodes.values()) and len(self.users) < 7)
     @rule(pick=PICK)
     def inner_client_joins(self, pick: int) -> None:
-        self.join_inside(choose(self.nodes, pick))
+        self.join_inside(choose_from(self.narrow(self.nodes.values()), pick))
 
     def join_inside(self, node: Node) -> User:
         user = User(self.number(), node.peer)
@@ -243,9 +259,11 @@ class Machine(RuleBasedStateMachine):
         return user
 
     @precondition(lambda self: len(self.nodes) < 5)
-    @rule(tags=TAGS, watermark=st.booleans(), hold=HOLD)
-    def daemon_joins(self, tags: tuple[str, ...], watermark: bool, hold: bool) -> None:
-        node = Node(self.number(), tags, watermark, self.now)
+    @rule(tags=TAGS, watermark=st.booleans(), hold=HOLD, width=WIDTHS)
+    def daemon_joins(
+        self, tags: tuple[str, ...], watermark: bool, hold: bool, width: int = 1
+    ) -> None:
+        node = Node(self.number(), tags, width, watermark and width == 1, self.now)
         self.nodes[node.peer] = node
         self.barren, self.failure = False, None
         for standing in self.standing:
@@ -253,7 +271,7 @@ class Machine(RuleBasedStateMachine):
         for ask in [ask for ask in self.asks if ask[1].at_least <= len(self.nodes)]:
             self.asks.remove(ask)
             self.told.append((ask[0], Report(ask[1].number, None)))  # type: ignore[arg-type]
-        self.join(node.peer, Role.DAEMON, node.peer, tags, hold)
+        self.join(node.peer, Role.DAEMON, node.peer, tags, hold, width)
 
     # ── what clients want ────────────────────────────────────────────────────────────────
 
@@ -296,13 +314,13 @@ class Machine(RuleBasedStateMachine):
             timeout=timeout,
         )
 
-    @precondition(lambda self: any(node.hand for node in self.living()))
+    @precondition(lambda self: any(node.hand for node in self.narrow(self.living())))
     @rule(pick=PICK, parents=st.integers(1, 4), count=st.integers(1, 3), tags=TAGS, hold=HOLD)
     def tasks_submit(
         self, pick: int, parents: int, count: int, tags: tuple[str, ...], hold: bool
     ) -> None:
         """Some tasks that run submit tasks of their own."""
-        busy = [node for node in self.living() if node.hand]
+        busy = [node for node in self.narrow(self.living()) if node.hand]
         for node in busy[pick % len(busy) :][:parents]:
             while node.inbox:
                 self.read(node)
@@ -413,6 +431,18 @@ class Machine(RuleBasedStateMachine):
         for id in ids:
             self.unwant(user.pending.pop(id))
         self.tell(user.peer, Cancel((*ids, *ids, NOBODY)), hold)
+
+    @precondition(lambda self: any(user.pending for user in self.clients()))
+    @rule(pick=PICK, count=st.integers(1, 4), hold=HOLD)
+    def recall(self, pick: int, count: int, hold: bool) -> None:
+        """A client, which is a relay, wants back what no daemon has."""
+        user = choose_from([user for user in self.clients() if user.pending], pick)
+        ids = [*user.pending][pick % 3 :][:count]
+        waiting = [id for id in ids if user.pending[id] in self.waiting()]
+        for id in waiting:
+            user.pending.pop(id).wanted = False
+        self.told.append((user.peer, Returned(tuple(waiting))))
+        self.tell(user.peer, Recall((*ids, *ids, NOBODY)), hold)
 
     @precondition(lambda self: self.clients())
     @rule(pick=PICK, what=st.sampled_from(["ask", "scale", "cancel"]), count=st.integers(0, 5))
@@ -617,7 +647,7 @@ class Machine(RuleBasedStateMachine):
                 assert node.received.issuperset(ids), "an interrupt of what has not come"
                 gone = self.withdraw(node, ids)
                 node.results += [Outcome(key, Kind.CANCELLED) for key in gone]
-                node.interrupted |= node.current in ids
+                node.interrupted.update(key for key in node.running if key in ids)
             case Ping():
                 node.words.append(Pong())
             case Stop():
@@ -630,21 +660,26 @@ class Machine(RuleBasedStateMachine):
         return gone
 
     def begin(self, node: Node) -> None:
-        if node.waiting and not (node.current or node.closed or node.dead):
-            node.current = node.started = node.waiting.pop(0)
-            node.interrupted = False
-            call = self.calls[node.current]
+        free = len(node.running) < node.width
+        if node.waiting and free and not (node.closed or node.dead):
+            node.started = node.waiting.pop(0)
+            node.running.append(node.started)
+            call = self.calls[node.started]
             call.begun += 1
             assert call.begun <= 1 + call.retries, "it runs once too often"
 
     def end(self, node: Node, kind: Kind, seconds: float, again: bool) -> None:
-        if node.current:
-            if node.interrupted:
+        """Have it end a task: a relay the last that has begun, of which it may be a crash."""
+        if node.running:
+            key = node.running.pop()
+            crash = None
+            if key in node.interrupted:
                 kind = Kind.CANCELLED
-            said = b"%d by %d" % (node.current, node.peer)
+            elif again and seconds == TINY and node.width > 1:
+                kind, crash = Kind.CRASHED, CRASH
+            said = b"%d by %d" % (key, node.peer)
             again = again and kind is Kind.ERROR
-            node.results.append(Outcome(node.current, kind, said, seconds=seconds, again=again))
-            node.current = 0
+            node.results.append(Outcome(key, kind, said, (), seconds, crash, again))
 
     def say_all(self, node: Node, *, words: bool = True) -> None:
         if node.results:
@@ -663,7 +698,7 @@ class Machine(RuleBasedStateMachine):
             call.daemon = 0
             if not call.wanted:
                 continue
-            if outcome.again:
+            if outcome.again or outcome.kind is Kind.CRASHED:
                 self.retry_or_answer(call, outcome.kind)
             else:
                 call.wanted = False
@@ -701,7 +736,8 @@ class Machine(RuleBasedStateMachine):
         if seconds >= GRACE:
             killed = {(kill.peer, key) for kill in self.kills for key in kill.keys}
             for node in self.nodes.values():
-                if node.hand and node.hand[0].unwanted_since + GRACE <= self.now:
+                narrow = node.width == 1  # a relay ends by itself what does not leave
+                if narrow and node.hand and node.hand[0].unwanted_since + GRACE <= self.now:
                     first = node.hand[0]
                     assert first.wanted or (node.peer, first.keys[-1]) in killed
 
@@ -815,8 +851,8 @@ class Machine(RuleBasedStateMachine):
                     self.send(self.nodes[peer], message)
                 case Send(peer, Report(number, _)):
                     self.told.remove((peer, Report(number, None)))  # type: ignore[arg-type]
-                case Send(peer, Printed() as printed):
-                    self.told.remove((peer, printed))
+                case Send(peer, Printed() | Returned() as message):
+                    self.told.remove((peer, message))
                 case Send(_, Refused()):
                     pass
                 case Send(peer, Welcome()):
@@ -895,6 +931,7 @@ class Machine(RuleBasedStateMachine):
 
     def kill(self, kill: Kill) -> None:
         node = self.nodes[kill.peer]
+        assert node.width == 1
         for key in kill.keys:
             call = self.calls[key]
             assert not call.wanted and call.unwanted_since + GRACE <= self.now
@@ -957,7 +994,7 @@ class Machine(RuleBasedStateMachine):
         lenders = [node for node in self.nodes.values() if self.lends(node)]
         for node in lenders:
             movable = [call.keys[-1] for call in node.hand if not call.pinned]
-            assert node.asked.issuperset(movable[1:]), "it keeps what others could do"
+            assert node.asked.issuperset(movable[node.width :]), "it keeps what others could do"
         free = [node for node in self.nodes.values() if self.is_free(node)]
         moving = any(
             node.recalled or (node.hand and node not in lenders) for node in self.nodes.values()
@@ -1010,8 +1047,9 @@ class Machine(RuleBasedStateMachine):
     def check_report(self, waiting: int) -> None:
         report = self.core.report(self.now)
         busy = [node for node in self.nodes.values() if node.hand]
-        assert report.executing == len(busy)
-        assert report.awaiting == waiting + sum(len(node.hand) - 1 for node in busy)
+        assert report.executing == sum(min(len(node.hand), node.width) for node in busy)
+        behind = sum(max(0, len(node.hand) - node.width) for node in busy)
+        assert report.awaiting == waiting + behind
         assert self.core.has_waiting() == bool(waiting or any(each.ids for each in self.standing))
         self.check_wanted(report.wanted)
         assert (report.kept, report.failure) == (self.kept, self.failure)
@@ -1019,7 +1057,7 @@ class Machine(RuleBasedStateMachine):
             node = self.nodes[each.id]
             assert node.dead or each.state == self.state(node)
             assert each.tasks == len(node.hand) and bool(each.task) == bool(node.hand)
-            assert each.tags == node.tags
+            assert (each.tags, each.width) == (node.tags, node.width)
             assert 0.0 <= each.seconds <= self.now - node.joined + TINY
 
     # ── questions ────────────────────────────────────────────────────────────────────────
@@ -1029,6 +1067,10 @@ class Machine(RuleBasedStateMachine):
 
     def living(self) -> list[Node]:
         return [node for node in self.nodes.values() if not node.dead]
+
+    def narrow(self, nodes: Iterable[Node]) -> list[Node]:
+        """Return those in whose process tasks run: a relay's tasks have another home."""
+        return [node for node in nodes if node.width == 1]
 
     def unanswered(self) -> int:
         return sum(len(user.pending) for user in self.users.values())
@@ -1053,7 +1095,7 @@ class Machine(RuleBasedStateMachine):
         return bool(node.hand) and bool(self.inside(node))
 
     def is_free(self, node: Node) -> bool:
-        return not (node.hand or node.recalled or node.leaving)
+        return len(node.hand) < node.width and not (node.recalled or node.leaving)
 
     # ── the end ──────────────────────────────────────────────────────────────────────────
 
@@ -1106,7 +1148,7 @@ class Machine(RuleBasedStateMachine):
             self.lose_node(node)
             return True
         self.begin(node)
-        if node.current and (node.interrupted or not self.waits(node)):
+        if node.current and (node.current in node.interrupted or not self.waits(node)):
             self.end(node, Kind.VALUE, TINY, False)
             moved = True
         self.say_all(node)

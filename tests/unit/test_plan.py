@@ -15,8 +15,9 @@ from dispatcher.messages import Slot
 from dispatcher.processes import Plan
 from mirai import SerialConfig, SerializationError
 from mirai._limits import Limits
-from mirai._plan import Slots, plan_of, read_init
+from mirai._plan import Slots, launched_of, plan_of, read_init
 from mirai._pool_options import PoolOptions
+from mirai.launchers import LocalLauncher
 
 
 def plan(options: PoolOptions) -> Plan:
@@ -92,6 +93,25 @@ def test_another_interpreter_has_its_own_search_path() -> None:
     made = plan(PoolOptions(1, python=sys.executable))
     assert made.argv[0] == sys.executable
     assert made.lead == ""
+
+
+def test_what_relays_are_told() -> None:
+    options = PoolOptions(0, launcher=LocalLauncher(), launched=2, each=3, grace=1.5)
+    told = launched_of(options, "default")
+    assert (told.each, told.grace) == (3, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("each", "error"), [(0, ValueError), (1_001, ValueError), (True, TypeError), ("2", TypeError)]
+)
+def test_how_many_daemons_a_relay_may_have(each: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="each must be"):
+        PoolOptions(0, launcher=LocalLauncher(), launched=2, each=each)
+
+
+def test_relays_are_launched() -> None:
+    with pytest.raises(ValueError, match="each is for daemons that a launcher starts"):
+        PoolOptions(2, each=2)
 
 
 class TestSlots:
