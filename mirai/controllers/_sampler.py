@@ -44,6 +44,7 @@ class Sampler:
         self._worker = _encodable(f"host/{worker}" if is_host else worker)
         self._path = os.path.join(metrics.directory, file_name(self._worker))
         self._has_warned = False
+        self._before: tuple[float, float] | None = None  # when it was looked at last, and its CPU
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mirai-metrics", daemon=True)
         self._thread.start()
@@ -79,12 +80,23 @@ class Sampler:
                 host=self._host,
                 pid=self._pid,
                 status=process.status(),
-                cpu=process.cpu_percent(),
+                cpu=self._cpu(),
                 cpu_machine=self._cpu_machine(),
                 resident=memory.rss,
                 virtual=memory.vms,
                 task=_encodable(_enclosed.running_task),
             )
+
+    def _cpu(self) -> float:
+        """Return what percent of one core was taken since the last call.
+
+        The last sample may come a moment after the one before, and psutil knows only hundredths of
+        a second, of which one would be many cores then.
+        """
+        now, cpu = time.monotonic(), time.process_time()
+        since, known = self._before or (now, cpu)
+        self._before = now, cpu
+        return 100 * (cpu - known) / (now - since) if now > since else 0.0
 
     def _append(self, sample: Sample) -> None:
         """Write a line, by one call: so a line is whole, whoever else may write to the file."""

@@ -252,6 +252,16 @@ class TestSampling:
         assert first.time <= last.time
         release(log)  # which nobody holds any more
 
+    def test_no_single_thread_takes_more_than_a_core_however_brief_the_time(
+        self, tmp_path: Path
+    ) -> None:
+        log = MetricsLog(tmp_path, 3_600)
+        hold(log)
+        (sampler,) = _sampler._samplers._at_work.values()
+        release(log)  # so that its own thread is gone
+        taken = [sampler._sample() for _ in range(1_000)]
+        assert 0 < max(each.cpu for each in taken) < 150
+
     def test_what_it_writes_is_for_this_user_only(self, tmp_path: Path) -> None:
         log = MetricsLog(tmp_path / "metrics", 3_600)
         hold(log)
