@@ -11,7 +11,7 @@ from dispatcher.messages import DaemonReport, Dismiss, FromHost, PoolReport
 from mirai import LaunchError
 from mirai import _launches as room
 from mirai._launched import Launched
-from mirai._launches import MAX_REFUSALS, Launches, Link
+from mirai._launches import MAX_DENIALS, Launches, Link
 from mirai._outlook import Outlook
 from mirai.launchers import Handle, Launcher, Order, Phase, State
 
@@ -127,7 +127,7 @@ def test_it_is_told_that_no_more_can_be_launched(stage: Stage) -> None:
     stage.platform.refuses = True
     stage.want(2)
     before = stage.changes
-    while stage.platform.calls < MAX_REFUSALS:
+    while stage.platform.calls < MAX_DENIALS:
         stage.launches._pause()
         stage.launches._turn()
     assert stage.changes == before + 1
