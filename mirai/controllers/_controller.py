@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Unpack
 
 from mirai._pool_options import check_seed, size_in_bytes
@@ -218,20 +217,10 @@ class Controller(_Hiring, Blocking):
         return f"<Controller {self.name!r}: {self.unresolved} unresolved, {self.unpopped} unpopped>"
 
     async def __aenter__(self) -> AsyncController:
-        return AsyncController(self)
+        return self._face()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        face = AsyncController(self)
-        try:
-            if kind is None:
-                await face.wait("all")
-        finally:
-            await face.end_shielded()
+    def _face(self) -> AsyncController:
+        return AsyncController(self)
 
 
 class AsyncController(_Hiring, Awaiting):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from mirai.controllers._options import PushOptions
+from mirai.controllers._options import Push
 from mirai.controllers._result import TaskResult
 from mirai.controllers._task import Task
 from mirai.controllers._waiters import Waiters
@@ -23,16 +22,8 @@ class Desk(Protocol):
     def close(self) -> None:
         """End all."""
 
-    def push(
-        self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        options: PushOptions,
-        *,
-        is_claimed: bool = False,
-    ) -> Task:
-        """Send a task; it is for no ``take`` if it ``is_claimed``."""
+    def push(self, push: Push) -> Task:
+        """Send a task."""
 
     def take(self) -> TaskResult[Any] | None:
         """Return what has ended first and was not taken; None if there is none."""

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dispatcher.log import Guarded
 from mirai._answer import Failure
 from mirai._errors import MiraiError, TaskCancelled
 from mirai._future import Mirai
@@ -26,11 +25,12 @@ from mirai.controllers._book import Book, Summary
 from mirai.controllers._crews import Crews
 from mirai.controllers._describe import describe, name_of
 from mirai.controllers._enclosed import Enclosed
-from mirai.controllers._options import SEED_BYTES, PushOptions, Recruits
+from mirai.controllers._options import SEED_BYTES, Push, Recruits
 from mirai.controllers._result import TaskResult
 from mirai.controllers._retry import Retry, rung
 from mirai.controllers._status import Status
 from mirai.controllers._task import NOTHING, Task, failed_attempt, frozen, result_of
+from mirai.controllers._upkeep import Upkeep
 from mirai.controllers._waiters import Waiters
 
 if TYPE_CHECKING:
@@ -38,10 +38,6 @@ if TYPE_CHECKING:
     from mirai.controllers._keeping import Keeping
     from mirai.controllers._metrics import MetricsLog
 
-logger = Guarded("mirai")
-
-SPACING = 0.02
-"""Seconds between two looks of the thread, at least."""
 KNOWN = 256
 """How many functions are remembered as they are sent."""
 
@@ -81,9 +77,7 @@ class Engine:
         self._due: list[tuple[float, int, Task]] = []  # what is to be tried again, and when
         self._is_new = False  # whether tasks were sent since the last look
 
-        self._look = threading.Condition()
-        self._called = False  # the thread is to look, under ``_look``
-        self._thread: threading.Thread | None = None
+        self._upkeep: Upkeep | None = None
         self._started_backup = False
 
     # ── its life ─────────────────────────────────────────────────────────────────────────
@@ -93,26 +87,25 @@ class Engine:
 
         Raises like ``daemons``.
         """
-        if self._thread is not None:
+        if self._upkeep is not None:
             return
         with self._starting:
-            if self._thread is not None:
+            if self._upkeep is not None:
                 return
             self.crews.start()
             self._functions.clear()  # they know the store of the former pool
-            thread = threading.Thread(target=self._run, name=f"mirai-{self.name}", daemon=True)
-            self._called = True
-            self._thread = thread
-            thread.start()
+            self._upkeep = Upkeep(f"mirai-{self.name}", self._turn)
+            self._upkeep.start()
 
     def close(self) -> None:
         """Cancel what has not ended, and end all processes.  Idempotent."""
         with self._starting:
-            thread, self._thread = self._thread, None
-            self._call()
+            upkeep, self._upkeep = self._upkeep, None
+            if upkeep is not None:
+                upkeep.end()
             self.crews.end()
-            if thread is not None and thread is not threading.current_thread():
-                thread.join()
+            if upkeep is not None:
+                upkeep.join()
             self._drop_due()
             if self._started_backup and self.settings.backup is not None:
                 self.settings.backup.close()
@@ -120,29 +113,20 @@ class Engine:
     @property
     def is_started(self) -> bool:
         """Whether it has a pool."""
-        return self._thread is not None
+        return self._upkeep is not None
 
     # ── tasks ────────────────────────────────────────────────────────────────────────────
 
-    def push(
-        self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        options: PushOptions,
-        *,
-        is_claimed: bool = False,
-    ) -> Task:
+    def push(self, push: Push) -> Task:
         """Send a task; see ``Controller.push``."""
-        if not callable(fn):
-            raise TypeError(f"the first argument must be callable, not {type(fn).__name__}")
-        self.crews.check(options.tags)
-        retry = self.settings.retry if options.retry is None else options.retry
+        if not callable(push.fn):
+            raise TypeError(f"the first argument must be callable, not {type(push.fn).__name__}")
+        self.crews.check(push.options.tags)
         self.start()
-        task = self._enter(fn, args, kwargs, options, retry, is_claimed)
+        task = self._enter(push)
         try:
-            kept = self.crews.stow(args, kwargs)
-            if retry:
+            kept = self.crews.stow(push.args, push.kwargs)
+            if task.retry:
                 kept = (frozen(*kept, self.crews.reducer()),), {}
             task.call = (task.name, *kept[0]), kept[1]
             self._attempt(task, self._place_of(task))
@@ -150,45 +134,37 @@ class Engine:
             with self._lock:
                 self.book.withdraw(task)
             raise
-        if not retry:
+        if not task.retry:
             task.call = NOTHING  # the pool has it
         return task
 
-    def _enter(
-        self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        options: PushOptions,
-        retry: Retry,
-        is_claimed: bool,
-    ) -> Task:
+    def _enter(self, push: Push) -> Task:
         """Write a task into the book."""
-        command = describe(fn, args, kwargs)
-        if options.seed is None:
-            stream = self._streams.next()
-        else:
-            stream = options.seed.to_bytes(SEED_BYTES, "big")
+        options = push.options
+        command = describe(push.fn, push.args, push.kwargs)
         with self._lock:
-            name = options.name or self.book.draw_name(name_of(fn))
-            key = f"{self.name}/{next(self._keys)}"
-            mirai: Mirai[Any] = Mirai(0, name, self.name)
+            name = options.name or self.book.draw_name(name_of(push.fn))
             task = Task(
                 name,
-                key,
+                f"{self.name}/{next(self._keys)}",
                 command,
-                self._enclosed(fn),
+                self._enclosed(push.fn),
                 options,
-                retry,
-                stream,
-                is_claimed,
-                mirai,
+                self.settings.retry if options.retry is None else options.retry,
+                self._stream(options.seed),
+                push.is_claimed,
+                Mirai(0, name, self.name),
             )
             self.book.add(task)
+        mirai = task.mirai
         mirai._cancel_hook = partial(self._stop, task)
         mirai._recount_hook = partial(_recount, task)
         mirai._submitted = task.submitted
         return task
+
+    def _stream(self, seed: int | None) -> bytes:
+        """Return what a task draws its random numbers from; empty without a seed."""
+        return self._streams.next() if seed is None else seed.to_bytes(SEED_BYTES, "big")
 
     def _enclosed(self, fn: Callable[..., Any]) -> Enclosed:
         """Return what is sent for a function: the same thing for the same function."""
@@ -271,7 +247,7 @@ class Engine:
         with self._lock:
             task.attempts.append(attempt)
             self.book.failed_once(task, attempt.status)
-        if not task.is_cancelled and self._thread is not None:
+        if not task.is_cancelled and self._upkeep is not None:
             pause = task.retry.pause(task.ends(), attempt.error)
             if pause is not None and self._may_go_on(task):
                 self._try_later(task, pause)
@@ -428,34 +404,16 @@ class Engine:
         with self._lock:
             return self.book.summary(self.name)
 
-    # ── the thread ───────────────────────────────────────────────────────────────────────
+    # ── what takes time ──────────────────────────────────────────────────────────────────
 
     def _call(self) -> None:
         """Have the thread look."""
-        if self._called:
-            return
-        with self._look:
-            self._called = True
-            self._look.notify()
-
-    def _run(self) -> None:
-        again: float | None = None
-        while self._thread is threading.current_thread():
-            with self._look:
-                pause = None if again is None else max(0.0, again - time.monotonic())
-                self._look.wait_for(lambda: self._called, pause)
-                self._called = False
-            try:
-                again = self._turn()
-            except Exception:  # a launcher may be anybody's; we come back
-                logger.exception("a controller's look at its workers has failed")
-                again = time.monotonic() + 1.0
-            time.sleep(SPACING)
+        upkeep = self._upkeep
+        if upkeep is not None:
+            upkeep.call()
 
     def _turn(self) -> float | None:
         """Do what is due; return when to do so again."""
-        if self._thread is None:
-            return None
         now = time.monotonic()
         self._try_again(now)
         with self._lock:

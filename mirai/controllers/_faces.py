@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator
 from time import monotonic
 from types import TracebackType
@@ -181,7 +182,7 @@ def _advance(bar: Any, seen: int, resolved: int) -> int:
     return resolved
 
 
-class Blocking(Face, View):
+class Blocking(Face, View, ABC):
     """What blocks."""
 
     def options(self, **options: Unpack[PushKeywords]) -> View:
@@ -229,6 +230,23 @@ class Blocking(Face, View):
                 self.wait("all")
         finally:
             self.terminate()
+
+    @abstractmethod
+    def _face(self) -> Awaiting:
+        """Return what awaits, of the same tasks."""
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        face = self._face()
+        try:
+            if kind is None:
+                await face.wait("all")
+        finally:
+            await face.end_shielded()
 
     def wait(
         self, mode: Mode = "all", timeout: float | None = None, *, progress: bool = False

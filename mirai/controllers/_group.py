@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any
 
 from mirai.controllers._book import Summary
 from mirai.controllers._controller import Controller
 from mirai.controllers._engine import Engine
 from mirai.controllers._faces import Awaiting, Blocking
-from mirai.controllers._options import PushOptions, suffices
+from mirai.controllers._options import Push, suffices
 from mirai.controllers._result import TaskResult
 from mirai.controllers._task import Task
 from mirai.controllers._waiters import Waiters
@@ -40,32 +39,19 @@ class Several:
         for engine in self._engines.values():
             engine.close()
 
-    def push(
-        self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        options: PushOptions,
-        *,
-        is_claimed: bool = False,
-    ) -> Task:
+    def push(self, push: Push) -> Task:
         """Send a task to one of them."""
-        engine = self._engines[self._choose(fn, args, kwargs, options)]
-        task = engine.push(fn, args, kwargs, options, is_claimed=is_claimed)
-        if is_claimed:
+        engine = self._engines[self._choose(push)]
+        task = engine.push(push)
+        if push.is_claimed:
             self._owners[task.key] = engine
         return task
 
-    def _choose(
-        self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        options: PushOptions,
-    ) -> str:
+    def _choose(self, push: Push) -> str:
+        options = push.options
         name = options.controller
         if name is None and self._route is not None:
-            name = self._route(fn, *args, **kwargs)
+            name = self._route(push.fn, *push.args, **push.kwargs)
         if name is not None:
             if name not in self._engines:
                 known = ", ".join(map(repr, self._engines))
@@ -179,20 +165,10 @@ class ControllerGroup(Blocking):
         return f"<ControllerGroup of {', '.join(map(repr, self._controllers))}>"
 
     async def __aenter__(self) -> AsyncControllerGroup:
-        return AsyncControllerGroup(self)
+        return self._face()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        face = AsyncControllerGroup(self)
-        try:
-            if kind is None:
-                await face.wait("all")
-        finally:
-            await face.end_shielded()
+    def _face(self) -> AsyncControllerGroup:
+        return AsyncControllerGroup(self)
 
 
 class AsyncControllerGroup(Awaiting):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from mirai._limits import limits_of, seconds
 from mirai._options import TaskOptions
@@ -111,6 +111,17 @@ class PushOptions:
     def task(self, stream: bytes) -> TaskOptions:
         """Return what mirai is told of a task that draws random numbers from this stream."""
         return replace(self.plain, stream=stream) if stream else self.plain
+
+
+class Push(NamedTuple):
+    """A call that is to be pushed, and what is said about it."""
+
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    options: PushOptions
+    is_claimed: bool = False
+    """Whether somebody waits for this very one: then it is for no ``pop``."""
 
 
 def check_resources(resources: Mapping[str, float]) -> dict[str, float]:

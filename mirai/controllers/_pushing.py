@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
 from mirai._future import Mirai
 from mirai._map import elements_of
+from mirai._outbox import Call
 from mirai._pool_options import check_count
 from mirai.controllers._desk import Desk
-from mirai.controllers._options import PushOptions
+from mirai.controllers._options import Push, PushOptions
 from mirai.controllers._result import Results, TaskResult, failed
 from mirai.controllers._steps import Steps, Wait, arun, run
 from mirai.controllers._task import Task
@@ -45,7 +46,7 @@ class Pushing:
         carries the tags, SerializationError, LaunchError and whatever else ``daemons()`` raises
         where the pool cannot start, and MiraiError if tasks of this name have crashed too often.
         """
-        return self._desk.push(fn, args, kwargs, self._options).mirai
+        return self._desk.push(Push(fn, args, kwargs, self._options)).mirai
 
     def walk(
         self,
@@ -62,73 +63,25 @@ class Pushing:
         of a DataFrame are given as keywords.  ``names`` are the tasks' names.  All are pushed, or
         none: if one cannot be, those before it are cancelled.
         """
-        tasks = self._push_all(fn, iterables, args, kwargs, names, is_claimed=False)
-        return [task.mirai for task in tasks]
+        walk = Walk(fn, iterables, args, kwargs, names, self._options)
+        return [task.mirai for task in self._push_all(walk.pushes(is_claimed=False))]
 
-    def _push_all(
-        self,
-        fn: Callable[..., Any],
-        iterables: tuple[Any, ...],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any] | None,
-        names: Iterable[str] | None,
-        *,
-        is_claimed: bool,
-    ) -> list[Task]:
+    def _push_all(self, pushes: Iterator[Push]) -> list[Task]:
         tasks: list[Task] = []
         try:
-            tasks += self._pushed(fn, iterables, args, kwargs, names, is_claimed=is_claimed)
+            tasks += map(self._desk.push, pushes)  # what was pushed before an error is in there
         except BaseException:
             for task in tasks:
                 task.mirai.cancel()
             raise
         return tasks
 
-    def _pushed(
-        self,
-        fn: Callable[..., Any],
-        iterables: tuple[Any, ...],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any] | None,
-        names: Iterable[str] | None,
-        *,
-        is_claimed: bool,
-    ) -> Iterator[Task]:
-        """Push one task for each element, each when it is asked for."""
-        if not callable(fn):
-            raise TypeError(f"the first argument must be callable, not {type(fn).__name__}")
-        if self._options.name is not None:
-            raise ValueError("one name is not for many tasks: names=[...] are theirs")
-        more = dict(kwargs or {})
-        named = None if names is None else iter(names)
-        for each, columns in elements_of(iterables):
-            options = self._options if named is None else self._named(named)
-            call = (*each, *args)
-            yield self._desk.push(fn, call, {**columns, **more}, options, is_claimed=is_claimed)
-        if named is not None and next(named, None) is not None:
-            raise ValueError("there are more names than elements")
-
-    def _named(self, names: Iterator[str]) -> PushOptions:
-        name = next(names, None)
-        if name is None:
-            raise ValueError("there are fewer names than elements")
-        return replace(self._options, name=name)
-
     # ── the steps of both faces ──────────────────────────────────────────────────────────
 
-    def _map(
-        self,
-        fn: Callable[..., Any],
-        iterables: tuple[Any, ...],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any] | None,
-        names: Iterable[str] | None,
-        on_error: OnError,
-        progress: bool,
-    ) -> Steps[Results[Any]]:
+    def _map(self, walk: Walk, on_error: OnError, progress: bool) -> Steps[Results[Any]]:
         if on_error not in ("raise", "stop", "keep"):
             raise ValueError(f'on_error must be "raise", "stop" or "keep", not {on_error!r}')
-        tasks = self._push_all(fn, iterables, args, kwargs, names, is_claimed=True)
+        tasks = self._push_all(walk.pushes(is_claimed=True))
         ended = _Ended(self._desk, tasks)
         if on_error == "stop":
             ended.stop_at_errors()
@@ -149,20 +102,54 @@ class Pushing:
             raise failed(results)
         return results
 
-    def _streaming(
-        self,
-        fn: Callable[..., Any],
-        iterables: tuple[Any, ...],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any] | None,
-        names: Iterable[str] | None,
-        max_in_flight: int,
-    ) -> Streaming[Any]:
+    def _stream(self, walk: Walk, max_in_flight: int) -> Streaming[Any]:
         room = check_count(max_in_flight)
         if room < 1:
             raise ValueError(f"max_in_flight must be positive: {room}")
-        tasks = self._pushed(fn, iterables, args, kwargs, names, is_claimed=True)
-        return Streaming(self._desk, tasks, room)
+        return Streaming(self._desk, map(self._desk.push, walk.pushes(is_claimed=True)), room)
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """A function, and what it is to be called with, element by element."""
+
+    fn: Callable[..., Any]
+    iterables: tuple[Any, ...]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] | None
+    names: Iterable[str] | None
+    options: PushOptions
+
+    def pushes(self, *, is_claimed: bool) -> Iterator[Push]:
+        """Yield what is to be pushed for each element, when it is asked for.
+
+        Raises TypeError and ValueError at once for what could never be pushed.
+        """
+        if not callable(self.fn):
+            raise TypeError(f"the first argument must be callable, not {type(self.fn).__name__}")
+        if not isinstance(self.args, (tuple, list)):
+            raise TypeError(f"args must be a tuple, not {type(self.args).__name__}")
+        if self.options.name is not None:
+            raise ValueError("one name is not for many tasks: names=[...] are theirs")
+        return self._pushes(elements_of(self.iterables), is_claimed)
+
+    def _pushes(self, elements: Iterator[Call], is_claimed: bool) -> Iterator[Push]:
+        args, kwargs = tuple(self.args), dict(self.kwargs or {})
+        names = None if self.names is None else iter(self.names)
+        for element, columns in elements:
+            options = self.options
+            if names is not None:
+                options = replace(options, name=_next_of(names))
+            yield Push(self.fn, (*element, *args), {**columns, **kwargs}, options, is_claimed)
+        if names is not None and next(names, None) is not None:
+            raise ValueError("there are more names than elements")
+
+
+def _next_of(names: Iterator[str]) -> str:
+    name = next(names, None)
+    if name is None:
+        raise ValueError("there are fewer names than elements")
+    return name
 
 
 class _Ended:
@@ -283,8 +270,8 @@ class View(Pushing):
         ``results``.  ``on_error="stop"``: the first failure cancels the others; ``"keep"``: nothing
         is raised.
         """
-        steps = self._map(fn, iterables, args, kwargs, names, on_error, progress)
-        return run(steps)
+        walk = Walk(fn, iterables, args, kwargs, names, self._options)
+        return run(self._map(walk, on_error, progress))
 
     def stream(
         self,
@@ -301,7 +288,8 @@ class View(Pushing):
         The input need not fit into memory, nor need the results: elements are read as results are
         taken, and never are more than ``max_in_flight`` of them pushed and not taken.
         """
-        return self._streaming(fn, iterables, args, kwargs, names, max_in_flight)
+        walk = Walk(fn, iterables, args, kwargs, names, self._options)
+        return self._stream(walk, max_in_flight)
 
 
 class AsyncView(Pushing):
@@ -319,8 +307,8 @@ class AsyncView(Pushing):
         progress: bool = False,
     ) -> Results[Any]:
         """Do what ``Controller.map`` does."""
-        steps = self._map(fn, iterables, args, kwargs, names, on_error, progress)
-        return await arun(steps)
+        walk = Walk(fn, iterables, args, kwargs, names, self._options)
+        return await arun(self._map(walk, on_error, progress))
 
     def stream(
         self,
@@ -333,4 +321,5 @@ class AsyncView(Pushing):
         names: Iterable[str] | None = None,
     ) -> Streaming[Any]:
         """Do what ``Controller.stream`` does, for ``async for``."""
-        return self._streaming(fn, iterables, args, kwargs, names, max_in_flight)
+        walk = Walk(fn, iterables, args, kwargs, names, self._options)
+        return self._stream(walk, max_in_flight)
