@@ -104,16 +104,12 @@ class Face(Pushing):
             raise ValueError(f'mode must be "all" or "one", not {mode!r}')
         desk = self._desk
         deadline = None if timeout is None else monotonic() + timeout
-        bar = bar_of(desk.unresolved()) if progress else None
-        seen = desk.resolved()
+        bar = _Bar(desk) if progress and desk.unresolved() else None
         try:
             while not _holds(desk, mode):
                 if mode == "one" and not desk.unresolved():
                     return False
-                if bar is None:
-                    waiter = desk.waiters.until(lambda: _is_over(desk, mode))
-                else:
-                    waiter = desk.waiters.until(_has_more_than(desk, seen))
+                waiter = desk.waiters.until(bar.has_more if bar else lambda: _is_over(desk, mode))
                 left = None if deadline is None else max(0.0, deadline - monotonic())
                 try:
                     if not (yield Wait(waiter, left)):
@@ -121,7 +117,9 @@ class Face(Pushing):
                 finally:
                     waiter.cancel()
                 if bar is not None:
-                    seen = _advance(bar, seen, desk.resolved())
+                    bar.show()
+            if bar is not None:
+                bar.show()
         finally:
             if bar is not None:
                 bar.close()
@@ -172,14 +170,25 @@ def _is_over(desk: Desk, mode: Mode) -> bool:
     return _holds(desk, mode) or not desk.unresolved()
 
 
-def _has_more_than(desk: Desk, seen: int) -> Callable[[], bool]:
-    return lambda: desk.resolved() > seen or not desk.unresolved()
+class _Bar:
+    """A progress bar of the tasks of a desk that have not ended now."""
 
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._seen = desk.resolved()
+        self._bar = bar_of(desk.unresolved())
+        self.close = self._bar.close
 
-def _advance(bar: Any, seen: int, resolved: int) -> int:
-    for _ in range(resolved - seen):
-        bar.advance()
-    return resolved
+    def has_more(self) -> bool:
+        """Whether there is more to show."""
+        return self._desk.resolved() > self._seen or not self._desk.unresolved()
+
+    def show(self) -> None:
+        """Show what has ended by now."""
+        resolved = self._desk.resolved()
+        for _ in range(resolved - self._seen):
+            self._bar.advance()
+        self._seen = resolved
 
 
 class Blocking(Face, View, ABC):

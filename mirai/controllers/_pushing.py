@@ -48,6 +48,26 @@ class Pushing:
         """
         return self._desk.push(Push(fn, args, kwargs, self._options)).mirai
 
+    @overload
+    def walk(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        /,
+        *iterables: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        names: Iterable[str] | None = None,
+    ) -> list[Mirai[T]]: ...
+    @overload
+    def walk(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        names: Iterable[str] | None = None,
+    ) -> list[Mirai[T]]: ...
     def walk(
         self,
         fn: Callable[..., Any],
@@ -250,6 +270,30 @@ def bar_of(total: int) -> Any:
 class View(Pushing):
     """What blocks: ``map`` and ``stream``."""
 
+    @overload
+    def map(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        /,
+        *iterables: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        names: Iterable[str] | None = None,
+        on_error: OnError = "raise",
+        progress: bool = False,
+    ) -> Results[T]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        names: Iterable[str] | None = None,
+        on_error: OnError = "raise",
+        progress: bool = False,
+    ) -> Results[T]: ...
     def map(
         self,
         fn: Callable[..., Any],
@@ -273,6 +317,28 @@ class View(Pushing):
         walk = Walk(fn, iterables, args, kwargs, names, self._options)
         return run(self._map(walk, on_error, progress))
 
+    @overload
+    def stream(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        /,
+        *iterables: Any,
+        max_in_flight: int,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        names: Iterable[str] | None = None,
+    ) -> Streaming[T]: ...
+    @overload
+    def stream(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Any,
+        max_in_flight: int,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        names: Iterable[str] | None = None,
+    ) -> Streaming[T]: ...
     def stream(
         self,
         fn: Callable[..., Any],
@@ -295,6 +361,30 @@ class View(Pushing):
 class AsyncView(Pushing):
     """What awaits: ``map``; and ``stream``, for ``async for``."""
 
+    @overload
+    async def map(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        /,
+        *iterables: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        names: Iterable[str] | None = None,
+        on_error: OnError = "raise",
+        progress: bool = False,
+    ) -> Results[T]: ...
+    @overload
+    async def map(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        names: Iterable[str] | None = None,
+        on_error: OnError = "raise",
+        progress: bool = False,
+    ) -> Results[T]: ...
     async def map(
         self,
         fn: Callable[..., Any],
@@ -310,6 +400,28 @@ class AsyncView(Pushing):
         walk = Walk(fn, iterables, args, kwargs, names, self._options)
         return await arun(self._map(walk, on_error, progress))
 
+    @overload
+    def stream(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        /,
+        *iterables: Any,
+        max_in_flight: int,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        names: Iterable[str] | None = None,
+    ) -> Streaming[T]: ...
+    @overload
+    def stream(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Any,
+        max_in_flight: int,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        names: Iterable[str] | None = None,
+    ) -> Streaming[T]: ...
     def stream(
         self,
         fn: Callable[..., Any],
