@@ -137,6 +137,7 @@ from concurrent.futures import Future, as_completed, wait
 from typing import assert_type
 
 from mirai import Daemons, Mirai, Status, connect, daemons, mirai, status, try_mirai
+from mirai.controllers import AsyncController, Controller, Results
 
 
 def area(width: int, *, height: float = 1.0) -> float:
@@ -167,6 +168,15 @@ assert_type(daemons(2), Daemons)
 assert_type(connect("pool.json"), Daemons)
 assert_type(status(), Status)
 
+controller = Controller(workers=2)
+assert_type(controller.push(area, 3, height=2.0), Mirai[float])
+assert_type(controller.options(name="a").push(fetch, "a"), Mirai[bytes])
+assert_type(controller.map(area, [1, 2]), Results[float])
+assert_type(controller.map(fetch, ["a"]).values(), list[bytes])
+assert_type(controller.walk(area, [1, 2]), list[Mirai[float]])
+for result in controller.stream(area, [1, 2], max_in_flight=2):
+    assert_type(result.unwrap(), float)
+
 future: Future[float] = mirai(area, 3)
 
 
@@ -176,6 +186,10 @@ async def main() -> None:
     assert_type(await asyncio.gather(mirai(area, 3), mirai(fetch, "a")), tuple[float, bytes])
     async with daemons(1) as pool:
         assert_type(pool, Daemons)
+    async with controller as awaited:
+        assert_type(awaited, AsyncController)
+        assert_type(await awaited.map(fetch, ["a"]), Results[bytes])
+        assert_type(await awaited.wait(), bool)
 
 
 mirais = [mirai(area, n) for n in range(3)]
@@ -189,6 +203,7 @@ WRONG = {
     "a keyword that it does not have": "mirai(area, 3, depth=1)",
     "too few arguments": "mirai(area)",
     "an argument that is only tried": 'try_mirai(area, "3")',
+    "an argument that is pushed": 'controller.push(area, "3")',
     "a result taken for another": "text: str = mirai(area, 3).result()",
     "not a function": "mirai(3)",
     "an awaitable function's argument": "mirai(fetch, 3)",
