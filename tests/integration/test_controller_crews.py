@@ -81,7 +81,7 @@ def test_those_that_are_shut_down_are_replaced_where_there_is_work() -> None:
         wait_until(lambda: queue.calls == [1])
         wait_until(controller.jobs)
         [former] = controller.jobs()
-        controller.shutdown_workers()
+        controller.shutdown()
         wait_until(lambda: queue.calls == [1, 1])
         assert queue.ended == [former]
         controller.terminate()

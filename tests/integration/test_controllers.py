@@ -17,10 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import anyio
-import pandas as pd
 import pytest
-import trio
 from conftest import Script, wait_until
 
 from mirai import DaemonCrashed, MiraiError, SerializationError, TaskCancelled, mirai
@@ -322,6 +319,8 @@ class TestMaps:
 
     def test_side_by_side_with_constants_and_rows(self, controller: Controller) -> None:
         assert controller.map(pow, [2, 3], [3, 2], args=(5,)).values() == [3, 4]
+        import pandas as pd  # not above: workers import this file
+
         frame = pd.DataFrame({"a": [1, 2], "b": [3, 4]})
         rows = controller.map(dict, frame, kwargs={"c": 0}).values()
         assert rows == [{"a": 1, "b": 3, "c": 0}, {"a": 2, "b": 4, "c": 0}]
@@ -911,6 +910,8 @@ def on_asyncio(main: Callable[[], Awaitable[None]]) -> None:
 
 
 def on_trio(main: Callable[[], Awaitable[None]]) -> None:
+    import trio
+
     trio.run(main)
 
 
@@ -948,6 +949,8 @@ class TestAwaited:
     def test_a_block_that_is_cancelled_cancels_its_tasks(
         self, loop: Callable[..., None], tmp_path: Path
     ) -> None:
+        import anyio
+
         async def main() -> None:
             controller = Controller(workers=1)
             with anyio.move_on_after(60) as scope:
@@ -973,7 +976,9 @@ class TestAwaited:
         loop(main)
 
 
-async def cancel_once(path: str, scope: anyio.CancelScope) -> None:
+async def cancel_once(path: str, scope: Any) -> None:
+    import anyio
+
     while not os.path.exists(path):
         await anyio.sleep(0.01)
     scope.cancel()
