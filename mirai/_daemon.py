@@ -155,7 +155,7 @@ class Daemon:
             if self._forked:
                 os._exit(0)  # the task has forked, and this is the child: it is no daemon
             self._tasks += 1
-            if self._limits.reached(self._tasks):
+            if self._limits.reached(self._tasks) or self._evaluator.is_spoiled:
                 self._hand.close()
                 self._want_to_leave()
             self._answer(outcome)

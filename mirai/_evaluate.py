@@ -56,6 +56,8 @@ class Evaluator:
         self._share = Shared.copy if share else None
         self._seeds = seeds
         self._is_stopped = is_stopped
+        self.is_spoiled = False
+        """Whether a task was stopped while it imported something: that may be broken for good."""
         self._keeps = False
         self._seconds = 0.0  # that the last task took
         self._definitions: dict[int, Function] = {}
@@ -111,6 +113,8 @@ class Evaluator:
             self._seconds = perf_counter() - begun
             if isinstance(error, self._let_through):
                 raise
+            if isinstance(error, KeyboardInterrupt) and _was_importing(error.__traceback__):
+                self.is_spoiled = True
             if self._is_stopped is not None and self._is_stopped():
                 return Outcome(task.id, Kind.CANCELLED)
             again = any(isinstance(error, kinds) for kinds in retry_on)
@@ -188,6 +192,15 @@ def make_room(error: BaseException) -> None:
     if any(isinstance(each, MemoryError) for each in chain):
         for each in chain:
             _clear_frames(each.__traceback__)
+
+
+def _was_importing(trace: TracebackType | None) -> bool:
+    """Whether an exception came while a module was being executed."""
+    while trace is not None:
+        if trace.tb_frame.f_code.co_name == "<module>":
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def _clear_frames(trace: TracebackType | None) -> None:

@@ -35,6 +35,11 @@ class Outlook:
         self._views: list[View] = []
         self._told: tuple[str, ...] = ()
 
+    def forgo(self, tags: tuple[str, ...]) -> None:
+        """Those that might come otherwise will not, who carry these tags."""
+        with self._guard:
+            self._others = tuple(each for each in self._others if each != tags)
+
     def add(self, tags: tuple[str, ...]) -> View:
         """Have one more launcher, of daemons that carry these tags."""
         view = View(tags)

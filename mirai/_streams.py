@@ -49,6 +49,10 @@ class Streams:
         if draws is not None and draws.stream:
             draws.submitted += 1
             return _digest(draws.stream + draws.submitted.to_bytes(8, "big"), 24)
+        return self.fresh()
+
+    def fresh(self) -> bytes:
+        """Return the next one of this seed, wherever that is asked for; empty without a seed."""
         return self._root and self._root + next(self._numbers).to_bytes(8, "big")
 
 

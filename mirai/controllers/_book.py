@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mirai.controllers._status import Status
 
@@ -18,6 +18,21 @@ class Named(Protocol):
     name: str
     is_claimed: bool
     """Whether somebody waits for this one: then it is for no ``pop``."""
+    is_drawn: bool
+    """Whether its name was drawn: then no other will ever have it."""
+    is_over: bool
+    """Whether it has ended, or was withdrawn."""
+
+
+class Counts(NamedTuple):
+    """How many tasks stand how, all at one moment."""
+
+    unresolved: int
+    """Those that have not ended."""
+    unpopped: int
+    """Those that have ended and were not taken."""
+    resolved: int
+    """Those that have ended so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +65,15 @@ class Summary:
 
 @dataclass(slots=True)
 class Book:
-    """The tasks of one controller."""
+    """The tasks of one controller.
+
+    Ctrl-C may come in the middle of ``add`` and of ``remove``, and leaves them done or not done.
+    """
 
     names: dict[str, Named] = field(default_factory=dict)
     """Those that were pushed and not taken."""
     unpopped: deque[Named] = field(default_factory=deque)
-    """Those that have ended, in the order of their ends, and wait to be taken."""
-    unresolved: int = 0
+    """Those of them that have ended, in the order of their ends."""
     ends: Counter[Status] = field(default_factory=Counter)
     crashes: Counter[str] = field(default_factory=Counter)
     """How often a task of this name has crashed since it last ended otherwise."""
@@ -72,12 +89,12 @@ class Book:
                 f"a task {task.name!r} is there already; its name is free once it was popped"
             )
         self.names[task.name] = task
-        self.unresolved += 1
 
     def withdraw(self, task: Named) -> None:
-        """It could not be sent after all."""
-        del self.names[task.name]
-        self.unresolved -= 1
+        """It could not be sent after all, or nobody knows of it."""
+        if self.names.get(task.name) is task and not task.is_over:
+            task.is_over = True
+            del self.names[task.name]
 
     def draw_name(self, stem: str) -> str:
         """Return a name that nobody has."""
@@ -95,49 +112,56 @@ class Book:
             self.crashes.pop(task.name, None)
 
     def resolve(self, task: Named, status: Status) -> None:
-        """A task has ended, once and for all."""
-        self.unresolved -= 1
+        """A task has ended, once and for all; of one that was withdrawn nobody is told."""
+        if task.is_over:
+            return
+        task.is_over = True
         self.ends[status] += 1
-        if status is not Status.CRASH:
+        if task.is_drawn or status is not Status.CRASH:
             self.crashes.pop(task.name, None)
         if task.is_claimed:
             self.names.pop(task.name, None)
         else:
             self.unpopped.append(task)
 
-    def take(self) -> Named | None:
+    def first(self) -> Named | None:
         """Return what has ended first and was not taken; None if there is none."""
-        if not self.unpopped:
-            return None
-        task = self.unpopped.popleft()
-        del self.names[task.name]
-        return task
+        return self.unpopped[0] if self.unpopped else None
 
-    def looked_at(self, seconds: float, warnings: int) -> None:
-        """Somebody has looked at a result."""
+    def remove(self, task: Named) -> bool:
+        """Take what is the first; return False if somebody else has."""
+        if self.first() is not task:
+            return False
+        self.names.pop(task.name, None)
+        self.unpopped.popleft()
+        return True
+
+    def looked_at(self, seconds: float, warnings: int, *, unreadable: bool = False) -> None:
+        """Somebody has a result now; it was a success that is ``unreadable`` here."""
         self.seconds += seconds
         self.warnings += warnings
+        if unreadable:
+            self.ends[Status.SUCCESS] -= 1
+            self.ends[Status.ERROR] += 1
 
-    def size(self) -> int:
-        """Return how many were pushed and not taken."""
-        return self.unresolved + len(self.unpopped)
-
-    def resolved(self) -> int:
-        """Return how many have ended so far."""
-        return self.ends.total()
+    def counts(self) -> Counts:
+        """Return how many there are."""
+        unpopped = len(self.unpopped)
+        return Counts(len(self.names) - unpopped, unpopped, self.ends.total())
 
     def pop_backlog(self, room: int) -> list[str]:
         """Take out so many names at most, those first that came first."""
         return [self.backlog.popleft() for _ in range(min(max(0, room), len(self.backlog)))]
 
     def summary(self, controller: str) -> Summary:
-        """Return the counts."""
+        """Return what has become of them."""
+        counts = self.counts()
         ends = {str(status): self.ends[status] for status in Status}
         return Summary(
             controller,
-            self.resolved(),
+            counts.resolved,
             **ends,
             seconds=self.seconds,
             warnings=self.warnings,
-            unresolved=self.unresolved,
+            unresolved=counts.unresolved,
         )

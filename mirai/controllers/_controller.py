@@ -82,37 +82,6 @@ class _Hiring:
         """Let idle workers go now, but for ``min_workers``, without waiting for ``idle_time``."""
         self._engine.descale()
 
-    def shutdown(self, *tags: str) -> None:
-        """Let all workers go that carry these tags; new tasks bring others.
-
-        They end what they run, and hand back what they have not started.
-        """
-        self._engine.shutdown(tags)
-
-    def dismiss(self, *tags: str) -> int:
-        """Have the crews no more that carry all of these tags; return how many those were.
-
-        Their workers end what they run.  Tasks that only they could do fail.  Raises ValueError if
-        no crew carries them.
-        """
-        return self._engine.dismiss(tags)
-
-    def restart_stuck(self, after: Seconds = 0.0) -> int:
-        """End the workers that are stuck, and have others; return how many those were.
-
-        One is stuck that is in a task and does not answer for some seconds: a call in C holds its
-        interpreter's lock, say, or its process was stopped; and has been for ``after`` seconds in
-        its task.  Its task has crashed then.
-        """
-        return self._engine.restart_stuck(after)
-
-    def status(self) -> PoolStatus:
-        """Return what the pool looks like now, each worker, and why tasks wait.
-
-        Raises MiraiError if it has not started, or has ended.
-        """
-        return self._engine.crews.pool.status()
-
     def jobs(self) -> dict[Handle, State]:
         """Return how the jobs of launched workers stand that are not over, as last heard."""
         return self._engine.crews.pool.jobs() if self._engine.is_started else {}
@@ -216,6 +185,37 @@ class Controller(_Hiring, Blocking):
     def __repr__(self) -> str:
         return f"<Controller {self.name!r}: {self.unresolved} unresolved, {self.unpopped} unpopped>"
 
+    def shutdown(self, *tags: str) -> None:
+        """Let all workers go that carry these tags; new tasks bring others.
+
+        They end what they run, and hand back what they have not started.
+        """
+        self._engine.shutdown(tags)
+
+    def dismiss(self, *tags: str) -> int:
+        """Have the crews no more that carry all of these tags; return how many those were.
+
+        Their workers end what they run.  Tasks that only they could do fail.  Raises ValueError if
+        no crew carries them.
+        """
+        return self._engine.dismiss(tags)
+
+    def restart_stuck(self, after: Seconds = 0.0) -> int:
+        """End the workers that are stuck, and have others; return how many those were.
+
+        One is stuck that is in a task and does not answer for some seconds: a call in C holds its
+        interpreter's lock, say, or its process was stopped; and has been for ``after`` seconds in
+        its task.  Its task has crashed then.
+        """
+        return self._engine.restart_stuck(after)
+
+    def status(self) -> PoolStatus:
+        """Return what the pool looks like now, each worker, and why tasks wait.
+
+        Raises MiraiError if it has not started, or has ended.
+        """
+        return self._engine.crews.pool.status()
+
     async def __aenter__(self) -> AsyncController:
         return self._face()
 
@@ -233,6 +233,22 @@ class AsyncController(_Hiring, Awaiting):
     def __init__(self, controller: Controller) -> None:
         self._engine = controller._engine
         super().__init__(self._engine)
+
+    async def shutdown(self, *tags: str) -> None:
+        """Do what ``Controller.shutdown`` does."""
+        await self._in_thread(lambda: self._engine.shutdown(tags))
+
+    async def dismiss(self, *tags: str) -> int:
+        """Do what ``Controller.dismiss`` does."""
+        return await self._in_thread(lambda: self._engine.dismiss(tags))
+
+    async def restart_stuck(self, after: Seconds = 0.0) -> int:
+        """Do what ``Controller.restart_stuck`` does."""
+        return await self._in_thread(lambda: self._engine.restart_stuck(after))
+
+    async def status(self) -> PoolStatus:
+        """Do what ``Controller.status`` does."""
+        return await self._in_thread(lambda: self._engine.crews.pool.status())
 
     def __repr__(self) -> str:
         return f"<Async{f'{Controller.__repr__(self)}'[1:]}"  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -198,7 +198,8 @@ class Crews:
         """The pool.  Raises MiraiError if there is none."""
         pool = self._pool
         if pool is None:
-            raise MiraiError(f"the controller {self._settings.name!r} has ended")
+            name = self._settings.name
+            raise MiraiError(f"the controller {name!r} has not started yet, or has ended")
         return pool
 
     @property
@@ -293,12 +294,12 @@ class Crews:
         Raises like ``Launches.scale``.
         """
         with self._guard:
-            for hired in self._hired:
-                if set(tags).issubset(hired.recruits.tags):
-                    self._want(hired, 0)
-                    if hired.launches is not None:
-                        hired.launches.scale(0)  # at once, before others are wanted
-                    hired.past = Past()
+            chosen = [each for each in self._hired if set(tags).issubset(each.recruits.tags)]
+            for hired in chosen:
+                self._want(hired, 0)
+                hired.past = Past()
+        # Not under the guard: a platform may be slow, and the other crews are to go on.
+        _each(chosen, lambda launches: launches.scale(0))  # at once, before others are wanted
 
     def dismiss(self, tags: tuple[str, ...]) -> int:
         """Have these crews no more; return how many those were.
@@ -317,11 +318,15 @@ class Crews:
             self._hired = [hired for hired in self._hired if hired not in leaving]
             for hired in leaving:
                 self._want(hired, 0)
-                if hired.launches is not None:
-                    hired.launches.retire()
-            if self._pool is not None:
+                if hired.launches is None and self._outlook is not None:
+                    self._outlook.forgo(hired.recruits.tags)
+            pool = self._pool
+        try:
+            _each(leaving, lambda launches: launches.retire())
+        finally:
+            if pool is not None:
                 reason = f"the crew with the tags {list(tags)} was dismissed"
-                self._pool.forgo(reason, tuple(each.tags for each in staying))
+                pool.forgo(reason, tuple(each.tags for each in staying))
         return len(gone)
 
     def restart_stuck(self, after: float) -> int:
@@ -338,6 +343,14 @@ class Crews:
                     os.kill(each.pid, SIGKILL)
                     ended += 1
         return ended
+
+
+def _each(crews: Sequence[_Hired], act: Callable[[Launches], None]) -> None:
+    """Do something with the launches of each crew, and then raise the first error."""
+    with contextlib.ExitStack() as stack:
+        for hired in crews:
+            if hired.launches is not None:
+                stack.callback(act, hired.launches)
 
 
 def _local() -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import PurePath
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 WIDTH = 200
@@ -24,9 +26,12 @@ def describe(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str,
 
 def name_of(fn: Callable[..., Any]) -> str:
     """Return what people call a function."""
-    inner = getattr(fn, "func", fn)  # a partial's
-    name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
-    return str(name).rpartition("<locals>.")[2]
+    inner = fn.func if isinstance(fn, partial) else fn
+    try:
+        name = str(getattr(inner, "__qualname__", None) or type(inner).__qualname__)
+    except Exception:  # it is anybody's
+        name = type(inner).__qualname__
+    return name.rpartition("<locals>.")[2]
 
 
 def _told(value: Any, depth: int) -> str:
@@ -39,7 +44,7 @@ def _told(value: Any, depth: int) -> str:
         text = repr(str(value))
     elif kind in (list, tuple, set, frozenset, dict):
         text = _container(value, depth)
-    elif callable(value) and hasattr(value, "__qualname__"):
+    elif isinstance(value, (type, FunctionType, BuiltinFunctionType, MethodType)):
         text = name_of(value)
     else:
         text = f"<{kind.__name__}{_shape(value)}>"
@@ -47,7 +52,10 @@ def _told(value: Any, depth: int) -> str:
 
 
 def _shape(value: Any) -> str:
-    shape = getattr(value, "shape", None)
+    try:
+        shape = getattr(value, "shape", None)
+    except Exception:  # of a file that is closed, say: that must not decide what can be sent
+        return ""
     return f" {shape}" if type(shape) is tuple else ""
 
 

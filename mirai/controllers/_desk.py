@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from mirai.controllers._book import Counts
 from mirai.controllers._options import Push
 from mirai.controllers._result import TaskResult
 from mirai.controllers._task import Task
@@ -28,20 +29,11 @@ class Desk(Protocol):
     def take(self) -> TaskResult[Any] | None:
         """Return what has ended first and was not taken; None if there is none."""
 
-    def look_at(self, task: Task) -> TaskResult[Any]:
-        """Return the result of a task that is over."""
+    def counts(self) -> Counts:
+        """Return how many tasks stand how, at one moment."""
 
     def cancel(self, names: tuple[str, ...] | None) -> int:
         """Cancel those of these names, or all; return how many that were."""
-
-    def unresolved(self) -> int:
-        """Return how many tasks have not ended."""
-
-    def unpopped(self) -> int:
-        """Return how many have ended and were not taken."""
-
-    def resolved(self) -> int:
-        """Return how many have ended so far."""
 
     def most(self) -> int:
         """Return how many workers there can be."""

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 MOST_WARNINGS = 50
 """How many warnings of a task are told."""
 
-running_task = ""
-"""The name of the task that this process is evaluating."""
+running: dict[int, str] = {}
+"""The names of the tasks that this process is evaluating, by thread."""
 
 
 class Facts(NamedTuple):
@@ -64,14 +64,20 @@ class TaskFailed(Exception):
     def __init__(self, facts: Facts, told: tuple[str, str, str, bytes | None]) -> None:
         self.facts = facts
         self.told = told
+        self._original: Exception | None = None
         super().__init__(told[0])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.facts, self.told)
 
     def original(self) -> Exception:
-        """Return the task's own exception, with where it arose as its cause."""
-        return error_of(*self.told)
+        """Return the task's own exception, with where it arose as its cause.
+
+        It is unpickled when it is asked for the first time, by whoever asks.
+        """
+        if self._original is None:
+            self._original = error_of(*self.told)
+        return self._original
 
 
 class Enclosed(Constant):
@@ -136,8 +142,7 @@ class _Run:
         )
 
     def __enter__(self) -> _Run:
-        global running_task
-        running_task = self._name
+        running[threading.get_ident()] = self._name
         if threading.current_thread() is threading.main_thread():  # else it is of all threads
             self._catcher = warnings.catch_warnings(record=True)
             log = self._catcher.__enter__()
@@ -146,8 +151,7 @@ class _Run:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        global running_task
-        running_task = ""
+        running.pop(threading.get_ident(), None)
         if self._catcher is not None:
             self._catcher.__exit__(None, None, None)
         if isinstance(error, Exception):

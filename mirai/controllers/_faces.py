@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any, Literal, TypeVar, Unpack
 
 from mirai._answer import Failure, Value
 from mirai._future import Mirai
+from mirai._limits import seconds
 from mirai._pool import shielded
 from mirai.controllers._desk import Desk
 from mirai.controllers._options import PushKeywords, PushOptions
@@ -18,8 +20,13 @@ from mirai.controllers._pushing import AsyncView, Pushing, View, bar_of
 from mirai.controllers._result import Results, TaskResult
 from mirai.controllers._steps import Steps, Wait, arun, run
 
+T = TypeVar("T")
 Self = TypeVar("Self", bound="Face")
 Mode = Literal["all", "one"]
+Timeout = float | str | None
+"""Seconds, or like ``"5m"``; None: for ever."""
+LONGEST = 1e7
+"""Seconds from which on waiting is for ever."""
 
 
 class Face(Pushing):
@@ -36,7 +43,8 @@ class Face(Pushing):
     @property
     def size(self) -> int:
         """How many tasks were pushed and not popped."""
-        return self._desk.unresolved() + self._desk.unpopped()
+        counts = self._desk.counts()
+        return counts.unresolved + counts.unpopped
 
     def __len__(self) -> int:
         return self.size
@@ -52,17 +60,17 @@ class Face(Pushing):
     @property
     def resolved(self) -> int:
         """How many tasks have ended so far, those of maps too."""
-        return self._desk.resolved()
+        return self._desk.counts().resolved
 
     @property
     def unresolved(self) -> int:
         """How many tasks have not ended."""
-        return self._desk.unresolved()
+        return self._desk.counts().unresolved
 
     @property
     def unpopped(self) -> int:
         """How many tasks have ended and were not popped."""
-        return self._desk.unpopped()
+        return self._desk.counts().unpopped
 
     @property
     def saturated(self) -> bool:
@@ -99,23 +107,16 @@ class Face(Pushing):
 
     # ── the steps of both faces ──────────────────────────────────────────────────────────
 
-    def _waiting(self, mode: Mode, timeout: float | None, progress: bool) -> Steps[bool]:
+    def _waiting(self, mode: Mode, timeout: Timeout, progress: bool) -> Steps[bool]:
         if mode not in ("all", "one"):
             raise ValueError(f'mode must be "all" or "one", not {mode!r}')
-        desk = self._desk
-        deadline = None if timeout is None else monotonic() + timeout
-        bar = _Bar(desk) if progress and desk.unresolved() else None
+        desk, until = self._desk, _deadline(timeout)
+        bar = _Bar(desk) if progress and desk.counts().unresolved else None
         try:
-            while not _holds(desk, mode):
-                if mode == "one" and not desk.unresolved():
-                    return False
-                waiter = desk.waiters.until(bar.has_more if bar else lambda: _is_over(desk, mode))
-                left = None if deadline is None else max(0.0, deadline - monotonic())
-                try:
-                    if not (yield Wait(waiter, left)):
-                        return _holds(desk, mode)
-                finally:
-                    waiter.cancel()
+            while (holds := _holds(desk, mode)) is None:
+                is_news = bar.has_more if bar else lambda: _holds(desk, mode) is not None
+                if not (yield from _wait(desk, is_news, until)):
+                    return _holds(desk, mode) or False
                 if bar is not None:
                     bar.show()
             if bar is not None:
@@ -123,51 +124,70 @@ class Face(Pushing):
         finally:
             if bar is not None:
                 bar.close()
-        return True
+        return holds
 
-    def _popping(self, timeout: float | None) -> Steps[TaskResult[Any] | None]:
-        deadline = None if timeout is None else monotonic() + timeout
-        while (result := self._desk.take()) is None:
-            left = None if deadline is None else deadline - monotonic()
-            if left is not None and left <= 0:
-                return None
-            if not (yield from self._waiting("one", left, False)):
-                return None
+    def _popping(self, timeout: Timeout) -> Steps[TaskResult[Any] | None]:
+        desk, until = self._desk, _deadline(timeout)
+        while (result := desk.take()) is None:
+            if until <= monotonic() or not desk.counts().unresolved:
+                return desk.take()  # one may have ended since
+            if not (yield from _wait(desk, lambda: _holds(desk, "one") is not None, until)):
+                return desk.take()
         return result
 
-    def _collecting(self, wait: bool, timeout: float | None, progress: bool) -> Steps[Results[Any]]:
+    def _collecting(self, wait: bool, timeout: Timeout, progress: bool) -> Steps[Results[Any]]:
         if wait:
             yield from self._waiting("all", timeout, progress)
         results: Results[Any] = Results()
-        for _ in range(self._desk.unpopped()):
+        for _ in range(self._desk.counts().unpopped):
             if (result := self._desk.take()) is None:
                 break
             results.append(result)
         return results
 
-    def _in_thread(self, do: Callable[[], None]) -> Mirai[None]:
+    def _in_thread(self, do: Callable[[], T]) -> Mirai[T]:
         """Do something that blocks beside the event loop."""
-        ended: Mirai[None] = Mirai(0, do.__name__)
+        ended: Mirai[T] = Mirai(0, do.__name__)
 
         def act() -> None:
             try:
-                do()
+                ended.settle(Value(do()))
             except BaseException as error:
                 ended.settle(Failure(error))
-            else:
-                ended.settle(Value(None))
 
         threading.Thread(target=act, name=f"mirai-{do.__name__}").start()
         return ended
 
 
-def _holds(desk: Desk, mode: Mode) -> bool:
-    return desk.unpopped() > 0 if mode == "one" else desk.unresolved() == 0
+def _deadline(timeout: Timeout) -> float:
+    """Return until when to wait.  Raises TypeError or ValueError for what is no time."""
+    if timeout is None:
+        return math.inf
+    if isinstance(timeout, str):
+        return monotonic() + seconds("timeout", timeout)
+    if not isinstance(timeout, (int, float)) or isinstance(timeout, bool):
+        raise TypeError(f"timeout must be seconds or a str, not {type(timeout).__name__}")
+    if math.isnan(timeout):
+        raise ValueError("timeout must be a number")
+    return monotonic() + timeout
 
 
-def _is_over(desk: Desk, mode: Mode) -> bool:
-    """Whether waiting has come to its end, one way or the other."""
-    return _holds(desk, mode) or not desk.unresolved()
+def _wait(desk: Desk, holds: Callable[[], bool], until: float) -> Steps[bool]:
+    """Wait until something holds; return False if it does not by then."""
+    waiter = desk.waiters.until(holds)
+    left = max(0.0, until - monotonic())
+    try:
+        return (yield Wait(waiter, left if left < LONGEST else None))
+    finally:
+        waiter.cancel()
+
+
+def _holds(desk: Desk, mode: Mode) -> bool | None:
+    """Return whether what is waited for is so; None while it may still become so."""
+    counts = desk.counts()
+    if mode == "one" and counts.unpopped:
+        return True
+    return None if counts.unresolved else mode == "all"
 
 
 class _Bar:
@@ -175,17 +195,19 @@ class _Bar:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._seen = desk.resolved()
-        self._bar = bar_of(desk.unresolved())
+        counts = desk.counts()
+        self._seen = counts.resolved
+        self._bar = bar_of(counts.unresolved)
         self.close = self._bar.close
 
     def has_more(self) -> bool:
         """Whether there is more to show."""
-        return self._desk.resolved() > self._seen or not self._desk.unresolved()
+        counts = self._desk.counts()
+        return counts.resolved > self._seen or not counts.unresolved
 
     def show(self) -> None:
         """Show what has ended by now."""
-        resolved = self._desk.resolved()
+        resolved = self._desk.counts().resolved
         for _ in range(resolved - self._seen):
             self._bar.advance()
         self._seen = resolved
@@ -257,17 +279,15 @@ class Blocking(Face, View, ABC):
         finally:
             await face.end_shielded()
 
-    def wait(
-        self, mode: Mode = "all", timeout: float | None = None, *, progress: bool = False
-    ) -> bool:
+    def wait(self, mode: Mode = "all", timeout: Timeout = None, *, progress: bool = False) -> bool:
         """Wait until ``"all"`` tasks have ended, or until ``"one"`` result can be popped.
 
-        Return whether that is so, after ``timeout`` seconds at most; at once where there is no
-        task: True for "all", False for "one".  ``progress`` shows a bar.
+        Return whether that is so, after ``timeout`` at most (seconds, or like ``"5m"``); at once
+        where there is no task: True for "all", False for "one".  ``progress`` shows a bar.
         """
         return run(self._waiting(mode, timeout, progress))
 
-    def pop(self, timeout: float | None = 0) -> TaskResult[Any] | None:
+    def pop(self, timeout: Timeout = 0) -> TaskResult[Any] | None:
         """Return the result of the task that has ended first, of those that were not popped.
 
         None if there is none within ``timeout`` seconds (None: for ever), or no task that could
@@ -276,7 +296,7 @@ class Blocking(Face, View, ABC):
         return run(self._popping(timeout))
 
     def collect(
-        self, *, wait: bool = False, timeout: float | None = None, progress: bool = False
+        self, *, wait: bool = False, timeout: Timeout = None, progress: bool = False
     ) -> Results[Any]:
         """Return all results that can be popped now, in the order in which the tasks have ended.
 
@@ -311,17 +331,17 @@ class Awaiting(Face, AsyncView):
         await shielded(self._in_thread(self._desk.close))
 
     async def wait(
-        self, mode: Mode = "all", timeout: float | None = None, *, progress: bool = False
+        self, mode: Mode = "all", timeout: Timeout = None, *, progress: bool = False
     ) -> bool:
         """Do what ``Controller.wait`` does."""
         return await arun(self._waiting(mode, timeout, progress))
 
-    async def pop(self, timeout: float | None = 0) -> TaskResult[Any] | None:
+    async def pop(self, timeout: Timeout = 0) -> TaskResult[Any] | None:
         """Do what ``Controller.pop`` does."""
         return await arun(self._popping(timeout))
 
     async def collect(
-        self, *, wait: bool = False, timeout: float | None = None, progress: bool = False
+        self, *, wait: bool = False, timeout: Timeout = None, progress: bool = False
     ) -> Results[Any]:
         """Do what ``Controller.collect`` does."""
         return await arun(self._collecting(wait, timeout, progress))

@@ -53,11 +53,26 @@ def _objects(pandas: Any, values: list[Any]) -> Any:
     column = pandas.Series([None] * len(values), dtype=object)
     for index, value in enumerate(values):
         column.iat[index] = value
-    return column.infer_objects()
+    try:
+        return column.infer_objects()
+    except ValueError:  # text that cannot be encoded, say
+        return column
 
 
 def _arrow(arrow: Any, values: list[Any]) -> Any:
     try:
         return arrow.array(values)
     except (arrow.ArrowException, TypeError, ValueError, OverflowError):
-        return arrow.array([None if value is None else repr(value) for value in values])
+        return arrow.array([None if value is None else _in_words(value) for value in values])
+
+
+def _in_words(value: Any) -> str:
+    try:
+        return plain(repr(value))
+    except Exception:  # it is anybody's
+        return f"<{type(value).__name__}>"
+
+
+def plain(text: str) -> str:
+    """Return a text as one that can be encoded."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mirai.controllers._book import Summary
+from mirai.controllers._book import Counts, Summary
 from mirai.controllers._controller import Controller
 from mirai.controllers._engine import Engine
 from mirai.controllers._faces import Awaiting, Blocking
@@ -27,7 +28,6 @@ class Several:
         self._engines = dict(engines)
         self._route = route
         self._turn = 0
-        self._owners: dict[str, Engine] = {}  # of the tasks that somebody waits for, by key
         for engine in engines.values():
             engine.waiters.listen(self.waiters.ring)
 
@@ -35,17 +35,14 @@ class Several:
         """Nothing: each starts with its first task."""
 
     def close(self) -> None:
-        """End all of them."""
-        for engine in self._engines.values():
-            engine.close()
+        """End all of them.  Raises the first error, if there are any."""
+        with contextlib.ExitStack() as stack:
+            for engine in self._engines.values():
+                stack.callback(engine.close)
 
     def push(self, push: Push) -> Task:
         """Send a task to one of them."""
-        engine = self._engines[self._choose(push)]
-        task = engine.push(push)
-        if push.is_claimed:
-            self._owners[task.key] = engine
-        return task
+        return self._engines[self._choose(push)].push(push)
 
     def _choose(self, push: Push) -> str:
         options = push.options
@@ -70,11 +67,11 @@ class Several:
             )
         if not (options.tags or options.resources):
             return fit[0]
-        return next((name for name in fit if not self._is_full(name)), fit[0])
+        return next((name for name in fit if not self._is_busy(name)), fit[0])
 
-    def _is_full(self, name: str) -> bool:
+    def _is_busy(self, name: str) -> bool:
         engine = self._engines[name]
-        return engine.unresolved() >= engine.most()
+        return engine.counts().unresolved >= engine.most()
 
     def take(self) -> TaskResult[Any] | None:
         """Return what has ended and was not taken, of each in turn; None if there is none."""
@@ -84,10 +81,6 @@ class Several:
             if (result := engines[self._turn].take()) is not None:
                 return result
         return None
-
-    def look_at(self, task: Task) -> TaskResult[Any]:
-        """Return the result of a task that is over."""
-        return self._owners.pop(task.key).look_at(task)
 
     def cancel(self, names: tuple[str, ...] | None) -> int:
         """Cancel those of these names, or all; return how many that were."""
@@ -100,17 +93,10 @@ class Several:
         known = [(engine, tuple(filter(engine.has, names))) for engine in engines]
         return sum(engine.cancel(names) for engine, names in known)
 
-    def unresolved(self) -> int:
-        """Return how many tasks have not ended."""
-        return sum(engine.unresolved() for engine in self._engines.values())
-
-    def unpopped(self) -> int:
-        """Return how many have ended and were not taken."""
-        return sum(engine.unpopped() for engine in self._engines.values())
-
-    def resolved(self) -> int:
-        """Return how many have ended so far."""
-        return sum(engine.resolved() for engine in self._engines.values())
+    def counts(self) -> Counts:
+        """Return how many tasks stand how."""
+        counts = [engine.counts() for engine in self._engines.values()]
+        return Counts(*map(sum, zip(*counts, strict=True)))
 
     def most(self) -> int:
         """Return how many workers there can be."""

@@ -96,6 +96,8 @@ class PushOptions:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, str) and value):
                 raise TypeError(f"{name} must be a str, and not be empty: {value!r}")
+            if value is not None and not value.isascii():
+                check_tags([value])  # what makes a tag text makes a name
         if self.retry is not None and not isinstance(self.retry, Retry):
             raise TypeError(f"retry must be a Retry, not {type(self.retry).__name__}")
         check_seed(self.seed)

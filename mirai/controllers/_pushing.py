@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
 from mirai._future import Mirai
 from mirai._map import elements_of
 from mirai._outbox import Call
 from mirai._pool_options import check_count
+from mirai._streams import Streams
 from mirai.controllers._desk import Desk
 from mirai.controllers._options import Push, PushOptions
 from mirai.controllers._result import Results, TaskResult, failed
@@ -20,6 +22,8 @@ from mirai.controllers._task import Task
 P = ParamSpec("P")
 T = TypeVar("T")
 
+SLICE = 50
+"""How many tasks are pushed before others have their turn."""
 OnError = Literal["raise", "stop", "keep"]
 
 
@@ -80,8 +84,8 @@ class Pushing:
         """Push ``fn(element, *args, **kwargs)`` for each element; return the mirais, in order.
 
         Several iterables are gone through side by side, and must be of the same length; the rows
-        of a DataFrame are given as keywords.  ``names`` are the tasks' names.  All are pushed, or
-        none: if one cannot be, those before it are cancelled.
+        of a DataFrame are given as keywords.  ``names`` are the tasks' names.  If one cannot be
+        pushed, those before it are cancelled.  With a ``seed``, each has a stream of its own.
         """
         walk = Walk(fn, iterables, args, kwargs, names, self._options)
         return [task.mirai for task in self._push_all(walk.pushes(is_claimed=False))]
@@ -98,10 +102,22 @@ class Pushing:
 
     # ── the steps of both faces ──────────────────────────────────────────────────────────
 
+    def _push_in_turns(self, pushes: Iterator[Push]) -> Steps[list[Task]]:
+        tasks: list[Task] = []
+        try:
+            while more := self._push_all(islice(pushes, SLICE)):
+                tasks += more
+                yield None
+        except BaseException:
+            for task in tasks:
+                task.mirai.cancel()
+            raise
+        return tasks
+
     def _map(self, walk: Walk, on_error: OnError, progress: bool) -> Steps[Results[Any]]:
         if on_error not in ("raise", "stop", "keep"):
             raise ValueError(f'on_error must be "raise", "stop" or "keep", not {on_error!r}')
-        tasks = self._push_all(walk.pushes(is_claimed=True))
+        tasks = yield from self._push_in_turns(walk.pushes(is_claimed=True))
         ended = _Ended(self._desk, tasks)
         if on_error == "stop":
             ended.stop_at_errors()
@@ -117,7 +133,7 @@ class Pushing:
         finally:
             if bar is not None:
                 bar.close()
-        results: Results[Any] = Results(self._desk.look_at(task) for task in tasks)
+        results: Results[Any] = Results(task.home.hand_over(task) for task in tasks)
         if on_error != "keep" and not results.ok:
             raise failed(results)
         return results
@@ -155,11 +171,14 @@ class Walk:
 
     def _pushes(self, elements: Iterator[Call], is_claimed: bool) -> Iterator[Push]:
         args, kwargs = tuple(self.args), dict(self.kwargs or {})
+        seeds = None if self.options.seed is None else Streams(self.options.seed)
         names = None if self.names is None else iter(self.names)
         for element, columns in elements:
             options = self.options
             if names is not None:
                 options = replace(options, name=_next_of(names))
+            if seeds is not None:
+                options = replace(options, seed=int.from_bytes(seeds.fresh(), "big"))
             yield Push(self.fn, (*element, *args), {**columns, **kwargs}, options, is_claimed)
         if names is not None and next(names, None) is not None:
             raise ValueError("there are more names than elements")
@@ -192,11 +211,15 @@ class _Ended:
 
     def next(self) -> Steps[Task]:
         """Wait for the next one to end."""
-        if not self._ended:
-            yield Wait(self._desk.waiters.until(lambda: bool(self._ended)))
+        if not self._has_one():
+            yield Wait(self._desk.waiters.until(self._has_one))
         task = self._ended.popleft()
         del self._flying[task.key]
         return task
+
+    def _has_one(self) -> bool:
+        """Whether one has ended: one that its caller has cancelled may not be over yet."""
+        return bool(self._ended) and self._ended[0].is_over
 
     def stop_at_errors(self) -> None:
         """Cancel the others as soon as one has not succeeded."""
@@ -233,7 +256,7 @@ class Streaming(Generic[T]):
             if not self._ended:
                 return None
             ended = yield from self._ended.next()
-            return self._desk.look_at(ended)
+            return ended.home.hand_over(ended)
         except BaseException:
             self.close()
             raise

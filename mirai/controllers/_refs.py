@@ -116,6 +116,7 @@ class Depot:
         No process may be at work on the run then: what it wrote afterwards would stay.
         """
         _written.forget()
+        _read.forget()
         self.store.destroy()
 
     def _put(self, data: bytes) -> Ref[Any]:

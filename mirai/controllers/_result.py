@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from mirai._errors import MiraiError
-from mirai.controllers._frames import SHOWN, Frame, as_frame, as_text
+from mirai._errors import MiraiError, StoreError
+from mirai.controllers._frames import SHOWN, Frame, as_frame, as_text, plain
 from mirai.controllers._status import Status
 
 if TYPE_CHECKING:
@@ -139,13 +139,24 @@ class TaskResult(Generic[T]):
         row["warnings"] = "\n".join(self.warnings)
         row["seed"] = None if self.seed is None else str(self.seed)
         row["tags"] = ",".join(self.tags)
-        return row
+        return {
+            name: plain(value) if type(value) is str and name != "result" else value
+            for name, value in row.items()
+        }
 
 
 def _read(value: Any) -> Any:
     from mirai.controllers._refs import Ref  # it loads what few have a use for
 
-    return value.get() if isinstance(value, Ref) else value
+    if not isinstance(value, Ref):
+        return value
+    try:
+        return value.get()
+    except StoreError as error:
+        error.add_note(
+            "what a controller has stored goes with it: read it before, or have keep_store=True"
+        )
+        raise
 
 
 class Results(list[TaskResult[T]], Generic[T]):

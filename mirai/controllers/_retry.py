@@ -15,7 +15,7 @@ class Retry:
     ``crashes``: after its worker has died, so that it is not known how far it came; ``errors``:
     after an exception of the classes in ``on``; ``timeouts``: after its time was over.  Each
     attempt has the whole time.  ``backoff``: seconds before the second attempt, and twice as long
-    before each that follows.
+    before each that follows.  An exception that cannot be pickled is a RemoteError here.
 
     By default nothing runs twice.  Raises TypeError or ValueError.
     """

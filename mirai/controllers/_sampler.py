@@ -84,7 +84,7 @@ class Sampler:
                 cpu_machine=self._cpu_machine(),
                 resident=memory.rss,
                 virtual=memory.vms,
-                task=_encodable(_enclosed.running_task),
+                task=_encodable(", ".join(tuple(_enclosed.running.values()))),
             )
 
     def _cpu(self) -> float:

@@ -1,7 +1,8 @@
 """One way of waiting, written once, for threads and for event loops.
 
 What waits is a generator that yields a ``Wait`` for each thing it waits for, and is sent whether
-that has come in time; ``run`` blocks a thread for it, ``arun`` awaits it.
+that has come in time; ``run`` blocks a thread for it, ``arun`` awaits it.  Where it is at work for
+long it yields None now and then, so that an event loop can turn to others.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mirai._answer import Value
-from mirai._future import Mirai
+from mirai._future import Mirai, give_way
 
 T = TypeVar("T")
 
@@ -24,7 +25,7 @@ class Wait:
     timeout: float | None = None
 
 
-Steps = Generator[Wait, bool, T]
+Steps = Generator[Wait | None, bool, T]
 
 
 def run(steps: Steps[T]) -> T:
@@ -40,7 +41,9 @@ def run(steps: Steps[T]) -> T:
         steps.close()
 
 
-def _block(steps: Steps[Any], wait: Wait) -> bool:
+def _block(steps: Steps[Any], wait: Wait | None) -> bool:
+    if wait is None:
+        return True
     try:
         wait.mirai.exception(wait.timeout)
     except TimeoutError:
@@ -64,10 +67,13 @@ async def arun(steps: Steps[T]) -> T:
         steps.close()
 
 
-async def _await(steps: Steps[Any], wait: Wait) -> bool:
+async def _await(steps: Steps[Any], wait: Wait | None) -> bool:
     import anyio
 
     try:
+        if wait is None:
+            await give_way()
+            return True
         if wait.timeout is None:
             await _settled(wait.mirai)
             return True

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pickle import PickleBuffer
 from time import time
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mirai._errors import DaemonCrashed, RemoteError
 from mirai._future import Mirai
@@ -17,14 +17,38 @@ from mirai.controllers._result import Attempt, TaskResult
 from mirai.controllers._retry import Retry
 from mirai.controllers._status import Status, status_of
 
+if TYPE_CHECKING:
+    from mirai.controllers._engine import Engine
+
 NOTHING: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+
+
+class End(NamedTuple):
+    """How an attempt has failed."""
+
+    status: Status
+    error: BaseException
+    """As the pool tells it."""
+    where: str
+    """The controller that had it."""
+    log: str
+
+
+def end_of(error: BaseException, where: str, log: str = "") -> End:
+    """Return how an attempt at the controller ``where`` has failed."""
+    status = Status.ERROR if isinstance(error, TaskFailed) else status_of(error)
+    return End(status, error, where, log)
+
+
+def original(error: BaseException) -> BaseException:
+    """Return the task's own exception, where the pool tells of one."""
+    return error.original() if isinstance(error, TaskFailed) else error
 
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """A task that was pushed."""
+    """A task that was pushed.  What changes is guarded by the lock of its engine."""
 
-    name: str
     key: str
     command: str
     fn: Enclosed
@@ -32,25 +56,28 @@ class Task:
     retry: Retry
     stream: bytes
     is_claimed: bool
-    mirai: Mirai[Any]
+    home: Engine
+    """The controller that it was pushed to."""
+    mirai: Mirai[Any] = field(default_factory=Mirai)
     """The caller's: it is settled by the last attempt."""
     call: tuple[tuple[Any, ...], dict[str, Any]] = NOTHING
     """What ``fn`` is called with; kept while it may have to be sent again."""
     submitted: float = field(default_factory=time)
-    attempts: list[Attempt] = field(default_factory=list)
-    """Those that have failed."""
+    name: str = ""
+    is_drawn: bool = False
+    ends: list[End] = field(default_factory=list)
+    """How attempts have failed."""
     inner: Mirai[Any] | None = None
     """That of the present attempt, or of the last one; None while none is."""
     where: str = ""
     """The controller that has it."""
+    is_due: bool = False
+    """Whether it waits to be tried again."""
     is_cancelled: bool = False
     has_failed: bool = False
-    """Whether the last of its ``attempts`` was its last chance."""
+    """Whether the last of its ``ends`` was the last."""
+    is_over: bool = False
     finished: float = 0.0
-
-    def ends(self) -> list[Status]:
-        """Return how its failed attempts have ended."""
-        return [attempt.status for attempt in self.attempts]
 
 
 def frozen(args: tuple[Any, ...], kwargs: Mapping[str, Any], reducer: Reducer | None) -> Frozen:
@@ -62,18 +89,18 @@ def frozen(args: tuple[Any, ...], kwargs: Mapping[str, Any], reducer: Reducer | 
     return Frozen(payload, tuple(PickleBuffer(memoryview(blob.data)) for blob in blobs))
 
 
-def failed_attempt(error: BaseException, where: str, log: str) -> Attempt:
-    """Return how a failed attempt at the controller ``where`` is told."""
+def _failed(end: End) -> Attempt:
+    """Return how a failed attempt is told."""
+    error = end.error
     if isinstance(error, TaskFailed):
-        return _told(Status.ERROR, error.facts, where, log, error.original())
-    status = status_of(error)
+        return _told(Status.ERROR, error.facts, end.where, end.log, error.original())
     if not isinstance(error, DaemonCrashed):
-        reason = str(error) if status is Status.CRASH else ""
-        return Attempt(status, error, where, exit_reason=reason, log=log)
+        reason = str(error) if end.status is Status.CRASH else ""
+        return Attempt(end.status, error, end.where, exit_reason=reason, log=end.log)
     return Attempt(
-        status,
+        end.status,
         error,
-        where,
+        end.where,
         error.job or (f"{error.host}/{error.pid}" if error.host else ""),
         error.host,
         error.pid,
@@ -111,11 +138,10 @@ def _exit_reason(error: DaemonCrashed) -> str:
 def result_of(task: Task) -> TaskResult[Any]:
     """Return what has come of a task that is over; reads its value."""
     value = None
-    if task.has_failed:
-        attempts = tuple(task.attempts)
-    else:
+    attempts = [_failed(end) for end in task.ends]
+    if not task.has_failed:
         last, value = _success(task)
-        attempts = (*task.attempts, last)
+        attempts.append(last)
     last = attempts[-1]
     return TaskResult(
         name=task.name,
@@ -132,7 +158,7 @@ def result_of(task: Task) -> TaskResult[Any]:
         worker=last.worker,
         host=last.host,
         pid=last.pid,
-        attempts=attempts,
+        attempts=tuple(attempts),
         exit_reason=last.exit_reason,
         log=last.log,
         submitted=task.submitted,
@@ -149,7 +175,7 @@ def _success(task: Task) -> tuple[Attempt, Any]:
     try:
         facts, value = task.inner.result()
     except Exception as error:
-        return failed_attempt(error, task.where, task.inner.log), None
+        return _failed(end_of(error, task.where, task.inner.log)), None
     return _told(Status.SUCCESS, facts, task.where, task.inner.log), value
 
 

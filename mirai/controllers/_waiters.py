@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from weakref import WeakMethod
 
 from mirai._answer import Value
 from mirai._future import Mirai
@@ -15,7 +16,7 @@ class Waiters:
     def __init__(self) -> None:
         self._guard = threading.RLock()
         self._waiting: list[tuple[Callable[[], bool], Mirai[bool]]] = []
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[WeakMethod[Callable[[], None]]] = []
 
     def until(self, holds: Callable[[], bool]) -> Mirai[bool]:
         """Return a mirai that is settled once ``holds()``; cancel it to forget it."""
@@ -26,9 +27,13 @@ class Waiters:
         return waiter
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Have ``listener`` called, too, whenever something may have become true."""
+        """Have a method called, too, whenever something may have become true.
+
+        It is forgotten with its object.
+        """
         with self._guard:
-            self._listeners.append(listener)
+            self._listeners = [each for each in self._listeners if each() is not None]
+            self._listeners.append(WeakMethod(listener))
 
     def ring(self) -> None:
         """Something may have become true."""
@@ -39,5 +44,6 @@ class Waiters:
                     self._waiting = [each for each in self._waiting if each[1] not in met]
             for waiter in met:
                 waiter.settle(Value(True))
-        for listener in tuple(self._listeners):
-            listener()
+        for reference in tuple(self._listeners):
+            if (listener := reference()) is not None:
+                listener()

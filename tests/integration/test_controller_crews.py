@@ -91,15 +91,16 @@ def test_it_ends_while_a_task_is_about_to_be_tried_again(monkeypatch: pytest.Mon
     """Its thread starts no pool then, for which it would wait for the end, and the end for it."""
     with Controller(retry=Retry(errors=1), dispatcher=False) as controller:
         engine = controller._engine
-        place_of, trying = engine._place_of, threading.Event()
+        attempts, trying = engine._attempts, threading.Event()
+        place_of = attempts._place_of
 
         def late(task: Task) -> Engine:
-            if task.attempts:
+            if task.ends:
                 trying.set()
                 wait_until(lambda: not engine.is_started)
             return place_of(task)
 
-        monkeypatch.setattr(engine, "_place_of", late)
+        monkeypatch.setattr(attempts, "_place_of", late)
         task = controller.push(int, "x")
         assert trying.wait(15)
         controller.terminate()

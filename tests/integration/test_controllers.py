@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import random
@@ -12,13 +13,14 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Script, wait_until
+from conftest import Script, processes_marked, wait_until
 
 from mirai import DaemonCrashed, MiraiError, SerializationError, TaskCancelled, mirai
 from mirai.controllers import (
@@ -29,7 +31,7 @@ from mirai.controllers import (
     Status,
     TasksFailed,
 )
-from mirai.launchers import CommandLauncher, LocalLauncher
+from mirai.launchers import CommandLauncher, Handle, LocalLauncher, Order
 
 
 def double(x: int) -> int:
@@ -210,6 +212,10 @@ class TestOneTask:
             controller.options(retry=Retry(errors=1)).push(double, threading.Lock())  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="'gpu'"):
             controller.options(tags=("gpu",)).push(double, 1)
+        with pytest.raises(ValueError, match="'large'"):
+            controller.options(controller="large").push(double, 1)
+        with pytest.raises(ValueError, match="memory"):
+            controller.options(resources={"memory": 4}).push(double, 1)
         assert controller.empty
 
     def test_a_story_and_a_log_of_the_mirai(self, controller: Controller) -> None:
@@ -411,7 +417,7 @@ class TestCancelling:
 
     def test_while_it_waits_to_be_tried_again(self, controller: Controller) -> None:
         future = controller.options(retry=Retry(errors=5, backoff=1e6)).push(bad)
-        wait_until(lambda: "bad" in str([task.attempts for task in _tasks(controller)]))
+        wait_until(lambda: [task.is_due for task in _tasks(controller)] == [True])
         assert future.cancel()
         result = controller.pop(timeout=10)
         assert result is not None
@@ -490,9 +496,16 @@ class TestTryingAgain:
             assert result is not None
             drawn = (tmp_path / "a").read_text().split()
             assert drawn == [str(result.result)] * 2
+            many = controller.options(seed=5).map(_draw, range(3)).values()
+            assert len(set(many)) == 3
+            assert controller.options(seed=5).map(_draw, range(3)).values() == many
             same = controller.options(seed=result.seed).push(random.random)
             assert same.result(30) == result.result
             assert controller.options(seed=7).push(random.random).result(30) != same.result()
+
+
+def _draw(_: object) -> float:
+    return random.random()
 
 
 class TestCrashes:
@@ -529,6 +542,83 @@ class TestCrashes:
             controller.wait()
             controller.pop()
             assert controller.crashes("it") == count
+
+    def test_a_chain_of_backups_ends_with_who_has_started_it(self, mark: str) -> None:
+        last = Controller(workers=1, name="last")
+        middle = Controller(workers=1, name="middle", crashes_max=1, backup=last)
+        first = Controller(workers=1, name="first", crashes_max=1, backup=middle)
+        with first:
+            first.options(retry=Retry(crashes=2)).push(die)
+            result = first.pop(timeout=None)
+            assert result is not None
+            where = [attempt.controller for attempt in result.attempts]
+            assert where == ["first", "middle", "last"]
+        assert not (middle._engine.is_started or last._engine.is_started)
+        wait_until(lambda: not processes_marked(mark))
+
+    def test_a_backup_of_the_users_own_goes_on(self, tmp_path: Path) -> None:
+        with Controller(workers=2, name="large") as large:
+            mine = large.push(_wait_for, str(tmp_path / "began"), str(tmp_path / "go"))
+            wait_until((tmp_path / "began").exists)
+            small = Controller(workers=1, name="small", crashes_max=1, backup=large)
+            future = small.options(retry=Retry(crashes=1)).push(
+                _die_or_wait, str(tmp_path / "tried"), str(tmp_path / "second")
+            )
+            wait_until((tmp_path / "second").exists)
+            small.terminate()
+            assert future.cancelled(), "it has run at the backup"
+            assert small.unresolved == 0
+            (tmp_path / "go").touch()
+            assert mine.result(30) == "done"
+
+    def test_a_backup_without_the_tags_has_no_turn(self) -> None:
+        large = Controller(workers=1, name="large", url="tcp://127.0.0.1:0")
+        with Controller(workers=1, tags=("gpu",), crashes_max=1, backup=large) as small:
+            small.options(tags=("gpu",), retry=Retry(crashes=3)).push(die)
+            result = small.pop(timeout=30)
+            assert result is not None
+            assert (result.status, result.attempt) == ("crash", 1)
+
+    def test_a_retry_that_has_no_room_holds_up_nobody(self, tmp_path: Path) -> None:
+        flag = str(tmp_path / "flag")
+        retry = Retry(errors=99, backoff=0.05)
+        launcher = LocalLauncher()
+        with Controller(launcher, workers=1, max_tasks=1, memory="1MB", retry=retry) as controller:
+            for index in range(6):
+                controller.push(_fail_without, flag, os.urandom(300_000))
+                if index == 3:
+                    Path(flag).touch()
+            assert all(result.ok for result in controller.collect(wait=True, timeout=50))
+            assert controller.empty
+
+    def test_one_that_is_stopped_while_it_imports_costs_its_process(
+        self, controller: Controller, tmp_path: Path
+    ) -> None:
+        (tmp_path / "slow_module.py").write_text(
+            f"from pathlib import Path\nPath({str(tmp_path / 'began')!r}).touch()\n"
+            "import time\nfor _ in range(600): time.sleep(0.1)\n"
+        )
+        future = controller.push(_import_from, str(tmp_path))
+        wait_until((tmp_path / "began").exists)
+        pids = {daemon.pid for daemon in controller.status().daemons if daemon.task}
+        future.cancel()
+        wait_until(lambda: not pids & {daemon.pid for daemon in controller.status().daemons})
+
+
+def _import_from(folder: str) -> None:
+    sys.path.insert(0, folder)
+    __import__("slow_module")
+
+
+def _fail_without(path: str, _: bytes) -> None:
+    if not os.path.exists(path):
+        raise_os_error()
+
+
+def _die_or_wait(tried: str, second: str) -> None:
+    if count_up(tried) == 1:
+        die()
+    touch_and_wait(second)
 
 
 class TestWorkers:
@@ -677,6 +767,28 @@ class TestLaunched:
                 controller.dismiss()
             assert controller.push(double, 2).result(30) == 4
 
+    def test_the_local_crew_is_dismissed(self) -> None:
+        broken = CommandLauncher((sys.executable, "-c", "raise SystemExit('no such thing')"))
+        with Controller(workers=1, tags=("here",)) as controller:
+            controller.recruit(1, broken, tags=("there",))
+            assert controller.push(double, 1).result(30) == 2
+            assert controller.dismiss("here") == 1
+            wait_until(lambda: controller.status().connections == 0)
+            assert "no such thing" in str(controller.push(double, 1).exception(30))
+
+    def test_a_slow_platform_holds_up_no_other_crew(self, tmp_path: Path) -> None:
+        slow = SlowLauncher(tmp_path)
+        with Controller(workers=1) as controller:
+            controller.recruit(1, slow, tags=("slow",))
+            waiting = controller.options(tags=("slow",)).push(double, 1)
+            wait_until(slow.began.exists)
+            thread = threading.Thread(target=controller.shutdown, args=("slow",))
+            thread.start()
+            assert controller.push(double, 2).result(30) == 4
+            waiting.cancel()
+            slow.go.touch()
+            thread.join(30)
+
     def test_one_more_crew_needs_an_address(self) -> None:
         with Controller(workers=1) as controller:
             controller.push(double, 1).result(30)
@@ -694,6 +806,23 @@ def _wait_for(began: str, go: str) -> str:
     while not os.path.exists(go):
         time.sleep(0.01)
     return "done"
+
+
+class SlowLauncher(LocalLauncher):
+    """One whose platform takes its time."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        object.__setattr__(self, "began", folder / "began")
+        object.__setattr__(self, "go", folder / "go")
+
+    began: Path
+    go: Path
+
+    def launch(self, order: Order) -> list[Handle]:
+        self.began.touch()
+        wait_until(self.go.exists)
+        return super().launch(order)
 
 
 class TestItsLife:
@@ -982,6 +1111,126 @@ async def cancel_once(path: str, scope: Any) -> None:
     while not os.path.exists(path):
         await anyio.sleep(0.01)
     scope.cancel()
+
+
+class TestManyAtOnce:
+    def test_counts_are_of_one_moment(self, controller: Controller) -> None:
+        """One task is never none and never two, whoever looks while it ends."""
+        seen: set[int] = set()
+        stop = threading.Event()
+
+        def look() -> None:
+            while not stop.is_set():
+                seen.add(controller.size)
+
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-5)
+        threads = [threading.Thread(target=look) for _ in range(2)]
+        try:
+            for _ in range(100):
+                controller.push(double, 1)
+                for thread in threads if not seen else ():
+                    thread.start()
+                while controller.unresolved:
+                    pass
+                seen.discard(0)
+                assert len(controller.collect()) == 1
+        finally:
+            stop.set()
+            sys.setswitchinterval(interval)
+            for thread in threads:
+                thread.join()
+        assert seen <= {0, 1}
+
+    def test_a_popped_result_is_that_of_a_mirai_that_is_done(self, controller: Controller) -> None:
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            futures = {future.name: future for future in controller.walk(double, range(500))}
+            for result in controller.as_completed():
+                assert futures[result.name].done()
+        finally:
+            sys.setswitchinterval(interval)
+
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    def test_ctrl_c_in_a_push_leaves_the_counts_right(self, controller: Controller) -> None:
+        rounds = itertools.count()
+        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+        try:
+            while next(rounds) < 150:
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 8e-4))
+                try:
+                    for _ in range(10):
+                        controller.push(double, 1)
+                except KeyboardInterrupt:
+                    pass
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+        finally:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        assert controller.wait(timeout=30)
+        results = controller.collect()
+        assert controller.empty
+        assert all(result.ok or result.status == "cancel" for result in results)
+
+    def test_nothing_is_kept_of_a_popped_task(self, controller: Controller) -> None:
+        class Large:
+            pass
+
+        gc.collect()
+        gc.disable()
+        try:
+            alive = []
+            for retry in (None, Retry(errors=1)):
+                controller.options(retry=retry).push(double, 1)
+                [task] = _tasks(controller)
+                alive.append(weakref.ref(task.mirai))
+                del task
+                assert controller.pop(timeout=None)
+            call = partial(len, Large.__name__)
+            alive.append(weakref.ref(call))
+            controller.push(call)
+            del call
+            assert controller.pop(timeout=None)
+            assert [each() for each in alive] == [None] * 3
+        finally:
+            gc.enable()
+
+    def test_waiting_for_a_time_of_any_kind(self, controller: Controller) -> None:
+        assert controller.wait(timeout=float("inf"))
+        assert controller.wait(timeout=1e12)
+        assert controller.wait(timeout="5m")
+        for wrong, error in (("soon", ValueError), (float("nan"), ValueError), ([], TypeError)):
+            with pytest.raises(error):
+                controller.wait(timeout=wrong)  # type: ignore[arg-type]
+
+    def test_an_error_is_unpickled_by_who_reads_it(self, controller: Controller) -> None:
+        future = controller.push(_raise_slow)
+        assert controller.push(double, 1).result(30) == 2
+        wait_until(lambda: future.done())
+        assert _READ.get("by") is None
+        error = future.exception()
+        assert isinstance(error, SlowToRead)
+        assert _READ["by"] == threading.get_ident()
+        result = next(each for each in controller.collect(wait=True) if not each.ok)
+        assert result.error is error
+
+
+_READ: dict[str, int] = {}
+
+
+class SlowToRead(Exception):
+    def __reduce__(self) -> Any:
+        return _read_slowly, ()
+
+
+def _read_slowly() -> SlowToRead:
+    _READ["by"] = threading.get_ident()
+    return SlowToRead()
+
+
+def _raise_slow() -> None:
+    raise SlowToRead
 
 
 class TestStores:

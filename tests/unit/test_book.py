@@ -14,6 +14,15 @@ from mirai.controllers._book import Book
 class Task:
     name: str
     is_claimed: bool = False
+    is_drawn: bool = False
+    is_over: bool = False
+
+
+def taken(book: Book) -> Task | None:
+    """Take what is the first."""
+    task = book.first()
+    assert task is None or book.remove(task)
+    return task  # type: ignore[return-value]
 
 
 def added(book: Book, *names: str) -> list[Task]:
@@ -29,11 +38,11 @@ class TestNames:
         [task] = added(book, "a")
         with pytest.raises(ValueError, match="'a' is there already"):
             book.add(Task("a"))
-        assert book.size() == 1  # the refused one has left nothing
+        assert book.counts() == (1, 0, 0)  # the refused one has left nothing
         book.resolve(task, Status.SUCCESS)
         with pytest.raises(ValueError, match="'a' is there already"):
             book.add(Task("a"))
-        assert book.take() is task
+        assert taken(book) is task
         added(book, "a")
 
     def test_a_drawn_name_is_nobodys(self) -> None:
@@ -45,13 +54,25 @@ class TestNames:
         book = Book()
         [task] = added(book, "a")
         book.withdraw(task)
-        assert (book.size(), book.names) == (0, {})
+        assert (book.counts(), book.names) == ((0, 0, 0), {})
+        book.withdraw(task)
+        book.resolve(task, Status.SUCCESS)  # it was sent after all, before Ctrl-C
+        assert (book.counts(), book.names) == ((0, 0, 0), {})
+
+    def test_what_has_ended_is_not_withdrawn(self) -> None:
+        book = Book()
+        [task] = added(book, "a")
+        book.resolve(task, Status.SUCCESS)
+        book.withdraw(task)
+        book.resolve(task, Status.ERROR)
+        assert book.counts() == (0, 1, 1)
+        assert taken(book) is task
 
     def test_that_of_a_claimed_task_is_free_at_its_end(self) -> None:
         book, task = Book(), Task("a", is_claimed=True)
         book.add(task)
         book.resolve(task, Status.SUCCESS)
-        assert (book.size(), book.resolved(), book.take()) == (0, 1, None)
+        assert (book.counts(), book.first()) == ((0, 0, 1), None)
         added(book, "a")
 
 
@@ -61,9 +82,10 @@ class TestCounts:
         a, b, c = added(book, "a", "b", "c")
         book.resolve(b, Status.ERROR)
         book.resolve(a, Status.SUCCESS)
-        assert (book.size(), book.unresolved, len(book.unpopped), book.resolved()) == (3, 1, 2, 2)
-        assert [book.take(), book.take(), book.take()] == [b, a, None]
-        assert (book.size(), book.unresolved, book.resolved()) == (1, 1, 2)
+        assert book.counts() == (1, 2, 2)
+        assert [taken(book), taken(book), taken(book)] == [b, a, None]
+        assert not book.remove(b), "somebody else has it"
+        assert book.counts() == (1, 0, 2)
         book.resolve(c, Status.CANCEL)
         summary = book.summary("it")
         assert (summary.tasks, summary.success, summary.error, summary.cancel) == (3, 1, 1, 1)
@@ -84,7 +106,7 @@ class TestCrashes:
             [task] = added(book, "a")
             book.failed_once(task, Status.CRASH)
             book.resolve(task, Status.CRASH)
-            book.take()
+            taken(book)
             assert book.crashes["a"] == count
         [task] = added(book, "a")
         book.resolve(task, Status.SUCCESS)
@@ -97,6 +119,23 @@ class TestCrashes:
         book.failed_once(task, Status.ERROR)
         book.failed_once(task, Status.CRASH)
         assert book.crashes["a"] == 1
+
+    def test_those_of_a_drawn_name_are_forgotten_with_the_task(self) -> None:
+        book, task = Book(), Task("f-1", is_drawn=True)
+        book.add(task)
+        book.failed_once(task, Status.CRASH)
+        assert book.crashes["f-1"] == 1
+        book.resolve(task, Status.CRASH)
+        assert not book.crashes
+
+
+def test_a_success_that_cannot_be_read_is_an_error() -> None:
+    book = Book()
+    [task] = added(book, "a")
+    book.resolve(task, Status.SUCCESS)
+    book.looked_at(0.0, 0, unreadable=True)
+    summary = book.summary("it")
+    assert (summary.success, summary.error, summary.tasks) == (0, 1, 1)
 
 
 def test_the_backlog_is_first_in_first_out_and_no_more_than_there_is_room_for() -> None:

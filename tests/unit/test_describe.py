@@ -51,6 +51,23 @@ def test_functions_are_called_what_people_call_them() -> None:
     assert describe(Loud(), (), {}) == "Loud()"
 
 
+def test_what_cannot_be_told_does_not_matter() -> None:
+    class Closed:
+        @property
+        def shape(self) -> object:
+            raise RuntimeError("the file is closed")
+
+        func = "str"
+
+        def __getattr__(self, name: str) -> object:
+            raise RuntimeError("the file is closed")
+
+        def __call__(self) -> None: ...
+
+    assert describe(fit, (Closed(),), {}) == "fit(<Closed>)"
+    assert describe(Closed(), (), {}) == "Closed()"
+
+
 def test_a_long_one_is_cut() -> None:
     text = describe(fit, tuple("x" * 40 for _ in range(9)), {})
     assert len(text) <= WIDTH

@@ -307,7 +307,7 @@ class TestSampling:
     def test_a_task_of_any_name_is_told(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(_enclosed, "running_task", "a\udc80\n")
+        monkeypatch.setitem(_enclosed.running, 0, "a\udc80\n")
         log = MetricsLog(tmp_path, 3_600)
         hold(log)
         release(log)
