@@ -100,7 +100,7 @@ class Attempts:
 
     def _ended(self, task: Task, engine: Engine, inner: Any) -> None:
         """An attempt has an answer."""
-        engine.count(task.options.tags, -1)
+        engine.land(task)
         if not inner._failed():
             self._resolve(task, Status.SUCCESS)
             return

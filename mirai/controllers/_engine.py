@@ -73,7 +73,8 @@ class Engine:
         self._starting = threading.RLock()  # held while the pool starts or ends
         self.lock = threading.RLock()  # guards what follows, up to the blank line, and all tasks
         self.book = Book()
-        self._demand: Counter[tuple[str, ...]] = Counter()  # attempts that have no end yet
+        self._flying: dict[Task, tuple[str, ...]] = {}  # attempts without an end, and their tags
+        self._demand: Counter[tuple[str, ...]] = Counter()  # how many of them have the same
         self._functions: dict[int, Enclosed] = {}  # by the function's id
         self._is_new = False  # whether tasks were sent since the last look
         self._upkeep: Upkeep | None = None  # while it is started
@@ -120,7 +121,7 @@ class Engine:
     def is_used(self) -> bool:
         """Whether there is a task here that has not ended, its own or another controller's."""
         with self.lock:
-            return bool(self._demand) or self.book.counts().unresolved > 0
+            return bool(self._flying) or self.book.counts().unresolved > 0
 
     # ── tasks ────────────────────────────────────────────────────────────────────────────
 
@@ -142,6 +143,7 @@ class Engine:
             with self.lock:
                 self.book.withdraw(task)
             self._attempts.stop(task)
+            self.land(task)
             raise
         if not task.retry:
             task.call = NOTHING  # the pool has it
@@ -206,28 +208,41 @@ class Engine:
 
         Returns None, unless it ``may_wait``, if the memory budget is used up.
         """
-        tags, pool = task.options.tags, self.crews.pool
+        pool = self.crews.pool
         submit = pool.submit if may_wait else pool.try_submit
         args, kwargs = task.call
         inner: Mirai[Any] | None = None
-        self.count(tags, 1)
+        self._take_off(task)
         try:
             inner = submit(task.fn, args, kwargs, task.options.task(task.stream))
         finally:
             if inner is None:
-                self.count(tags, -1)
+                self.land(task)
         return inner
 
-    def count(self, tags: tuple[str, ...], change: int) -> None:
-        """Know of one more or one fewer; have the thread look if that may matter to it."""
+    def _take_off(self, task: Task) -> None:
+        """A task is about to have an attempt here."""
+        tags = task.options.tags
         with self.lock:
-            demand = self._demand
-            demand[tags] += change
-            if not demand[tags]:
-                del demand[tags]
-            self._is_new = self._is_new or change > 0
-            few = demand[tags] <= self.crews.most  # more of the same are the same to the crews
-        if few:
+            self._flying[task] = tags
+            self._demand[tags] += 1
+            self._is_new = True
+        self._look(tags)
+
+    def land(self, task: Task) -> None:
+        """A task has no attempt here any more, if it had one."""
+        with self.lock:
+            tags = self._flying.pop(task, None)
+            if tags is None:
+                return
+            self._demand[tags] -= 1
+            if not self._flying:
+                self._demand.clear()  # whatever Ctrl-C has kept from being counted
+        self._look(tags)
+
+    def _look(self, tags: tuple[str, ...]) -> None:
+        """Have the thread look if the number of tasks with these tags may matter to it."""
+        if self._demand[tags] <= self.crews.most:  # more of the same are the same to the crews
             self.call()
 
     # ── what has ended ───────────────────────────────────────────────────────────────────
@@ -343,7 +358,8 @@ class Engine:
         now = time.monotonic()
         due = self._attempts.take_turn(now)
         with self.lock:
-            demand, is_new = dict(self._demand), self._is_new
+            demand = {tags: count for tags, count in self._demand.items() if count > 0}
+            is_new = self._is_new
             self._is_new = False
         again = self.crews.follow(demand, now, anew=is_new)
         return min([each for each in (again, due) if each is not None], default=None)

@@ -1,7 +1,13 @@
-"""A thread that looks after something whenever it is called, or when a time has come."""
+"""A thread that looks after something whenever it is called, or when a time has come.
+
+Ctrl-C may come after any call of whoever calls it, so there is no Condition here: in ``with
+condition`` it can come when the lock is held and the block is not entered yet.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -21,28 +27,24 @@ class Upkeep:
 
     def __init__(self, name: str, turn: Callable[[], float | None]) -> None:
         self._turn = turn
-        self._change = threading.Condition()  # guards what follows
-        self._called = True
-        self._ended = False
+        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._end: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         """Begin with a turn."""
+        self.call()
         self._thread.start()
 
     def call(self) -> None:
         """Have it take a turn soon."""
-        if self._called:
-            return
-        with self._change:
-            self._called = True
-            self._change.notify()
+        if self._calls.empty():  # or else it is to take one already, and has not begun
+            self._calls.put(None)
 
     def end(self) -> None:
         """Let there be no more turns once that is over which is being taken."""
-        with self._change:
-            self._ended = True
-            self._change.notify()
+        self._end.put(None)
+        self._calls.put(None)
 
     def join(self) -> None:
         """Wait until it has ended; not in its own turn."""
@@ -51,9 +53,12 @@ class Upkeep:
 
     def _run(self) -> None:
         again: float | None = None
-        while self._wait(again):
-            again = self._take_turn()
-            self._rest()
+        while self._end.empty():
+            with contextlib.suppress(queue.Empty):
+                self._calls.get(timeout=_until(again))
+            if self._end.empty():
+                again = self._take_turn()
+                _rest(self._end)
 
     def _take_turn(self) -> float | None:
         try:
@@ -62,15 +67,14 @@ class Upkeep:
             logger.exception("a look at a controller's workers has failed")
             return time.monotonic() + AGAIN
 
-    def _rest(self) -> None:
-        """Let more gather for the next turn."""
-        with self._change:
-            self._change.wait_for(lambda: self._ended, SPACING)
 
-    def _wait(self, again: float | None) -> bool:
-        """Wait until it is time for a turn; return False at the end."""
-        with self._change:
-            left = None if again is None else max(0.0, again - time.monotonic())
-            self._change.wait_for(lambda: self._called or self._ended, left)
-            self._called = False
-            return not self._ended
+def _until(moment: float | None) -> float | None:
+    """Return how many seconds that is from now; None: for ever."""
+    return None if moment is None else max(0.0, moment - time.monotonic())
+
+
+def _rest(end: queue.SimpleQueue[None]) -> None:
+    """Let more gather for the next turn, unless it is to end."""
+    with contextlib.suppress(queue.Empty):
+        end.get(timeout=SPACING)
+        end.put(None)

@@ -933,6 +933,35 @@ class TestItsLife:
         assert out == ""
 
 
+INTERRUPTED = """
+import random, signal
+from mirai.controllers import Controller, Retry
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+hits = 0
+with Controller(workers=2) as controller:
+    pushing = controller.options(retry=RETRY)
+    pushing.push(abs, -1).result()
+    for _ in range(200):
+        try:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 8e-4))
+                for _ in range(10):
+                    pushing.push(abs, -1)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except KeyboardInterrupt:
+            hits += 1
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    ended = controller.wait(timeout=30)
+    results = controller.collect()
+    fair = all(result.ok or result.status == "cancel" for result in results)
+    print(hits, ended, fair, controller.size, len(controller._engine._demand))
+"""
+
 CTRL_C = """
 import threading, time
 from mirai.controllers import Controller
@@ -1152,26 +1181,14 @@ class TestManyAtOnce:
         finally:
             sys.setswitchinterval(interval)
 
-    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-    def test_ctrl_c_in_a_push_leaves_the_counts_right(self, controller: Controller) -> None:
-        rounds = itertools.count()
-        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
-        try:
-            while next(rounds) < 150:
-                signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 8e-4))
-                try:
-                    for _ in range(10):
-                        controller.push(double, 1)
-                except KeyboardInterrupt:
-                    pass
-                finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-        finally:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        assert controller.wait(timeout=30)
-        results = controller.collect()
-        assert controller.empty
-        assert all(result.ok or result.status == "cancel" for result in results)
+    @pytest.mark.parametrize("retry", ["None", "Retry(errors=1)"])
+    def test_ctrl_c_in_pushes_leaves_the_counts_right(self, script: Script, retry: str) -> None:
+        process = script(INTERRUPTED.replace("RETRY", retry))
+        out, err = process.communicate(timeout=50)
+        assert process.returncode == 0, err
+        hits, *told = out.split()
+        assert int(hits) > 10
+        assert told == ["True", "True", "0", "0"]
 
     def test_nothing_is_kept_of_a_popped_task(self, controller: Controller) -> None:
         class Large:
