@@ -88,14 +88,19 @@ class _Mailbox:
             while self.ending is None and not self._closed:
                 self._link.wait(None)
                 self._turn()
+            if self.ending is None:
+                self._send()  # also what came after the last look
         except BaseException:
             traceback.print_exc()
             self.failed = True
         self._wake()
 
-    def _turn(self) -> None:
+    def _send(self) -> None:
         while self._leaving:
             self._link.send(self._leaving.popleft())
+
+    def _turn(self) -> None:
+        self._send()
         ended = self._link.ended  # before we read: what has arrived by now is all there is
         self.arrived.extend(self._link.receive())
         if ended:

@@ -112,7 +112,8 @@ class Controller(_Hiring, Blocking):
 
     ``store`` is where large arguments and results are (a path, or ``"s3://bucket/prefix"`` and the
     like, see ``open_store``): those of more than ``store_threshold`` bytes travel as references,
-    and are read where they are used.  They are removed with the controller, unless ``keep_store``.
+    and are read where they are used.  They are removed with the controller, unless ``keep_store``:
+    read before what you want to have.  What a program stored that was killed, stays.
 
     ``metrics`` has each worker measure itself: see ``MetricsLog``.
 
@@ -120,6 +121,9 @@ class Controller(_Hiring, Blocking):
     so again when it is tried again.  ``url`` is where workers join, by default one that fits the
     launchers.  ``resources`` is what a worker has, for the routing of a group.  The other options
     are those of ``daemons``: ``sync=True`` evaluates tasks in ``push`` itself, for debugging.
+
+    If the dispatcher is lost, all tasks fail with DispatcherLost, and ``push`` raises it until
+    ``terminate``; then the next push starts anew.
 
     As a context manager, it waits for all tasks at the end of the block, or cancels them if the
     block is left by an exception; then all processes are gone.  ``async with`` gives an
@@ -225,6 +229,10 @@ class Controller(_Hiring, Blocking):
 
 class AsyncController(_Hiring, Awaiting):
     """A controller for code that awaits: the same names, and the same tasks.
+
+    ``push`` and ``walk`` wait for nothing, but the first one starts the dispatcher, which takes
+    some tenths of a second: ``await controller.start()`` does that beside the event loop.  With a
+    store, they write what is large.
 
     ``async with Controller(...) as controller`` gives one; so does ``AsyncController(controller)``
     of a controller that others use too.

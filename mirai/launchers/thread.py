@@ -37,7 +37,8 @@ class ThreadLauncher(Launcher):
     - Tasks in Python take turns, as all threads of an interpreter with a GIL do.
     - What a task changes in this process is there to stay: there is no cleanup.  ``random`` and
       ``numpy.random`` are not seeded for it; ``task_generator()`` is its own, as ever.
-    - What it prints goes where this process prints, and is not kept for its mirai's ``log``.
+    - What it prints goes where this process prints, and is not kept for its mirai's ``log``; nor
+      are its warnings for a controller's result.
     - It can bring this process down, and every other task with it.
     - It is stopped by a KeyboardInterrupt that is raised in its thread when that next runs Python
       code, anywhere in it.  A task that waits in C, as in ``time.sleep``, does not see that before
