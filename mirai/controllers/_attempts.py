@@ -63,9 +63,9 @@ class Attempts:
         return chain
 
     def _turn_of(self, task: Task) -> Engine | None:
-        """Return whose turn it is; None if the task has crashed too often with each."""
+        """Return whose turn it is; None if nobody can do it who has not seen it crash too often."""
         crashes = self._engine.book.crashes.get(task.name, 0)
-        if not crashes:
+        if not crashes and self._engine.crews.carry(task.options.tags):
             return self._engine
         chain = self._chain(task)
         index = rung(crashes, [engine.settings.crashes_max for engine in chain])
@@ -74,7 +74,9 @@ class Attempts:
     def _place_of(self, task: Task) -> Engine:
         engine = self._turn_of(task)
         if engine is None:
-            crashes = self._engine.book.crashes[task.name]
+            crashes = self._engine.book.crashes.get(task.name, 0)
+            if not crashes:
+                raise MiraiError(f"nobody carries the tags {list(task.options.tags)} any more")
             raise MiraiError(
                 f"task {task.name!r} has crashed {crashes} times in a row: that is crashes_max"
             )

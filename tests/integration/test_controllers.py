@@ -767,6 +767,15 @@ class TestLaunched:
                 controller.dismiss()
             assert controller.push(double, 2).result(30) == 4
 
+    def test_a_crew_is_dismissed_whose_task_waits_to_be_tried_again(self) -> None:
+        with Controller(workers=1) as controller:
+            controller.recruit(1, LocalLauncher(), tags=("gpu",))
+            gpu = controller.options(tags=("gpu",), retry=Retry(errors=1, backoff=3.0))
+            future = gpu.push(bad)
+            wait_until(lambda: [task.is_due for task in _tasks(controller)] == [True])
+            controller.dismiss("gpu")
+            assert "'gpu'" in str(future.exception(30))
+
     def test_the_local_crew_is_dismissed(self) -> None:
         broken = CommandLauncher((sys.executable, "-c", "raise SystemExit('no such thing')"))
         with Controller(workers=1, tags=("here",)) as controller:
