@@ -16,7 +16,7 @@ from mirai._limits import seconds
 from mirai._pool import shielded
 from mirai.controllers._desk import Desk
 from mirai.controllers._options import PushKeywords, PushOptions
-from mirai.controllers._pushing import AsyncView, Pushing, View, bar_of
+from mirai.controllers._pushing import SLICE, AsyncView, Pushing, View, bar_of
 from mirai.controllers._result import Results, TaskResult
 from mirai.controllers._steps import Steps, Wait, arun, run
 
@@ -143,6 +143,8 @@ class Face(Pushing):
             if (result := self._desk.take()) is None:
                 break
             results.append(result)
+            if len(results) % SLICE == 0:
+                yield None
         return results
 
     def _in_thread(self, do: Callable[[], T]) -> Mirai[T]:

@@ -23,7 +23,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 SLICE = 50
-"""How many tasks are pushed before others have their turn."""
+"""How many tasks are pushed, or looked at, before others have their turn."""
 OnError = Literal["raise", "stop", "keep"]
 
 
@@ -123,17 +123,23 @@ class Pushing:
             ended.stop_at_errors()
         bar = bar_of(len(tasks)) if progress else None
         try:
-            for _ in tasks:
+            for index in range(len(tasks)):
                 yield from ended.next()
                 if bar is not None:
                     bar.advance()
+                if index % SLICE == 0:
+                    yield None
         except BaseException:
             ended.cancel()
             raise
         finally:
             if bar is not None:
                 bar.close()
-        results: Results[Any] = Results(task.home.hand_over(task) for task in tasks)
+        results: Results[Any] = Results()
+        for task in tasks:
+            results.append(task.home.hand_over(task))
+            if len(results) % SLICE == 0:
+                yield None
         if on_error != "keep" and not results.ok:
             raise failed(results)
         return results

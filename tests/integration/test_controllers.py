@@ -1131,6 +1131,32 @@ class TestAwaited:
 
         loop(main)
 
+    def test_a_large_map_lets_others_have_their_turn(self, loop: Callable[..., None]) -> None:
+        async def main() -> None:
+            import anyio
+
+            turns = 0
+
+            async def count() -> None:
+                nonlocal turns
+                while True:
+                    turns += 1
+                    await anyio.sleep(0)
+
+            async with Controller(workers=1) as controller, anyio.create_task_group() as group:
+                await controller.start()
+                group.start_soon(count)
+                results = await controller.map(double, range(2_000))
+                assert results.values()[-1] == 3_998
+                seen, turns = turns, 0
+                assert seen >= 100
+                controller.walk(double, range(500))
+                assert len(await controller.collect(wait=True)) == 500
+                assert turns >= 10
+                group.cancel_scope.cancel()
+
+        loop(main)
+
     def test_a_group(self, loop: Callable[..., None]) -> None:
         async def main() -> None:
             a, b = Controller(workers=1, name="a"), Controller(workers=1, name="b")
