@@ -64,12 +64,17 @@ class DaemonCrashed(MiraiError):
         self.job = job
         super().__init__(self._text())
 
-    def _text(self) -> str:
-        text = self.reason
+    @property
+    def exit_reason(self) -> str:
+        """Why the process has ended, in words, with its signal or exit code."""
         if self.signal is not None:
-            text += f" of {self.signal}"
-        elif self.exit_code is not None:
-            text += f" with exit code {self.exit_code}"
+            return f"{self.reason} of {self.signal}"
+        if self.exit_code is not None:
+            return f"{self.reason} with exit code {self.exit_code}"
+        return self.reason
+
+    def _text(self) -> str:
+        text = self.exit_reason
         if self.pid:
             text += f" (process {self.pid} on {self.host}, attempt {self.attempt})"
         if self.output:

@@ -233,15 +233,17 @@ def _traceback(error: BaseException) -> str:
     import traceback
 
     try:
-        lines = traceback.format_exception(type(error), error, _own(error.__traceback__))
+        lines = traceback.format_exception(
+            type(error), error, beyond(error.__traceback__, __file__)
+        )
     except BaseException as second:
         return f"<its traceback cannot be had: {type(second).__name__}>"
     return "".join(lines).rstrip()
 
 
-def _own(trace: TracebackType | None) -> TracebackType | None:
-    """Skip the frames of ours with which every traceback begins."""
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+def beyond(trace: TracebackType | None, file: str) -> TracebackType | None:
+    """Skip the frames of a file of ours with which every traceback begins."""
+    while trace is not None and trace.tb_frame.f_code.co_filename == file:
         trace = trace.tb_next
     return trace
 

@@ -8,14 +8,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from dispatcher.events import Role
 from dispatcher.keys import KeyPair
 from dispatcher.log import Guarded
 from dispatcher.messages import Crash, Despair, PoolReport, Scale, Slot, ToClient
 from mirai._addresses import urls_of
-from mirai._answer import Value
+from mirai._answer import Failure, Value
 from mirai._channel import Carrier, Channel
 from mirai._errors import DispatcherLost, MiraiError, TaskCancelled
 from mirai._feed import Feed
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from mirai.launchers import Handle, State
 
 logger = Guarded("mirai")
+
+T = TypeVar("T")
 
 ANSWER = 5.0
 """Seconds after which ``status`` does without the dispatcher's answer."""
@@ -134,11 +136,11 @@ class Daemons:
 
     def _inquire(self, crash: Crash, settle: Callable[[Crash], None]) -> None:
         """Ask the platform why a daemon's job has ended, and call ``settle`` with that."""
-        knowing = (launches for launches in self._launches if launches.knows(crash.job))
-        for launches in knowing:
+        launches = next((each for each in self._launches if each.knows(crash.job)), None)
+        if launches is None:
+            settle(crash)
+        else:
             launches.inquire(crash, settle)
-            return
-        settle(crash)
 
     def attach(
         self,
@@ -482,27 +484,14 @@ class Daemons:
         try:
             if kind is None and (drained := self._drained()) is not None:
                 await drained
-                await self._beside(self._hear_out)
+                await beside(self._hear_out)
         finally:
-            await shielded(self._beside(self.shutdown))
+            await shielded(beside(self.shutdown))
 
     def _hear_out(self) -> None:
         """Wait until it is known why jobs have ended whose tasks were lost, if any were."""
         for launches in self._launches:
             launches.hear_out()
-
-    def _beside(self, do: Callable[[], None]) -> Mirai[None]:
-        """Do something that blocks in a thread of its own, so that an event loop can go on."""
-        ended: Mirai[None] = Mirai(0, do.__name__, self.profile)
-
-        def run() -> None:
-            try:
-                do()
-            finally:
-                ended.settle(Value(None))
-
-        threading.Thread(target=run, name="mirai-shutdown").start()
-        return ended
 
     def _connect(self, config: dict[str, Any]) -> Carrier:
         """Start a dispatcher, in a process of its own or in this one."""
@@ -540,6 +529,23 @@ class Daemons:
         if ending is None:
             return None
         return DispatcherLost(f"the dispatcher (process {self._process.pid}) ended with {ending}")
+
+
+def beside(do: Callable[[], T]) -> Mirai[T]:
+    """Do something that blocks in a thread of its own, so that an event loop can go on.
+
+    The mirai's value is what it returns, or what it raises.
+    """
+    ended: Mirai[T] = Mirai(0, do.__name__)
+
+    def run() -> None:
+        try:
+            ended.settle(Value(do()))
+        except BaseException as error:
+            ended.settle(Failure(error))
+
+    threading.Thread(target=run, name=f"mirai-{do.__name__}").start()
+    return ended
 
 
 async def shielded(mirai: Mirai[None]) -> None:

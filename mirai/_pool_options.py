@@ -155,7 +155,7 @@ def check_env(env: object) -> dict[str, str]:
     for name, value in env.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError(f"env must hold strings, not {name!r}: {value!r}")
-        if not name or "=" in name or "\0" in name + value or not _is_text(name + value):
+        if not name or "=" in name or "\0" in name + value or not is_text(name + value):
             raise ValueError(f"env cannot hold {name!r}: {value!r}")
     return dict(env)
 
@@ -167,12 +167,12 @@ def check_tags(tags: object) -> tuple[str, ...]:
     for tag in tags:
         if not isinstance(tag, str):
             raise TypeError(f"tags must be strings, not {type(tag).__name__}")
-        if not tag or not _is_text(tag):
+        if not tag or not is_text(tag):
             raise ValueError(f"a tag must be text, and not be empty: {tag!r}")
     return tuple(sorted({"".join(tag) for tag in tags}))
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
     """Whether it can be sent: not all that Python calls a str can."""
     try:
         value.encode()

@@ -43,7 +43,7 @@ from mirai._channel import Carrier
 from mirai._ending import Ending, why_lost
 from mirai._hello import hello
 from mirai._inproc import InProcess
-from mirai._limits import Limits
+from mirai._limits import Limits, Stay
 from mirai._process import boot_argv, search_path
 from mirai._relayed import Relayed
 
@@ -136,8 +136,7 @@ class Relay:
         self._job = job
         self._relayed = Relayed(width)
         self._mailbox = _Mailbox(link, below.ring)
-        self._born = time.monotonic()
-        self._idle_since: float | None = None
+        self._stay = Stay(limits, time.monotonic())
         self._gathers_since = 0.0  # when the first of the answers came that are to be sent
         self._complete = False  # all daemons have joined, and the dispatcher above knows of us
         self._leaving = False  # wants to leave
@@ -236,7 +235,7 @@ class Relay:
         """Return how long to wait at most: until answers are to be sent, or a limit is reached."""
         deadline = None
         if self._complete and not self._told:
-            deadline = self._limits.deadline(self._born, self._idle_since)
+            deadline = self._stay.deadline()
         if self._relayed.outcomes:
             due = self._answers_due()
             deadline = due if deadline is None else min(due, deadline)
@@ -258,15 +257,10 @@ class Relay:
 
     def _look_at_limits(self) -> None:
         now = time.monotonic()
-        if self._relayed or not self._complete:
-            self._idle_since = None
-        elif self._idle_since is None:
-            self._idle_since = now
-        deadline = self._limits.deadline(self._born, self._idle_since)
-        due = deadline is not None and now >= deadline
+        due = self._stay.look(now, idle=self._complete and not self._relayed)
         if (due or self._leaving) and self._complete and not self._told:
             self._told = True
-            self._mailbox.send(Leave(idle=self._limits.is_idle(now, self._idle_since)))
+            self._mailbox.send(Leave(idle=self._stay.is_idle(now)))
 
     def _end(self, ending: Ending | None) -> None:
         if not self._over:

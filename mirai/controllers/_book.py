@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from mirai.controllers._status import Status
 
@@ -63,16 +63,19 @@ class Summary:
         return text + (f"; {self.unresolved} to come" if self.unresolved else "")
 
 
+N = TypeVar("N", bound=Named)
+
+
 @dataclass(slots=True)
-class Book:
+class Book(Generic[N]):
     """The tasks of one controller.
 
     Ctrl-C may come in the middle of ``add`` and of ``remove``, and leaves them done or not done.
     """
 
-    names: dict[str, Named] = field(default_factory=dict)
+    names: dict[str, N] = field(default_factory=dict)
     """Those that were pushed and not taken."""
-    unpopped: deque[Named] = field(default_factory=deque)
+    unpopped: deque[N] = field(default_factory=deque)
     """Those of them that have ended, in the order of their ends."""
     ends: Counter[Status] = field(default_factory=Counter)
     crashes: Counter[str] = field(default_factory=Counter)
@@ -82,7 +85,7 @@ class Book:
     warnings: int = 0
     _drawn: int = 0
 
-    def add(self, task: Named) -> None:
+    def add(self, task: N) -> None:
         """A task is pushed.  Raises ValueError if another one has its name."""
         if task.name in self.names:
             raise ValueError(
@@ -90,7 +93,7 @@ class Book:
             )
         self.names[task.name] = task
 
-    def withdraw(self, task: Named) -> None:
+    def withdraw(self, task: N) -> None:
         """It could not be sent after all, or nobody knows of it."""
         if self.names.get(task.name) is task and not task.is_over:
             task.is_over = True
@@ -104,14 +107,14 @@ class Book:
             if name not in self.names:
                 return name
 
-    def failed_once(self, task: Named, status: Status) -> None:
+    def failed_once(self, task: N, status: Status) -> None:
         """An attempt has not succeeded."""
         if status is Status.CRASH:
             self.crashes[task.name] += 1
         else:
             self.crashes.pop(task.name, None)
 
-    def resolve(self, task: Named, status: Status) -> None:
+    def resolve(self, task: N, status: Status) -> None:
         """A task has ended, once and for all; of one that was withdrawn nobody is told."""
         if task.is_over:
             return
@@ -124,11 +127,11 @@ class Book:
         else:
             self.unpopped.append(task)
 
-    def first(self) -> Named | None:
+    def first(self) -> N | None:
         """Return what has ended first and was not taken; None if there is none."""
         return self.unpopped[0] if self.unpopped else None
 
-    def remove(self, task: Named) -> bool:
+    def remove(self, task: N) -> bool:
         """Take what is the first; return False if somebody else has."""
         if self.first() is not task:
             return False

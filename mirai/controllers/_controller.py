@@ -7,7 +7,8 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Unpack
 
-from mirai._pool_options import check_seed, size_in_bytes
+from mirai._pool import beside
+from mirai._pool_options import size_in_bytes
 from mirai._status import Status as PoolStatus
 from mirai.controllers._book import Summary
 from mirai.controllers._engine import Engine, Settings
@@ -29,6 +30,11 @@ class _Hiring:
     """What a controller has besides what a group has: workers."""
 
     _engine: Engine
+
+    def __repr__(self) -> str:
+        name, counts = self._engine.name, self._engine.counts()
+        told = f"{counts.unresolved} unresolved, {counts.unpopped} unpopped"
+        return f"<{type(self).__name__} {name!r}: {told}>"
 
     @property
     def workers(self) -> int:
@@ -80,7 +86,7 @@ class _Hiring:
 
     def descale(self) -> None:
         """Let idle workers go now, but for ``min_workers``, without waiting for ``idle_time``."""
-        self._engine.descale()
+        self._engine.crews.descale()
 
     def jobs(self) -> dict[Handle, State]:
         """Return how the jobs of launched workers stand that are not over, as last heard."""
@@ -168,7 +174,7 @@ class Controller(_Hiring, Blocking):
             launch_timeout,
             each,
         )
-        _check_pool(url, pool)
+        _check_pool(url, seed, pool)
         self._engine = Engine(
             Settings(
                 _name(name),
@@ -176,7 +182,7 @@ class Controller(_Hiring, Blocking):
                 _retry(retry),
                 _crashes_max(crashes_max),
                 _engine_of(backup),
-                _seed(seed),
+                seed,
                 url,
                 pool,
                 check_resources(resources or {}),
@@ -186,15 +192,12 @@ class Controller(_Hiring, Blocking):
         )
         super().__init__(self._engine)
 
-    def __repr__(self) -> str:
-        return f"<Controller {self.name!r}: {self.unresolved} unresolved, {self.unpopped} unpopped>"
-
     def shutdown(self, *tags: str) -> None:
         """Let all workers go that carry these tags; new tasks bring others.
 
         They end what they run, and hand back what they have not started.
         """
-        self._engine.shutdown(tags)
+        self._engine.crews.shutdown(tags)
 
     def dismiss(self, *tags: str) -> int:
         """Have the crews no more that carry all of these tags; return how many those were.
@@ -202,7 +205,7 @@ class Controller(_Hiring, Blocking):
         Their workers end what they run.  Tasks that only they could do fail.  Raises ValueError if
         no crew carries them.
         """
-        return self._engine.dismiss(tags)
+        return self._engine.crews.dismiss(tags)
 
     def restart_stuck(self, after: Seconds = 0.0) -> int:
         """End the workers that are stuck, and have others; return how many those were.
@@ -211,7 +214,7 @@ class Controller(_Hiring, Blocking):
         interpreter's lock, say, or its process was stopped; and has been for ``after`` seconds in
         its task.  Its task has crashed then.
         """
-        return self._engine.restart_stuck(after)
+        return self._engine.crews.restart_stuck(after)
 
     def status(self) -> PoolStatus:
         """Return what the pool looks like now, each worker, and why tasks wait.
@@ -244,31 +247,28 @@ class AsyncController(_Hiring, Awaiting):
 
     async def shutdown(self, *tags: str) -> None:
         """Do what ``Controller.shutdown`` does."""
-        await self._in_thread(lambda: self._engine.shutdown(tags))
+        await beside(lambda: self._engine.crews.shutdown(tags))
 
     async def dismiss(self, *tags: str) -> int:
         """Do what ``Controller.dismiss`` does."""
-        return await self._in_thread(lambda: self._engine.dismiss(tags))
+        return await beside(lambda: self._engine.crews.dismiss(tags))
 
     async def restart_stuck(self, after: Seconds = 0.0) -> int:
         """Do what ``Controller.restart_stuck`` does."""
-        return await self._in_thread(lambda: self._engine.restart_stuck(after))
+        return await beside(lambda: self._engine.crews.restart_stuck(after))
 
     async def status(self) -> PoolStatus:
         """Do what ``Controller.status`` does."""
-        return await self._in_thread(lambda: self._engine.crews.pool.status())
-
-    def __repr__(self) -> str:
-        return f"<Async{f'{Controller.__repr__(self)}'[1:]}"  # type: ignore[arg-type]
+        return await beside(lambda: self._engine.crews.pool.status())
 
 
-def _check_pool(url: str | None, pool: PoolSettings) -> None:
+def _check_pool(url: str | None, seed: int | None, pool: PoolSettings) -> None:
     """Raise as the start of the pool would, but now."""
     from mirai._profiles import PoolSettings, options_of
 
     if unknown := pool.keys() - PoolSettings.__annotations__.keys():
         raise TypeError(f"Controller has no option {', '.join(map(repr, sorted(unknown)))}")
-    options_of(0, url, **pool)
+    options_of(0, url, seed=seed, **pool)
 
 
 def _name(name: str | None) -> str:
@@ -309,15 +309,10 @@ def _metrics(metrics: MetricsLog | None) -> MetricsLog | None:
     return metrics
 
 
-def _seed(seed: int | None) -> int | None:
-    check_seed(seed)
-    return seed
-
-
 def _keeping(
     store: str | os.PathLike[str] | Store | None, threshold: int | str, is_kept: bool
 ) -> Keeping | None:
-    if store is None or store == "memory":
+    if store is None:
         return None
     from mirai.controllers._keeping import Keeping
     from mirai.controllers._store import open_store

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mirai._errors import MiraiError
+from mirai._limits import seconds
 from mirai._profiles import options_of, start, url_for
 from mirai._serial import Serial
-from mirai.controllers._options import Recruits
+from mirai.controllers._options import Recruits, Seconds
 from mirai.controllers.scaling import Crew, Past, Policy, choose, share_out
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from mirai._serialize import Reducer
     from mirai.controllers._engine import Settings
     from mirai.controllers._refs import Depot
-
+    from mirai.launchers import Launcher
 
 SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 """What ends a process that does not answer; on Windows, either does."""
@@ -74,6 +75,8 @@ class Crews:
         self._pool: Daemons | None = None
         self._outlook: Outlook | None = None
         self._options: PoolOptions | None = None
+        self.reducer: Reducer | None = None
+        """What knows how to pickle some objects."""
         self.depot: Depot | None = None
 
     # ── their life ───────────────────────────────────────────────────────────────────────
@@ -94,6 +97,7 @@ class Crews:
             if settings.store is not None:
                 self.depot = settings.store.depot(secrets.token_hex(8))
             self._options = options = self._measured(options)
+            self.reducer = Serial(options.serial) or None
             self._pool = start(settings.name, options)
             try:
                 self._hold_metrics()
@@ -149,24 +153,14 @@ class Crews:
 
     def _launches(self, recruits: Recruits) -> Launches:
         assert self._options is not None and self._outlook is not None
-        limits = options_of(
-            None,
-            None,
-            launcher=recruits.launcher or _local(),
-            patience=recruits.launch_timeout,
-            tags=recruits.tags,
-            wall_time=recruits.wall_time,
-            max_tasks=recruits.max_tasks,
-            each=recruits.each,
-        )
         options = replace(
             self._options,
             count=0,
-            launcher=limits.launcher,
-            patience=limits.patience,
-            tags=limits.tags,
-            limits=limits.limits,
-            each=limits.each,
+            launcher=recruits.launcher or _local(),
+            patience=recruits.patience(),
+            tags=recruits.tags,
+            limits=recruits.limits(),
+            each=recruits.each,
         )
         launches = self.pool.recruit(options, self._outlook)
         launches.on_change = self._call
@@ -207,10 +201,6 @@ class Crews:
         """How many workers there can be."""
         return sum(recruits.workers * recruits.each for recruits in self._recruits)
 
-    def reducer(self) -> Reducer | None:
-        """Return what knows how to pickle some objects."""
-        return None if self._options is None else Serial(self._options.serial) or None
-
     def carry(self, tags: tuple[str, ...]) -> bool:
         """Whether a crew carries all these tags."""
         return not tags or any(set(tags).issubset(each.tags) for each in self._recruits)
@@ -227,7 +217,7 @@ class Crews:
         """Return a call, with what is large in the store."""
         if (depot := self.depot) is None:
             return args, dict(kwargs)
-        reducer = self.reducer()
+        reducer = self.reducer
         stowed = {name: depot.stow(each, reducer) for name, each in kwargs.items()}
         return tuple(depot.stow(each, reducer) for each in args), stowed
 
@@ -300,6 +290,7 @@ class Crews:
                 hired.past = Past()
         # Not under the guard: a platform may be slow, and the other crews are to go on.
         _each(chosen, lambda launches: launches.scale(0))  # at once, before others are wanted
+        self._call()
 
     def dismiss(self, tags: tuple[str, ...]) -> int:
         """Have these crews no more; return how many those were.
@@ -327,12 +318,14 @@ class Crews:
             if pool is not None:
                 reason = f"the crew with the tags {list(tags)} was dismissed"
                 pool.forgo(reason, tuple(each.tags for each in staying))
+        self._call()
         return len(gone)
 
-    def restart_stuck(self, after: float) -> int:
+    def restart_stuck(self, after: Seconds) -> int:
         """End the workers that are stuck for so long; return how many those were."""
+        least = seconds("after", after) if after else 0.0
         daemons = self.pool.status().daemons
-        stuck = [each for each in daemons if each.state == "stalled" and each.seconds >= after]
+        stuck = [each for each in daemons if each.state == "stalled" and each.seconds >= least]
         jobs = {each.job for each in stuck if each.job}
         with self._guard:
             launches = [hired.launches for hired in self._hired if hired.launches is not None]
@@ -353,7 +346,7 @@ def _each(crews: Sequence[_Hired], act: Callable[[Launches], None]) -> None:
                 stack.callback(act, hired.launches)
 
 
-def _local() -> Any:
+def _local() -> Launcher:
     from mirai.launchers import LocalLauncher
 
     return LocalLauncher()

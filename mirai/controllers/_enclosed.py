@@ -10,13 +10,13 @@ import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from time import perf_counter, time
-from types import CoroutineType, TracebackType
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispatcher.messages import Blob
 from mirai._answer import error_of
 from mirai._constant import Constant
-from mirai._evaluate import make_room, tell
+from mirai._evaluate import beyond, make_room, tell
 from mirai._launched import job_of_this_process
 from mirai._serialize import unpack
 
@@ -156,16 +156,9 @@ class _Run:
             self._catcher.__exit__(None, None, None)
         if isinstance(error, Exception):
             make_room(error)
-            failed = TaskFailed(self.facts(), tell(error.with_traceback(_theirs(trace))))
+            failed = TaskFailed(self.facts(), tell(error.with_traceback(beyond(trace, __file__))))
             del error
             raise failed from None
-
-
-def _theirs(trace: TracebackType | None) -> TracebackType | None:
-    """Skip the frames of ours with which a traceback begins."""
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-        trace = trace.tb_next
-    return trace
 
 
 def _in_words(warning: warnings.WarningMessage) -> str:

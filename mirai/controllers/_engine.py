@@ -18,7 +18,6 @@ from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from mirai._future import Mirai
-from mirai._limits import seconds
 from mirai._streams import Streams
 from mirai.controllers._attempts import Attempts
 from mirai.controllers._book import Book, Counts, Summary
@@ -72,7 +71,7 @@ class Engine:
         self._keys = itertools.count(1)
         self._starting = threading.RLock()  # held while the pool starts or ends
         self.lock = threading.RLock()  # guards what follows, up to the blank line, and all tasks
-        self.book = Book()
+        self.book: Book[Task] = Book()
         self._flying: dict[Task, tuple[str, ...]] = {}  # attempts without an end, and their tags
         self._demand: Counter[tuple[str, ...]] = Counter()  # how many of them have the same
         self._functions: dict[int, Enclosed] = {}  # by the function's id
@@ -136,7 +135,7 @@ class Engine:
             self._enter(task, push)
             kept = self.crews.stow(push.args, push.kwargs)
             if task.retry:
-                kept = (frozen(*kept, self.crews.reducer()),), {}
+                kept = (frozen(*kept, self.crews.reducer),), {}
             task.call = (task.name, *kept[0]), kept[1]
             self._attempts.begin(task)
         except BaseException:  # Ctrl-C may come when it was sent already
@@ -257,7 +256,6 @@ class Engine:
                 task = self.book.first()
             if task is None:
                 return None
-            assert isinstance(task, Task)
             _await(task)
             result = result_of(task)
             with self.lock:
@@ -287,8 +285,7 @@ class Engine:
         """
         with self.lock:
             known = self.book.names
-            found = list(known.values()) if names is None else [known[name] for name in names]
-        tasks = [task for task in found if isinstance(task, Task)]
+            tasks = list(known.values()) if names is None else [known[name] for name in names]
         return sum(not task.mirai.done() and task.mirai.cancel() for task in tasks)
 
     def counts(self) -> Counts:
@@ -318,27 +315,6 @@ class Engine:
     def has(self, name: str) -> bool:
         """Whether a task has this name that was not taken."""
         return name in self.book.names
-
-    # ── workers ──────────────────────────────────────────────────────────────────────────
-
-    def descale(self) -> None:
-        """Let idle workers go now."""
-        self.crews.descale()
-
-    def shutdown(self, tags: tuple[str, ...]) -> None:
-        """Let those workers go that carry these tags; tasks bring others."""
-        self.crews.shutdown(tags)
-        self.call()
-
-    def dismiss(self, tags: tuple[str, ...]) -> int:
-        """Have the crews no more that carry these tags; return how many those were."""
-        count = self.crews.dismiss(tags)
-        self.call()
-        return count
-
-    def restart_stuck(self, after: float | str) -> int:
-        """End the workers that are stuck, and have others."""
-        return self.crews.restart_stuck(seconds("after", after) if after else 0.0)
 
     def summary(self) -> Summary:
         """Return the counts."""

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator
 from time import monotonic
 from types import TracebackType
-from typing import Any, Literal, TypeVar, Unpack
+from typing import Any, Literal, Self, Unpack
 
-from mirai._answer import Failure, Value
-from mirai._future import Mirai
 from mirai._limits import seconds
-from mirai._pool import shielded
+from mirai._pool import beside, shielded
+from mirai._progress import bar
 from mirai.controllers._desk import Desk
 from mirai.controllers._options import PushKeywords, PushOptions
-from mirai.controllers._pushing import SLICE, AsyncView, Pushing, View, bar_of
+from mirai.controllers._pushing import SLICE, AsyncView, Pushing, View
 from mirai.controllers._result import Results, TaskResult
 from mirai.controllers._steps import Steps, Wait, arun, run
 
-T = TypeVar("T")
-Self = TypeVar("Self", bound="Face")
 Mode = Literal["all", "one"]
 Timeout = float | str | None
 """Seconds, or like ``"5m"``; None: for ever."""
@@ -111,19 +107,19 @@ class Face(Pushing):
         if mode not in ("all", "one"):
             raise ValueError(f'mode must be "all" or "one", not {mode!r}')
         desk, until = self._desk, _deadline(timeout)
-        bar = _Bar(desk) if progress and desk.counts().unresolved else None
+        shown = _Bar(desk) if progress and desk.counts().unresolved else None
         try:
             while (holds := _holds(desk, mode)) is None:
-                is_news = bar.has_more if bar else lambda: _holds(desk, mode) is not None
+                is_news = shown.has_more if shown else lambda: _holds(desk, mode) is not None
                 if not (yield from _wait(desk, is_news, until)):
                     return _holds(desk, mode) or False
-                if bar is not None:
-                    bar.show()
-            if bar is not None:
-                bar.show()
+                if shown is not None:
+                    shown.show()
+            if shown is not None:
+                shown.show()
         finally:
-            if bar is not None:
-                bar.close()
+            if shown is not None:
+                shown.close()
         return holds
 
     def _popping(self, timeout: Timeout) -> Steps[TaskResult[Any] | None]:
@@ -146,19 +142,6 @@ class Face(Pushing):
             if len(results) % SLICE == 0:
                 yield None
         return results
-
-    def _in_thread(self, do: Callable[[], T]) -> Mirai[T]:
-        """Do something that blocks beside the event loop."""
-        ended: Mirai[T] = Mirai(0, do.__name__)
-
-        def act() -> None:
-            try:
-                ended.settle(Value(do()))
-            except BaseException as error:
-                ended.settle(Failure(error))
-
-        threading.Thread(target=act, name=f"mirai-{do.__name__}").start()
-        return ended
 
 
 def _deadline(timeout: Timeout) -> float:
@@ -199,7 +182,7 @@ class _Bar:
         self._desk = desk
         counts = desk.counts()
         self._seen = counts.resolved
-        self._bar = bar_of(counts.unresolved)
+        self._bar = bar(counts.unresolved)
         self.close = self._bar.close
 
     def has_more(self) -> bool:
@@ -249,7 +232,7 @@ class Blocking(Face, View, ABC):
         """
         self._desk.close()
 
-    def __enter__(self: Self) -> Self:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -322,15 +305,15 @@ class Awaiting(Face, AsyncView):
 
     async def start(self) -> None:
         """Do what ``Controller.start`` does."""
-        await self._in_thread(self._desk.start)
+        await beside(self._desk.start)
 
     async def terminate(self) -> None:
         """Do what ``Controller.terminate`` does."""
-        await self._in_thread(self._desk.close)
+        await beside(self._desk.close)
 
     async def end_shielded(self) -> None:
         """Terminate, even in a scope that is cancelled; for the end of ``async with``."""
-        await shielded(self._in_thread(self._desk.close))
+        await shielded(beside(self._desk.close))
 
     async def wait(
         self, mode: Mode = "all", timeout: Timeout = None, *, progress: bool = False

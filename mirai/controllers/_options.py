@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
-from mirai._limits import limits_of, seconds
+from mirai._limits import Limits, limits_of, seconds
 from mirai._options import TaskOptions
-from mirai._pool_options import check_count, check_each, check_seed, check_tags
+from mirai._pool_options import check_count, check_each, check_seed, check_tags, is_text
 from mirai.controllers._retry import Retry
 from mirai.controllers.scaling import Policy
 
@@ -50,11 +50,16 @@ class Recruits:
         if check_count(self.min_workers) > self.workers:
             raise ValueError(f"min_workers must not be more than workers: {self.min_workers}")
         object.__setattr__(self, "tags", check_tags(self.tags))
-        seconds("idle_time", self.idle_time)
-        for name in ("wall_time", "launch_timeout"):
-            if getattr(self, name) is not None:
-                seconds(name, getattr(self, name))
-        limits_of(None, None, self.max_tasks)
+        self.policy(), self.limits(), self.patience()
+
+    def limits(self) -> Limits:
+        """Return when each of its workers leaves by itself; how long one may idle is for us."""
+        return limits_of(None, self.wall_time, self.max_tasks)
+
+    def patience(self) -> float | None:
+        """Return how many seconds each has to join; None: as many as is usual."""
+        timeout = self.launch_timeout
+        return None if timeout is None else seconds("launch_timeout", timeout)
 
     def policy(self) -> Policy:
         """Return how its number follows demand: arrays of jobs fill for a moment before."""
@@ -96,8 +101,8 @@ class PushOptions:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, str) and value):
                 raise TypeError(f"{name} must be a str, and not be empty: {value!r}")
-            if value is not None and not value.isascii():
-                check_tags([value])  # what makes a tag text makes a name
+            if value is not None and not is_text(value):
+                raise ValueError(f"{name} must be text: {value!r}")
         if self.retry is not None and not isinstance(self.retry, Retry):
             raise TypeError(f"retry must be a Retry, not {type(self.retry).__name__}")
         check_seed(self.seed)

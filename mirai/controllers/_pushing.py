@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
 from mirai._future import Mirai
 from mirai._map import elements_of
 from mirai._outbox import Call
 from mirai._pool_options import check_count
+from mirai._progress import bar
 from mirai._streams import Streams
 from mirai.controllers._desk import Desk
 from mirai.controllers._options import Push, PushOptions
@@ -88,26 +88,61 @@ class Pushing:
         pushed, those before it are cancelled.  With a ``seed``, each has a stream of its own.
         """
         walk = Walk(fn, iterables, args, kwargs, names, self._options)
-        return [task.mirai for task in self._push_all(walk.pushes(is_claimed=False))]
+        return [task.mirai for task in run(self._push_all(walk.pushes(is_claimed=False)))]
 
-    def _push_all(self, pushes: Iterator[Push]) -> list[Task]:
-        tasks: list[Task] = []
-        try:
-            tasks += map(self._desk.push, pushes)  # what was pushed before an error is in there
-        except BaseException:
-            for task in tasks:
-                task.mirai.cancel()
-            raise
-        return tasks
+    @overload
+    def stream(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        /,
+        *iterables: Any,
+        max_in_flight: int,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        names: Iterable[str] | None = None,
+    ) -> Streaming[T]: ...
+    @overload
+    def stream(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Any,
+        max_in_flight: int,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        names: Iterable[str] | None = None,
+    ) -> Streaming[T]: ...
+    def stream(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *iterables: Any,
+        max_in_flight: int,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        names: Iterable[str] | None = None,
+    ) -> Streaming[Any]:
+        """Iterate over results in the order in which the tasks end, also by ``async for``.
+
+        The input need not fit into memory, nor need the results: elements are read as results are
+        taken, and never are more than ``max_in_flight`` of them pushed and not taken.
+        """
+        walk = Walk(fn, iterables, args, kwargs, names, self._options)
+        room = check_count(max_in_flight)
+        if room < 1:
+            raise ValueError(f"max_in_flight must be positive: {room}")
+        return Streaming(self._desk, map(self._desk.push, walk.pushes(is_claimed=True)), room)
 
     # ── the steps of both faces ──────────────────────────────────────────────────────────
 
-    def _push_in_turns(self, pushes: Iterator[Push]) -> Steps[list[Task]]:
+    def _push_all(self, pushes: Iterator[Push]) -> Steps[list[Task]]:
+        """Push all of them; what was pushed before an error is cancelled."""
         tasks: list[Task] = []
         try:
-            while more := self._push_all(islice(pushes, SLICE)):
-                tasks += more
-                yield None
+            for push in pushes:
+                tasks.append(self._desk.push(push))
+                if len(tasks) % SLICE == 0:
+                    yield None
         except BaseException:
             for task in tasks:
                 task.mirai.cancel()
@@ -117,24 +152,24 @@ class Pushing:
     def _map(self, walk: Walk, on_error: OnError, progress: bool) -> Steps[Results[Any]]:
         if on_error not in ("raise", "stop", "keep"):
             raise ValueError(f'on_error must be "raise", "stop" or "keep", not {on_error!r}')
-        tasks = yield from self._push_in_turns(walk.pushes(is_claimed=True))
+        tasks = yield from self._push_all(walk.pushes(is_claimed=True))
         ended = _Ended(self._desk, tasks)
         if on_error == "stop":
             ended.stop_at_errors()
-        bar = bar_of(len(tasks)) if progress else None
+        shown = bar(len(tasks)) if progress else None
         try:
             for index in range(len(tasks)):
                 yield from ended.next()
-                if bar is not None:
-                    bar.advance()
+                if shown is not None:
+                    shown.advance()
                 if index % SLICE == 0:
                     yield None
         except BaseException:
             ended.cancel()
             raise
         finally:
-            if bar is not None:
-                bar.close()
+            if shown is not None:
+                shown.close()
         results: Results[Any] = Results()
         for task in tasks:
             results.append(task.home.hand_over(task))
@@ -143,12 +178,6 @@ class Pushing:
         if on_error != "keep" and not results.ok:
             raise failed(results)
         return results
-
-    def _stream(self, walk: Walk, max_in_flight: int) -> Streaming[Any]:
-        room = check_count(max_in_flight)
-        if room < 1:
-            raise ValueError(f"max_in_flight must be positive: {room}")
-        return Streaming(self._desk, map(self._desk.push, walk.pushes(is_claimed=True)), room)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,15 +318,8 @@ class Streaming(Generic[T]):
         return result
 
 
-def bar_of(total: int) -> Any:
-    """Return a progress bar.  Raises ImportError where there is neither rich nor tqdm."""
-    from mirai._progress import bar
-
-    return bar(total)
-
-
 class View(Pushing):
-    """What blocks: ``map`` and ``stream``."""
+    """What blocks: ``map``."""
 
     @overload
     def map(
@@ -346,49 +368,9 @@ class View(Pushing):
         walk = Walk(fn, iterables, args, kwargs, names, self._options)
         return run(self._map(walk, on_error, progress))
 
-    @overload
-    def stream(
-        self,
-        fn: Callable[..., Coroutine[Any, Any, T]],
-        /,
-        *iterables: Any,
-        max_in_flight: int,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        names: Iterable[str] | None = None,
-    ) -> Streaming[T]: ...
-    @overload
-    def stream(
-        self,
-        fn: Callable[..., T],
-        /,
-        *iterables: Any,
-        max_in_flight: int,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        names: Iterable[str] | None = None,
-    ) -> Streaming[T]: ...
-    def stream(
-        self,
-        fn: Callable[..., Any],
-        /,
-        *iterables: Any,
-        max_in_flight: int,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        names: Iterable[str] | None = None,
-    ) -> Streaming[Any]:
-        """Iterate over results in the order in which the tasks end.
-
-        The input need not fit into memory, nor need the results: elements are read as results are
-        taken, and never are more than ``max_in_flight`` of them pushed and not taken.
-        """
-        walk = Walk(fn, iterables, args, kwargs, names, self._options)
-        return self._stream(walk, max_in_flight)
-
 
 class AsyncView(Pushing):
-    """What awaits: ``map``; and ``stream``, for ``async for``."""
+    """What awaits: ``map``."""
 
     @overload
     async def map(
@@ -428,39 +410,3 @@ class AsyncView(Pushing):
         """Do what ``Controller.map`` does."""
         walk = Walk(fn, iterables, args, kwargs, names, self._options)
         return await arun(self._map(walk, on_error, progress))
-
-    @overload
-    def stream(
-        self,
-        fn: Callable[..., Coroutine[Any, Any, T]],
-        /,
-        *iterables: Any,
-        max_in_flight: int,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        names: Iterable[str] | None = None,
-    ) -> Streaming[T]: ...
-    @overload
-    def stream(
-        self,
-        fn: Callable[..., T],
-        /,
-        *iterables: Any,
-        max_in_flight: int,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        names: Iterable[str] | None = None,
-    ) -> Streaming[T]: ...
-    def stream(
-        self,
-        fn: Callable[..., Any],
-        /,
-        *iterables: Any,
-        max_in_flight: int,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        names: Iterable[str] | None = None,
-    ) -> Streaming[Any]:
-        """Do what ``Controller.stream`` does, for ``async for``."""
-        walk = Walk(fn, iterables, args, kwargs, names, self._options)
-        return self._stream(walk, max_in_flight)

@@ -134,7 +134,7 @@ class TaskResult(Generic[T]):
         }
         row["status"] = str(self.status)
         row["result"] = self.value
-        row["error"] = "" if self.error is None else f"{type(self.error).__name__}: {self.error}"
+        row["error"] = _error_in_words(self)
         row["trace"] = self.trace
         row["warnings"] = "\n".join(self.warnings)
         row["seed"] = None if self.seed is None else str(self.seed)
@@ -206,9 +206,12 @@ class Results(list[TaskResult[T]], Generic[T]):
         return table
 
 
+def _error_in_words(result: TaskResult[Any]) -> str:
+    return "" if result.error is None else f"{type(result.error).__name__}: {result.error}"
+
+
 def _cells(result: TaskResult[Any]) -> tuple[str, ...]:
-    error = "" if result.error is None else f"{type(result.error).__name__}: {result.error}"
-    first = error.partition("\n")[0]
+    first = _error_in_words(result).partition("\n")[0]
     return (
         result.name,
         str(result.status),

@@ -104,7 +104,7 @@ def _failed(end: End) -> Attempt:
         error.job or (f"{error.host}/{error.pid}" if error.host else ""),
         error.host,
         error.pid,
-        exit_reason=_exit_reason(error),
+        exit_reason=error.exit_reason,
         log=error.output,
     )
 
@@ -125,14 +125,6 @@ def _told(
         warnings=facts.warnings,
         peak_memory=facts.peak_memory,
     )
-
-
-def _exit_reason(error: DaemonCrashed) -> str:
-    if error.signal is not None:
-        return f"{error.reason} of {error.signal}"
-    if error.exit_code is not None:
-        return f"{error.reason} with exit code {error.exit_code}"
-    return error.reason
 
 
 def result_of(task: Task) -> TaskResult[Any]:

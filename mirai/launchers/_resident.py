@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 import threading
@@ -31,6 +32,12 @@ class Kept(Generic[T]):
 
     def __init__(self, most: int = 100_000) -> None:
         self._most = most
+        self.forget()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.forget)
+
+    def forget(self) -> None:
+        """Keep nothing: in a forked process, all of it is the parent's."""
         self._guard = threading.Lock()
         self._things: dict[str, tuple[Handle, T]] = {}
 

@@ -156,13 +156,3 @@ def _end_at_exit(kind: type) -> None:
 def _end_all() -> None:
     for call in _calls.all():
         call.end()
-
-
-def _forget_all() -> None:
-    """In a forked process: they are our parent's."""
-    global _calls
-    _calls = Kept()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)

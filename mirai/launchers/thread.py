@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -132,13 +131,3 @@ def _look(daemon: ThreadDaemon) -> State:
 
 
 _daemons: Kept[ThreadDaemon] = Kept()
-
-
-def _forget_all() -> None:
-    """In a forked process: they are our parent's."""
-    global _daemons
-    _daemons = Kept()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
