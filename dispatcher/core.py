@@ -38,6 +38,9 @@ goes first, and the outermost tasks are held back while more daemons lend than w
 wait at a time.  Where nobody works and no more daemons can be had, the tasks of tasks fail that
 only daemons that lend could do: else all would wait for ever.
 
+*Durable jobs.*  A client with a negative number is a job that outlasts its clients (``Keeper``).
+Its tasks are like any others, but that it is told, before their daemon is, what becomes of them.
+
 *Stalling.*  A daemon that has been on one task for long is asked whether it still hears, and is
 *stalled* while it owes the answer: a call in C may hold its interpreter's lock.  That is shown in
 reports, and changes nothing else: the task may still end.
@@ -69,10 +72,12 @@ from dispatcher.events import (
     Kill,
     Lend,
     Lost,
+    Moved,
     Retire,
     Role,
     Send,
     Stillborn,
+    Turn,
 )
 from dispatcher.jobs import Estimate, FunctionEntry, Job, Timeouts
 from dispatcher.messages import (
@@ -91,6 +96,7 @@ from dispatcher.messages import (
     Interrupt,
     Kind,
     Leave,
+    Look,
     Message,
     Outcome,
     Ping,
@@ -107,6 +113,7 @@ from dispatcher.messages import (
     Returned,
     Run,
     Scale,
+    Seen,
     Step,
     Stop,
     Submit,
@@ -168,13 +175,16 @@ class Dispatcher:
         python: str = "",
         package: str = "",
         epoch: float = 0.0,
+        horizon: float = HORIZON,
     ) -> None:
         """``grace``: seconds that an interrupted task has to leave before its daemon is killed.
 
         ``kept`` local daemons are to come, and up to ``spare`` more where daemons lend.  Peers
         with another version of ``python`` or of this ``package`` are refused.  ``epoch`` is what
-        the wall clock shows at time 0.
+        the wall clock shows at time 0.  ``horizon``: how many seconds of work each place of a
+        daemon is given in advance.
         """
+        self._horizon = horizon
         self._epoch = epoch
         self._python = python
         self._package = package
@@ -415,6 +425,9 @@ class Dispatcher:
             case Recount(number, id):
                 told = Told(number, self._recount(self._client(peer), id, now))
                 self._post(peer).first.append(told)
+            case Look(number):
+                self._client(peer)
+                self._post(peer).first.append(Seen(number, (), ""))  # no journal is kept here
             case Returned(ids):
                 self._take_back(self._daemon(peer), ids, now)
             case Printed():
@@ -464,7 +477,8 @@ class Dispatcher:
             self._find_its_daemon(client, hello)
         else:
             tags, width = frozenset(hello.tags), hello.width
-            daemon = Daemon(peer, hello, now, tags=tags, width=width)
+            reach = self._horizon * width
+            daemon = Daemon(peer, hello, now, tags=tags, width=width, reach=reach)
             if 0.0 < hello.left < MAX_TIMEOUT:
                 daemon.ends = now + hello.left
             self._daemons[peer] = daemon
@@ -568,6 +582,7 @@ class Dispatcher:
                 continue
             if job not in begun and job.losses < MAX_LOSSES and not job.pinned:
                 note(job, daemon, now, f"{how}; it had not begun there")
+                self._take_down(job, Turn.BACK)
                 self._queue.put_back(job)
             else:
                 self._crash(job, daemon, crash, how, now)
@@ -735,7 +750,7 @@ class Dispatcher:
             raise ProtocolError("a function's number is used twice")
         last = client.last
         for task in submit.tasks:
-            if task.id <= last:
+            if task.id <= last and (client.peer > 0 or task.id in client.jobs):
                 raise ProtocolError(f"task {task.id} after task {last}")
             if task.function not in known and task.function not in new:
                 raise ProtocolError(f"task {task.id} needs an unknown function")
@@ -872,6 +887,7 @@ class Dispatcher:
                     self._settle(job, Outcome(job.id, Kind.CANCELLED))
                 else:
                     note(job, daemon, now, "taken back: it had not begun there")
+                    self._take_down(job, Turn.BACK)
                     self._queue.put_back(job)
         if daemon.clients:
             self._doubtful.add(daemon.peer)
@@ -979,6 +995,7 @@ class Dispatcher:
 
     def _retry(self, job: Job) -> None:
         """Queue a job for another run, behind those that wait already."""
+        self._take_down(job, Turn.AGAIN)
         job.retry(self._keys + 1)
         self._keys += job.count
         self._queue.push(job)
@@ -1125,12 +1142,18 @@ class Dispatcher:
         daemon.load += job.cost * job.count
         if daemon.clients:
             self._doubtful.add(daemon.peer)
+        self._take_down(job, Turn.BEGUN)
         mail = self._post(daemon.peer)
         mail.tasks.append(job.task)
         if function not in daemon.knows:
             daemon.knows.add(function)
             function.holders.add(daemon.peer)
             mail.functions.append(function.definition)
+
+    def _take_down(self, job: Job, turn: Turn) -> None:
+        """Have it saved what has become of a job, if it is of those that are kept."""
+        if job.client < 0:
+            self._commands.append(Moved(job.client, job.id, job.count, turn))
 
     def _fail_all(
         self, crash: Crash, carried: frozenset[str] | None = None, *, nested: bool = False
@@ -1369,7 +1392,7 @@ def _current(daemon: Daemon) -> str:
 
 def _has_too_much(daemon: Daemon) -> bool:
     """Whether what it has not started is for those who are idle."""
-    return daemon.load > TOO_MUCH * daemon.width and len(daemon.hand) > daemon.width
+    return daemon.load > TOO_MUCH * daemon.reach and len(daemon.hand) > daemon.width
 
 
 def _is_from_behind(daemon: Daemon, outcome: Outcome) -> bool:

@@ -1,7 +1,8 @@
 """How much work a daemon is given in advance.  Pure: time is an argument.
 
-A hand should take ``HORIZON`` seconds at most, going by the mean duration of each function.  A
-daemon that is wide does several tasks at once, and is given so many times as much.
+A hand should take so many seconds at most, going by the mean duration of each function, as is the
+daemon's *reach*: ``HORIZON``, or for a wide one, which does several tasks at once, so many times as
+much.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ OVERHEAD = 4e-6
 """Seconds that any task costs besides the call itself."""
 MOST = 4 * HORIZON
 """A call that took longer counts as this long, or one outlier would spoil the mean."""
-TOO_MUCH = 2 * HORIZON
-"""Seconds of work in hand of which others may have what has not started, if they are idle."""
+TOO_MUCH = 2
+"""How many times its reach a daemon may have in hand before others may have what has not started,
+if they are idle."""
 ENOUGH = 0.5
 """The part of a daemon's time that a call may take which it is still to be given in time."""
 
@@ -27,7 +29,7 @@ ENOUGH = 0.5
 def has_credit(daemon: Daemon) -> bool:
     """Whether it may be given more: it has too little to do, or nothing behind a short task."""
     held, width = len(daemon.hand), daemon.width
-    if daemon.load < HORIZON * width or held < width:
+    if daemon.load < daemon.reach or held < width:
         return held < BATCH_TASKS
     return daemon.load < MOST * width and held < 2 * width
 
@@ -54,5 +56,5 @@ def has_time(daemon: Daemon, job: Job, now: float) -> bool:
 def room(daemon: Daemon, job: Job) -> int:
     """Return how many of a job's tasks a daemon can be given that has credit."""
     held, width = len(daemon.hand), daemon.width
-    wanted = max(math.ceil((HORIZON * width - daemon.load) / job.cost), width - held)
+    wanted = max(math.ceil((daemon.reach - daemon.load) / job.cost), width - held)
     return max(1, min(wanted, BATCH_TASKS - held))

@@ -103,6 +103,27 @@ class Send:
     message: Message
 
 
+class Turn(Enum):
+    """What has become of a durable task that has not ended."""
+
+    BEGUN = "begun"
+    """It is given to a daemon, and may have started as soon as that one hears of it."""
+    BACK = "back"
+    """It surely did not start there, and waits again."""
+    AGAIN = "again"
+    """That run has ended, and another is to follow; it waits again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What has become of these tasks of a durable job: to be saved before anything is sent."""
+
+    peer: int
+    first: int
+    count: int
+    turn: Turn
+
+
 @dataclass(frozen=True, slots=True)
 class Kill:
     """End this daemon if it is still busy with one of these tasks, which it does not leave."""
@@ -142,4 +163,4 @@ class Halt:
     """Tell everyone to stop, and leave: the pool is drained."""
 
 
-Command = Send | Kill | CutOff | Keep | Lend | Halt
+Command = Send | Moved | Kill | CutOff | Keep | Lend | Halt

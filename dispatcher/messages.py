@@ -5,23 +5,33 @@ call and one encryption, whatever its length.  A task's payload and an outcome's
 opaque here and everywhere else in ``dispatcher``.
 
     client ──▶ dispatcher    Hello  Submit  Everywhere  Cancel  Recall  Ask  Recount  Scale
+      of durable jobs:       Enlist  Attach  Fetched  Look  Redo  Discard
+      of boards:             Consult
     host ────▶ dispatcher    besides: Admit  Expel  Expect  Dismiss  Despair
     client ◀── dispatcher    Welcome  Refused  Results  Returned  Report  Told  Printed  Stop
+                             Seen  Reply  Objected
     daemon ──▶ dispatcher    Hello  Done  Returned  Printed  Pong  Leave
     daemon ◀── dispatcher    Welcome  Refused  Run  Recall  Interrupt  Ping  Stop
 
 A *relay* is both: a daemon of one dispatcher, and the host of another, to whose daemons it passes
 on what it is given.  Each side sees nothing else than a daemon that does several tasks at once,
 and a client that may want some of its tasks back.
+
+Boards are beside all that: tables which the dispatcher keeps for its clients, and whose tasks are
+none of those that it gives out.  What may be asked of one is in ``requests``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
+
+from dispatcher.blob import Blob as Blob
+from dispatcher.blob import Buffer as Buffer
+from dispatcher.requests import Answer, Request
 
 VERSION = 1
 """The protocol's version; peers of another version are refused at their Hello."""
@@ -31,31 +41,6 @@ MAX_WIDTH = 1_000
 
 class ProtocolError(Exception):
     """A peer sent what it may not send.  It has changed nothing, and ends the connection."""
-
-
-Buffer = Any
-"""Whatever has the buffer protocol: bytes, a bytearray, a memoryview, a frame of ZeroMQ's.
-
-Where a blob has it, it may also be memory that processes share: ``dispatcher.shared.Shared``.
-"""
-
-
-class Blob:
-    """A large piece of a payload, which travels beside its message and is never copied."""
-
-    __slots__ = ("data",)
-
-    def __init__(self, data: Buffer) -> None:
-        self.data = data
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Blob) and memoryview(self.data) == memoryview(other.data)
-
-    def __hash__(self) -> int:
-        return hash(bytes(memoryview(self.data)))
-
-    def __repr__(self) -> str:
-        return f"Blob({len(self.data)} bytes)"
 
 
 class _Part(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -311,6 +296,43 @@ class PoolReport(_Part, frozen=True):
     """What its clock showed, in seconds since the epoch."""
 
 
+class Span(_Part, frozen=True):
+    """Numbers that follow one another."""
+
+    first: int
+    count: Annotated[int, msgspec.Meta(ge=1)]
+
+    @property
+    def numbers(self) -> range:
+        """All of them."""
+        return range(self.first, self.first + self.count)
+
+
+class FunctionReport(_Part, frozen=True):
+    """What calls of one function there are in a durable job."""
+
+    name: str
+    version: bytes
+    """What its sender took for its code's identity; empty: it did not say."""
+    tasks: int
+
+
+class JobReport(_Part, frozen=True):
+    """A durable job: how many of its tasks are in which state, of those that it still knows."""
+
+    name: str
+    made: float
+    """When, in seconds since the epoch."""
+    waiting: int = 0
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+    """Those that ended with an error, were lost with their daemon, cancelled, or late."""
+    functions: tuple[FunctionReport, ...] = ()
+    tasks: tuple[tuple[Span, str], ...] = ()
+    """Their serials and functions, in the order in which they came, if that was asked for."""
+
+
 # ── messages ─────────────────────────────────────────────────────────────────────────────
 
 
@@ -430,6 +452,98 @@ class Recount(_Message, frozen=True):
     id: int
 
 
+class Consult(_Message, frozen=True):
+    """Do this with a board, or tell of it.  The Reply or Objected bears the same number."""
+
+    number: int
+    board: str
+    request: Request
+
+
+class Reply(_Message, frozen=True):
+    """The answer to Consult."""
+
+    number: int
+    answer: Answer
+
+
+class Objected(_Message, frozen=True):
+    """The answer to a Consult that could not be done: nothing has changed, for this reason."""
+
+    number: int
+    reason: str
+    not_running: bool = False
+    """Whether that is since the worker is not running (any more)."""
+
+
+class Enlist(_Message, frozen=True):
+    """Tasks of a durable job: they are on disk before anything is done with them.
+
+    Those whose key the job knows already are not run again: the client hears how they ended, or
+    will end.
+    """
+
+    job: str
+    tasks: tuple[Task, ...]
+    functions: tuple[Function, ...] = ()
+    keys: bytes = b""
+    """Of all tasks, one after the other; empty: nobody asks for any of them again."""
+    version: bytes = b""
+    """Of the functions' code; see ``FunctionReport``."""
+    stays: bool = False
+    """Whether results stay when they have been fetched."""
+
+
+class Attach(_Message, frozen=True):
+    """Tell me, too, how the tasks with these serials end, as if they were mine, from ``id`` on."""
+
+    id: int
+    spans: tuple[Span, ...]
+
+
+class Fetched(_Message, frozen=True):
+    """The results of these tasks have arrived, and need not be kept for me."""
+
+    spans: tuple[Span, ...]
+
+
+class Look(_Message, frozen=True):
+    """What durable jobs are there?  The Seen bears the same number."""
+
+    number: int
+    job: str | None = None
+    """Only this one."""
+    tasks: bool = False
+    """Also which tasks it has."""
+
+
+class Redo(_Message, frozen=True):
+    """Run the tasks of a durable job once more that have failed.  The answer is a Seen."""
+
+    number: int
+    job: str
+
+
+class Discard(_Message, frozen=True):
+    """Forget a durable job, and whatever is still to be done for it.  The answer is a Seen."""
+
+    number: int
+    job: str
+    versions: tuple[bytes, ...] = ()
+    """Only tasks whose functions have these versions; empty: all, and the job."""
+
+
+class Seen(_Message, frozen=True):
+    """The answer to Look, Redo and Discard: what there is now."""
+
+    number: int
+    jobs: tuple[JobReport, ...]
+    path: str
+    """Where the dispatcher keeps its journal; empty: it keeps none."""
+    size: int = 0
+    """How many bytes that takes on disk."""
+
+
 class Results(_Message, frozen=True):
     """How tasks of this client ended."""
 
@@ -479,6 +593,8 @@ class Stop(_Message, frozen=True):
 
     replace: bool = False
     """Whether the pool wants another daemon in the place of this one."""
+    reason: str = ""
+    """Why the dispatcher cannot go on; empty: it was told to end."""
 
 
 class Done(_Message, frozen=True):
@@ -513,9 +629,35 @@ class Leave(_Message, frozen=True):
 
 FromHost = Admit | Expel | Expect | Dismiss | Despair
 """What only the client may say to whose process the pool belongs."""
-FromClient = Hello | Submit | Everywhere | Cancel | Recall | Ask | Recount | Scale | FromHost
+OfJobs = Enlist | Attach | Fetched | Look | Redo | Discard
+"""What is about durable jobs."""
+FromClient = (
+    Hello
+    | Submit
+    | Everywhere
+    | Cancel
+    | Recall
+    | Ask
+    | Recount
+    | Scale
+    | Consult
+    | OfJobs
+    | FromHost
+)
 FromDaemon = Hello | Done | Returned | Printed | Pong | Leave
-ToClient = Welcome | Refused | Results | Returned | Report | Told | Printed | Stop
+ToClient = (
+    Welcome
+    | Refused
+    | Results
+    | Returned
+    | Report
+    | Told
+    | Printed
+    | Stop
+    | Seen
+    | Reply
+    | Objected
+)
 ToDaemon = Welcome | Refused | Run | Recall | Interrupt | Ping | Stop
 Message = (
     Hello
@@ -532,6 +674,16 @@ Message = (
     | Expect
     | Dismiss
     | Despair
+    | Consult
+    | Reply
+    | Objected
+    | Enlist
+    | Attach
+    | Fetched
+    | Look
+    | Redo
+    | Discard
+    | Seen
     | Results
     | Report
     | Told

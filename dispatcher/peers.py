@@ -67,6 +67,7 @@ class Daemon:
     done: int = 0
     clients: set[int] = field(default_factory=set)  # those in its process
     tags: frozenset[str] = NO_TAGS
+    reach: float = 0.0  # how many seconds of work it is given in advance
     width: int = 1  # its places: how many tasks it does at once
     weight: int = 1  # for how many places it stands on the bench where it is
 

@@ -21,13 +21,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import zmq
 
 from dispatcher import PYTHON, __version__, descriptors
 from dispatcher.core import Dispatcher
+from dispatcher.credit import HORIZON
 from dispatcher.desk import Owner, Peer, Way
 from dispatcher.events import (
     Barren,
@@ -57,6 +58,7 @@ from dispatcher.logbook import Logbook
 from dispatcher.messages import (
     Admit,
     Buffer,
+    Consult,
     Crash,
     Expel,
     FromClient,
@@ -74,13 +76,20 @@ from dispatcher.notices import Notices
 from dispatcher.nursery import Nursery
 from dispatcher.processes import ECHO, PIDFD, POSIX, SPARE, Plan, Process
 from dispatcher.router import Router
+from dispatcher.tables import Tables
 from dispatcher.wire import Reader
+
+if TYPE_CHECKING:
+    from dispatcher.vault import Vault
 
 logger = Guarded("dispatcher")
 
-LAST_WORDS = {False: 0.2, True: 10.0}
+LAST_WORDS = {False: 1.0, True: 10.0}
 """Drained or not -> seconds that the last answers have to leave; peers that are gone take
 none of it."""
+
+WITH_JOURNAL = 3 * HORIZON
+"""Seconds of work that a daemon is given in advance where each turn waits for the disk."""
 
 LONGEST = 3_600.0
 """How long to sleep at most, in seconds: the system knows no number for a year."""
@@ -108,6 +117,10 @@ class Config(msgspec.Struct, frozen=True):
     line: int = -1
     """The descriptor of our end of the line to the host; -1: it connects as others do."""
     grace: float = 5.0
+    journal: str = ""
+    """The file in which tasks and results are kept; empty: they are not."""
+    time_to_live: float | None = None
+    """How long it keeps results that nobody has fetched, in seconds; None: for ever."""
 
     def __repr__(self) -> str:  # without the secret
         return f"Config(url={self.url!r})"
@@ -146,8 +159,10 @@ class Server:
             python=PYTHON,
             package=__version__,
             epoch=time.time() - time.monotonic(),
+            horizon=WITH_JOURNAL if config.journal else HORIZON,
         )
         self._logbook = Logbook(self._core)
+        self._tables = Tables(time.time() - time.monotonic())
         self._notices = Notices()
         self._peers: dict[int, Peer] = {}
         self._last_number = 0
@@ -164,13 +179,20 @@ class Server:
         """Whether it has ended because it had finished everything after SIGTERM."""
         self.barren: Crash | None = None
         """Why there is no local daemon and none will be started; None again once one has joined."""
+        self.failure = ""
+        """Why it has ended, where it could not go on."""
+        self._vault = _open_vault(config)
         self._pair = KeyPair(config.public, config.secret) if config.public else KeyPair.new()
-        self._router = Router(config.url, self._pair, self)
-        self.url = self._router.url
         try:
-            self._nursery = Nursery(config.plan, self)
+            self._router = Router(config.url, self._pair, self)
+            self.url = self._router.url
+            try:
+                self._nursery = Nursery(config.plan, self)
+            except BaseException:
+                self._router.close(0)
+                raise
         except BaseException:
-            self._router.close(0)
+            self._close_vault()
             raise
         logger.info("it listens at %s", self.url)
         self._selector = selectors.DefaultSelector()
@@ -220,6 +242,8 @@ class Server:
                 self.greet(peer, message)
             elif isinstance(message, FromHost):
                 self._take_from_host(peer, message)
+            elif isinstance(message, Consult):
+                self._tables.take(peer.number, message)
             else:
                 self._events.append((peer.number, message))
 
@@ -267,6 +291,8 @@ class Server:
 
     def turn(self, timeout: float | None = None) -> None:
         """Wait until something happens, for ``timeout`` seconds at most, and do what is to do."""
+        if self._vault is not None:
+            self._vault.gather()
         for key, _ in self._selector.select(self._patience(timeout)):
             key.data()
         if self._nursery.must_look():
@@ -277,17 +303,31 @@ class Server:
         if all_read:
             self._declare_lost(now)
         self._router.end_connections(now)
-        events, self._events = self._events, []
-        commands = self._core.handle(events, now)
-        if self._logbook.is_on:
-            self._logbook.write(events, commands)
-        for command in commands:
+        for command in self._decide(now):
             self._obey(command)
+        for number, reply in self._tables.turn(now):
+            self._obey(SendCommand(number, reply))
         self._nursery.replace()
         if self._core.has_waiting():
             self._nursery.work_waits()
         if self._drain_is_news:
             self._announce_drain()
+
+    def _decide(self, now: float) -> list[Command]:
+        """Have the core decide; save what is to be saved; return what is to be done."""
+        events, self._events = self._events, []
+        try:
+            if self._vault is not None:
+                events = self._vault.take(events)
+            commands = self._core.handle(events, now)
+            if self._logbook.is_on:
+                self._logbook.write(events, commands)
+            return commands if self._vault is None else self._vault.give(commands)
+        except OSError as error:  # nothing has been done of what could not be saved
+            self.failure = str(error)
+            logger.error("it ends: %s", error)
+            self.stop()
+            return []
 
     def _patience(self, timeout: float | None) -> float | None:
         """Return how long to wait for something to happen, in seconds; None: for ever."""
@@ -295,6 +335,7 @@ class Server:
             return 0
         deadlines = (
             self._core.next_deadline(),
+            self._tables.next_deadline(),
             self._nursery.deadline(),
             self._router.deadline(),
         )
@@ -362,6 +403,9 @@ class Server:
         if isinstance(message, FromHost):
             self._take_from_host(peer, message)
             return
+        if isinstance(message, Consult):
+            self._tables.take(peer.number, message)
+            return
         if isinstance(message, Scale) and not peer.owner.is_host:
             if not self._config.plan.count:
                 return  # no daemon shall run on this machine
@@ -422,6 +466,7 @@ class Server:
     def _lose(self, peer: Peer, lost: Lost) -> None:
         del self._peers[peer.number]
         peer.way.leave()
+        self._tables.lose(peer.number)
         if peer.joined:
             self._events.append((peer.number, lost))
 
@@ -518,7 +563,7 @@ class Server:
         """End the daemons, and leave nothing behind."""
         logger.info("it ends, and tells %d peers to leave", len(self._peers))
         for peer in self._peers.values():
-            self._tell(peer, Stop())
+            self._tell(peer, Stop(reason=self.failure))
         self._lines.finish(LAST_WORDS[self.drained])  # or daemons would not hear of it
         self._nursery.end()
         self._lines.close()
@@ -527,8 +572,28 @@ class Server:
             thing.close()
         if self._hatch is not None:
             self._hatch.close()
+        self._close_vault()
         self._core, self._events = Dispatcher(), []  # whoever keeps us shall not keep all tasks
+        self._tables = Tables()
         self._logbook = Logbook(self._core)
+
+    def _close_vault(self) -> None:
+        vault, self._vault = self._vault, None
+        if vault is None:
+            return
+        try:
+            vault.close()
+        except OSError as error:  # all is there still, with what lies beside the journal
+            self.failure = self.failure or str(error)
+            logger.error("the journal is not closed: %s", error)
+
+
+def _open_vault(config: Config) -> Vault | None:
+    if not config.journal:
+        return None
+    from dispatcher.vault import Vault  # it loads SQLite, which few pools have a use for
+
+    return Vault(config.journal, config.time_to_live)
 
 
 def serve(

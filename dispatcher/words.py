@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dispatcher.messages import (
     Ask,
     Cancel,
+    Consult,
     Done,
     Everywhere,
     Hello,
@@ -14,6 +15,7 @@ from dispatcher.messages import (
     Kind,
     Leave,
     Message,
+    Objected,
     Outcome,
     Printed,
     Recall,
@@ -45,8 +47,10 @@ def said(message: Message) -> str:
             what = str(id)
         case Hello(_, host, pid):
             what = f"from process {pid} on {host}"
-        case Refused(reason):
+        case Refused(reason) | Objected(_, reason):
             what = reason
+        case Consult(_, board, request):
+            what = f"{board!r}: {type(request).__name__}"
         case Scale(count) | Ask(_, count):
             what = str(count)
         case Stop(True):

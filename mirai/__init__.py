@@ -14,6 +14,7 @@ from mirai._errors import (
     AuthenticationError,
     DaemonCrashed,
     DispatcherLost,
+    FunctionChanged,
     LaunchError,
     MiraiError,
     ProtocolError,
@@ -24,12 +25,14 @@ from mirai._errors import (
     TaskTimeout,
 )
 from mirai._future import Mirai
+from mirai._job import Job, JobStatus, JournalStatus
 from mirai._map import MiraiDict, MiraiMap, MiraiStream
 from mirai._mirai import everywhere, mirai, mirai_map, race, try_mirai
 from mirai._pool import Daemons
 from mirai._profiles import (
     connect,
     daemons,
+    job,
     on_daemon,
     register_serial,
     status,
@@ -45,6 +48,10 @@ __all__ = [
     "DaemonCrashed",
     "Daemons",
     "DispatcherLost",
+    "FunctionChanged",
+    "Job",
+    "JobStatus",
+    "JournalStatus",
     "LaunchError",
     "Memory",
     "Mirai",
@@ -65,6 +72,7 @@ __all__ = [
     "daemons",
     "everywhere",
     "host_url",
+    "job",
     "local_addresses",
     "mirai",
     "mirai_map",

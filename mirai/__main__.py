@@ -17,10 +17,14 @@ from mirai._log import set_up
 COMMANDS = {
     "dispatcher": ("mirai._dispatcher_command", "run a dispatcher that many can join"),
     "daemon": ("mirai._daemon_command", "join daemons of this machine to a dispatcher"),
+    "board": ("mirai._board_command", "work on a shared table of tasks, or look at one"),
     "status": ("mirai._status_command", "print what a pool looks like"),
+    "jobs": ("mirai._jobs_command", "print the durable jobs of a dispatcher"),
     "top": ("mirai._top_command", "watch a pool: daemons, what they run, queue, rates"),
+    "queue": ("mirai._queue_command", "work on a queue's file, and look at it"),
     "keys": ("mirai._keys_command", "draw keys that outlast a dispatcher"),
     "doctor": ("mirai._doctor_command", "look for what keeps machines from working together"),
+    "journal": ("mirai._journal_command", "look into what a dispatcher keeps on disk, and mend it"),
     "demo": ("mirai._demo", "count the words of Python's standard library on local daemons"),
 }
 """Command -> its module, and what it does."""

@@ -25,36 +25,49 @@ from dispatcher.log import Guarded
 from dispatcher.messages import (
     VERSION,
     Ask,
+    Consult,
+    Discard,
+    Fetched,
     FromHost,
     Hello,
+    Look,
     Message,
+    Objected,
+    Outcome,
     Printed,
     Recount,
+    Redo,
     Refused,
+    Reply,
     Report,
     Results,
     Scale,
+    Seen,
+    Span,
     Stop,
     Submit,
     Told,
     Welcome,
 )
 from dispatcher.messages import ProtocolError as WireError
-from dispatcher.words import said
+from dispatcher.requests import Request
+from dispatcher.words import said, spans
 from mirai._answer import Failure, Value
 from mirai._budget import Budget, Memory
 from mirai._errors import (
     AuthenticationError,
+    BoardError,
     DispatcherLost,
     MiraiError,
+    NotRunning,
     ProtocolError,
     QueueFull,
     again,
 )
 from mirai._feed import Feed
 from mirai._future import Mirai, check_may_wait, on_event_loop, settlers
-from mirai._options import TaskOptions
-from mirai._outbox import Call, Hook, Outbox, Parcel
+from mirai._options import Call, Durable, TaskOptions
+from mirai._outbox import Hook, Outbox, Parcel
 from mirai._pending import Inquire, Pending
 from mirai._printer import Printer, tag
 from mirai._serialize import Reducer
@@ -80,12 +93,15 @@ M = TypeVar("M", bound=Sequence[Mirai[Any]])
 
 Explain = Callable[[], MiraiError | None]
 
+Question = Ask | Recount | Look | Redo | Discard | Consult
+"""What the dispatcher answers."""
+
 
 @dataclass(slots=True)
 class _Requests:
     """What callers want to know or to have, besides tasks."""
 
-    asks: list[tuple[Mirai[Any], Ask | Recount]] = field(default_factory=list)
+    asks: list[tuple[Mirai[Any], Question]] = field(default_factory=list)
     drains: list[Mirai[None]] = field(default_factory=list)
     orders: list[FromHost] = field(default_factory=list)
     scale: Scale | None = None
@@ -267,6 +283,25 @@ class Channel:
         """Ask for the dispatcher's PoolReport, as soon as so many daemons are there."""
         return self._ask("status", lambda number: Ask(number, at_least))
 
+    def keep(self, durable: Durable) -> None:
+        """Have the dispatcher's journal keep all tasks from now on."""
+        self._outbox.durable = durable
+
+    def consult(self, question: Callable[[int], Look | Redo | Discard]) -> Mirai[Any]:
+        """Return a mirai of the dispatcher's Seen, which tells of durable jobs.
+
+        ``question`` makes the message of its number.  What was submitted before is on disk then.
+        """
+        return self._ask("jobs", question)
+
+    def attach(self, there: Sequence[tuple[Span, str]]) -> list[Mirai[Any]]:
+        """Return mirais of durable tasks that are there already: their serials and names."""
+        with self._lock:
+            self._check_open()
+            mirais = self._outbox.attach(there, self._hook)
+            self._wake()
+        return mirais
+
     def recount(self, mirai: Mirai[Any]) -> tuple[Event, ...]:
         """Return what the dispatcher tells of a task that is not answered.
 
@@ -275,6 +310,13 @@ class Channel:
         told = self._ask("story", lambda number: Recount(number, mirai.id)).result(PATIENCE)
         assert isinstance(told, tuple)
         return told
+
+    def ask_board(self, board: str, request: Request) -> Mirai[Any]:
+        """Ask something of a board; the answer is one of ``dispatcher.requests``, or a BoardError.
+
+        What cannot be encoded, or is too large, ends the channel.
+        """
+        return self._ask("board", lambda number: Consult(number, board, request))
 
     def scale(self, scale: Scale) -> None:
         """Tell the dispatcher how many local daemons to keep."""
@@ -324,7 +366,7 @@ class Channel:
         self._budget = None
         self._end = (error, False)
 
-    def _ask(self, name: str, question: Callable[[int], Ask | Recount]) -> Mirai[Any]:
+    def _ask(self, name: str, question: Callable[[int], Question]) -> Mirai[Any]:
         return self._request(name, lambda requests, it: requests.asks.append((it, question(it.id))))
 
     def _request(self, name: str, put: Callable[[_Requests, Mirai[Any]], None]) -> Mirai[Any]:
@@ -533,6 +575,8 @@ class Channel:
         match message:
             case Results(outcomes):
                 self._pending.settle(outcomes)
+                if self._outbox.durable is not None:
+                    self._link.send(fetched(outcomes))
             case Printed(id, text):
                 if (mirai := self._pending.get(id)) is not None:
                     self._printer.add(tag(mirai.name, id), text)
@@ -542,10 +586,17 @@ class Channel:
                 self._answer(number, pool)
             case Told(number, story):
                 self._answer(number, events(story, time.time()))
+            case Reply(number, answer):
+                self._answer(number, answer)
+            case Objected(number, reason, not_running):
+                self._refuse(number, (NotRunning if not_running else BoardError)(reason))
+            case Seen(number):
+                self._answer(number, message)
             case Welcome():
                 self._welcome = True
-            case Stop():
-                self._finish(DispatcherLost("the dispatcher has shut down"))
+            case Stop(reason=reason):
+                why = f": {reason}" if reason else ""
+                self._finish(DispatcherLost(f"the dispatcher has shut down{why}"))
             case Refused(reason):
                 self._finish(ProtocolError(f"the dispatcher refused us: {reason}"))
 
@@ -553,6 +604,11 @@ class Channel:
         """Settle what was asked."""
         if (request := self._asked.pop(number, None)) is not None:
             request.settle(Value(value))
+
+    def _refuse(self, number: int, error: MiraiError) -> None:
+        """Fail what was asked."""
+        if (request := self._asked.pop(number, None)) is not None:
+            request.settle(Failure(error))
 
     def _why_ended(self) -> MiraiError:
         error = self._explain()
@@ -581,3 +637,9 @@ class Channel:
             request.settle(Failure(again(error)))
         for drain in (*self._drains, *requests.drains):
             drain.settle(Value(None))
+
+
+def fetched(outcomes: Iterable[Outcome]) -> Fetched:
+    """Return what tells a dispatcher that these have arrived."""
+    ids = (id for each in outcomes for id in range(each.id, each.id + each.count))
+    return Fetched(tuple(Span(first, last + 1 - first) for first, last in spans(ids)))

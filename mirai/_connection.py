@@ -94,13 +94,7 @@ class Connection:
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Connection:
         """Read one.  Raises MiraiError if that cannot be done, or should not."""
-        try:
-            with open(path, "rb") as file:
-                _check_access(path, os.fstat(file.fileno()))
-                _check_way(path)
-                data = file.read(MAX_BYTES)
-        except OSError as error:
-            raise MiraiError(f"{path} cannot be read: {error.strerror}") from None
+        data = read_secret(path)
         return cls.parse(data, os.fspath(path))
 
     @classmethod
@@ -136,6 +130,17 @@ def write_secret(path: str | os.PathLike[str], data: bytes) -> Stamp:
     return found.st_dev, found.st_ino
 
 
+def read_secret(path: str | os.PathLike[str]) -> bytes:
+    """Read a file that is for this user only.  Raises MiraiError if it is for others too."""
+    try:
+        with open(path, "rb") as file:
+            _check_access(path, os.fstat(file.fileno()))
+            check_way(path)
+            return file.read(MAX_BYTES)
+    except OSError as error:
+        raise MiraiError(f"{path} cannot be read: {error.strerror}") from None
+
+
 def remove(path: str | os.PathLike[str], stamp: Stamp) -> None:
     """Remove the file that was written there, unless another has taken its place."""
     try:
@@ -155,7 +160,7 @@ def _check_access(path: str | os.PathLike[str], found: os.stat_result) -> None:
         raise MiraiError(f"{path} can be read by others; if nobody has: chmod 600 {path}")
 
 
-def _check_way(path: str | os.PathLike[str]) -> None:
+def check_way(path: str | os.PathLike[str]) -> None:
     """Raise MiraiError if another user could have led us to a file that is not meant."""
     if os.name != "posix":
         return

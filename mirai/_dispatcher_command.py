@@ -14,12 +14,14 @@ import zmq
 
 from dispatcher import descriptors
 from dispatcher.events import Role
+from dispatcher.journal import JournalError
 from dispatcher.keys import KeyPair
 from dispatcher.server import Config, Server
 from mirai._addresses import urls_of
 from mirai._arguments import checked, count, parser
 from mirai._connection import Connection, Stamp, remove
 from mirai._errors import MiraiError
+from mirai._limits import seconds
 from mirai._pool import PoolKeys, dispatcher_config
 from mirai._pool_options import PoolOptions, check_url
 from mirai._profiles import DEFAULT
@@ -42,7 +44,7 @@ join, so only you can read it. Copy it (scp) to where daemons or clients shall r
 SIGTERM lets it drain: it takes no new tasks, finishes those that it has, tells everyone to stop,
 removes its files, and ends with status 0. It does not end while a task waits for a daemon that is
 not there (none is, or none with its tags): one may come yet. A second SIGTERM, or Ctrl-C, ends it
-at once."""
+at once. With a journal it finishes what daemons have in hand; what waits stays in the journal."""
 
 EPILOG = """\
 To start it again with the same keys, so that files given out before stay valid, and daemons of
@@ -72,10 +74,12 @@ def main(argv: Sequence[str]) -> int:
     if chosen.connection_file is None and chosen.keys is None:
         chosen.connection_file = POOL_FILE
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until it serves: nothing to drain
-    config = msgspec.convert(_config(url, chosen.n, keys), Config)
+    config = msgspec.convert(_config(url, chosen, keys), Config)
     descriptors.raise_limit()
     try:
         server = Server(config, _on_drain)
+    except JournalError as error:
+        raise MiraiError(str(error)) from None
     except (OSError, zmq.ZMQError) as error:
         raise MiraiError(f"cannot listen at {url}: {error}") from None
     files = _Files()
@@ -92,6 +96,8 @@ def main(argv: Sequence[str]) -> int:
         server.run()
     finally:
         files.remove()
+    if server.failure:
+        raise MiraiError(server.failure)
     return 0 if server.drained else INTERRUPTED
 
 
@@ -124,6 +130,19 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="HOST",
         help="how others call this machine (default: its primary address; with --keys, as there)",
     )
+    command.add_argument(
+        "--journal",
+        metavar="FILE",
+        help="keep tasks and results in this file, so that they outlast clients, daemons and this"
+        " dispatcher; one that is there is gone on with",
+    )
+    command.add_argument(
+        "--time-to-live",
+        metavar="TIME",
+        type=checked(lambda text: seconds("--time-to-live", text)),
+        help="how long the journal keeps results that nobody has fetched, as in 30d (default: for"
+        " ever)",
+    )
     return command.parse_args(argv)
 
 
@@ -136,10 +155,12 @@ def _read_keys(path: str) -> Connection:
     return keys
 
 
-def _config(url: str, n: int, keys: Connection) -> dict[str, object]:
+def _config(url: str, chosen: argparse.Namespace, keys: Connection) -> dict[str, object]:
     pairs = {role.value: keys.pair(role) for role in Role}
     server = KeyPair(keys.server, keys.server_secret)
-    options = PoolOptions(n, url)
+    journal = None if chosen.journal is None else os.path.abspath(chosen.journal)
+    ends = chosen.time_to_live
+    options = PoolOptions(chosen.n, url, journal=journal, time_to_live=ends)
     keys_of_pool = PoolKeys(server, pairs["client"], pairs)
     config = dispatcher_config(options, keys_of_pool, (), DEFAULT)
     return config | {"host_pid": 0, "standing": True}

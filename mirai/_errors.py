@@ -9,8 +9,13 @@ MiraiError
  │   └─ AuthenticationError   the pool does not accept our key, or is not whom we expect
  ├─ SerializationError   an argument, a function or a result cannot be pickled
  ├─ QueueFull            the memory budget is used up
+ ├─ FunctionChanged      a durable job knows results of another version of the function
  ├─ LaunchError          a platform did not start daemons, or does not answer
  ├─ StoreError           a store does not have a value, or does not answer
+ │   └─ BoardLost             the dispatcher that held a board is gone   (also DispatcherLost)
+ ├─ BoardError           a board refuses something: a key is there already, say
+ │   └─ NotRunning            the worker has left, is to leave, or was declared lost
+ ├─ LeaseLost            a task of a queue is somebody else's by now
  └─ ProtocolError        the other side speaks another language
 """
 
@@ -119,12 +124,48 @@ class QueueFull(MiraiError):
     """The pool's memory budget is used up."""
 
 
+class FunctionChanged(MiraiError):
+    """A durable job has results of a function whose code was another then.
+
+    ``job`` and ``function`` name them, and ``tasks`` is how many there are.
+    """
+
+    def __init__(self, job: str, function: str, tasks: int) -> None:
+        self.job = job
+        self.function = function
+        self.tasks = tasks
+        super().__init__(
+            f"the job {job!r} has {tasks} tasks of another version of {function}:"
+            " map(..., changed='again') forgets them and computes all anew, changed='keep' takes"
+            " their results as they are"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.job, self.function, self.tasks)
+
+
 class LaunchError(MiraiError):
     """A platform did not start daemons, or does not answer; the message has its own words."""
 
 
 class StoreError(MiraiError):
     """A store does not have a value, has another, or does not answer; the message says where."""
+
+
+class BoardLost(DispatcherLost, StoreError):
+    """The dispatcher that held a board is gone, and the board with it."""
+
+
+class BoardError(MiraiError):
+    """A board refuses something, and is as it was; the message says why."""
+
+
+class NotRunning(BoardError):
+    """The board does not know the worker as a running one: it is to leave, has left, or is lost."""
+
+
+class LeaseLost(MiraiError):
+    """A task of a queue was taken back from us, so that our answer was dropped."""
 
 
 class ProtocolError(MiraiError):

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from mirai._budget import Budget, Load
 from mirai._future import Mirai
-from mirai._options import TaskOptions
-from mirai._outbox import Call, Outbox, Parcel
+from mirai._options import Call, TaskOptions
+from mirai._outbox import Outbox, Parcel
 from mirai._serialize import Packed, size_of
 
 Send = Callable[[Parcel], list[Mirai[Any]]]
@@ -58,11 +58,12 @@ class Feed:
         nothing is sent.
         """
         loads: list[Load] = []
+        keys: list[bytes] = []
         try:
-            payloads = list(islice(self._payloads(loads), limit))
+            payloads = list(islice(self._payloads(loads, keys), limit))
             if not payloads:
                 return []
-            mirais = self._send(replace(self._parcel, payloads=payloads, loads=loads))
+            mirais = self._send(replace(self._parcel, payloads=payloads, keys=keys, loads=loads))
         except BaseException:
             for load in loads:
                 load.give_back()
@@ -96,8 +97,8 @@ class Feed:
         if self._budget is not None and not self._budget.is_full():
             self._budget.ring()  # it may have been let in, and not come
 
-    def _payloads(self, loads: list[Load]) -> Iterator[Packed]:
-        """Read calls and pickle them while there is room; take their loads."""
+    def _payloads(self, loads: list[Load], keys: list[bytes]) -> Iterator[Packed]:
+        """Read calls and pickle them while there is room; take their loads, and make their keys."""
         budget, options = self._budget, self._parcel.options
         while (budget is None or not budget.is_full()) and self.has_more():
             assert self._call is not None
@@ -110,6 +111,8 @@ class Feed:
                     loads.pop()
                     return
                 self._payload = None
+            if (key := self._outbox.key(self._call, options)) is not None:
+                keys.append(key)
             self._call = None
             yield payload
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import zmq
 
-from dispatcher.messages import Crash, Message
+from dispatcher.messages import Crash, Message, Stop
 from dispatcher.server import Config, Server
 from dispatcher.shared import AVAILABLE
 from mirai._errors import MiraiError
@@ -32,7 +32,7 @@ class InProcess:
         """Listen.  Raises MiraiError if it cannot."""
         try:
             self._server = Server(msgspec.convert(config, Config))
-        except (OSError, zmq.ZMQError) as error:
+        except (OSError, zmq.ZMQError) as error:  # a JournalError is one
             raise MiraiError(f"the dispatcher could not start: {error}") from None
         self._inbox: deque[Message] = deque()
         self.send = self._server.host(self._inbox.append)
@@ -55,6 +55,8 @@ class InProcess:
             self._has_daemons = True
             self._server.start_daemons()
         self._server.turn(0 if self._inbox else timeout)
+        if self._server.failure:  # who turns the loop must not go on
+            self._inbox.append(Stop(reason=self._server.failure))
 
     def receive(self) -> Iterator[Message]:
         """Yield what the dispatcher has told us."""

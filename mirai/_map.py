@@ -21,7 +21,7 @@ from mirai._feed import Feed
 from mirai._future import Mirai, give_way
 from mirai._landing import SLICE
 from mirai._lot import Lot
-from mirai._outbox import Call
+from mirai._options import Call
 
 T = TypeVar("T")
 K = TypeVar("K")

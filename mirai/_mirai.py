@@ -12,10 +12,9 @@ from mirai._answer import Value
 from mirai._constant import Constant
 from mirai._errors import MiraiError
 from mirai._future import Mirai
-from mirai._limits import seconds
+from mirai._job import Job
 from mirai._map import MiraiDict, MiraiMap, MiraiStream, elements_of
-from mirai._options import DEFAULTS, Seconds, TaskOptions
-from mirai._pool_options import check_tags
+from mirai._options import DEFAULTS, Seconds, TaskOptions, check_callable, task_options
 from mirai._profiles import current_profile, ephemeral, on_daemon, pool_of, require_pool
 
 P = ParamSpec("P")
@@ -56,7 +55,7 @@ class Verb:
     def __call__(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Mirai[T]: ...
     def __call__(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Mirai[Any]:
         """Send one task; see the class."""
-        _check_callable(fn)
+        check_callable(fn)
         profile = self._options.profile or current_profile()
         pool = pool_of(profile)
         if pool is None:
@@ -74,7 +73,7 @@ class Verb:
 
         Without a budget (``daemons(memory=...)``) it is like ``mirai``, and never None.
         """
-        _check_callable(fn)
+        check_callable(fn)
         profile = self._options.profile or current_profile()
         pool = pool_of(profile)
         if pool is None:
@@ -104,10 +103,7 @@ class Verb:
 
         Raises TypeError or ValueError for what makes no sense.
         """
-        kinds = retry_on if isinstance(retry_on, tuple) else (retry_on,)
-        marks = check_tags(tags)
-        limit = seconds("timeout", timeout) if isinstance(timeout, str) else timeout
-        return Verb(TaskOptions(limit, retries, kinds, priority, name, profile, marks))
+        return Verb(task_options(timeout, retries, retry_on, priority, name, profile, tags))
 
     @overload
     def map(
@@ -198,7 +194,7 @@ class Verb:
         iterables of different lengths and for columns of the same name, and MiraiError if no
         daemons are set.
         """
-        _check_callable(fn)
+        check_callable(fn)
         pool = require_pool(self._options.profile)
         if not isinstance(args, (tuple, list)):
             raise TypeError(f"args must be a tuple, not {type(args).__name__}")
@@ -216,6 +212,14 @@ class Verb:
         mirais = pool.submit_all(function, elements_of(iterables), self._options)
         return MiraiMap(mirais, range(len(mirais)))
 
+    def job(self, name: str) -> Job:
+        """Return a durable job of the profile's pool, for tasks with these options.
+
+        See ``Daemons.job``.
+        """
+        job = require_pool(self._options.profile).job(name)
+        return job.with_options(self._options)
+
     def __repr__(self) -> str:
         return "mirai" if self._options is DEFAULTS else f"mirai with {self._options}"
 
@@ -226,11 +230,6 @@ class Verb:
 mirai = Verb(DEFAULTS)
 try_mirai = mirai.try_
 mirai_map = mirai.map
-
-
-def _check_callable(fn: object) -> None:
-    if not callable(fn):
-        raise TypeError(f"the first argument must be callable, not {type(fn).__name__}")
 
 
 def _positive(count: object) -> int:
@@ -258,8 +257,7 @@ def everywhere(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> MiraiMap
     Raises TypeError if ``fn`` cannot be called, SerializationError, DispatcherLost, and
     MiraiError if no daemons are set, or inside a task: that one's daemon could not answer.
     """
-    if not callable(fn):
-        raise TypeError(f"the first argument must be callable, not {type(fn).__name__}")
+    check_callable(fn)
     if on_daemon():
         raise MiraiError("everywhere() inside a task would wait for the task's own daemon")
     mirais = require_pool(None).everywhere(fn, args, kwargs)

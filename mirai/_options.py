@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
+from mirai._limits import seconds
 from mirai._pool_options import check_tags
 
 Seconds = float
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""The arguments and keywords of one call."""
+
+
+Key = Callable[[Call, Any], bytes]
+"""Returns by what a call is known again; the other argument is a ``Reducer``, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Durable:
+    """What is said about tasks that a journal keeps."""
+
+    job: str
+    stays: bool = False
+    """Whether their results stay when they have been fetched."""
+    version: bytes = b""
+    """Of the function's code."""
+    key: Key | None = None
+    """Returns by what a call is known again; None: none ever is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +46,8 @@ class TaskOptions:
     tags: tuple[str, ...] = ()
     stream: bytes = b""
     """What the task's random numbers are drawn from; empty: as the pool's seed has it."""
+    durable: Durable | None = None
+    """The job that it belongs to; None: the one of its pool, if that keeps a journal."""
 
     def __post_init__(self) -> None:
         if self.timeout is not None:
@@ -60,6 +85,27 @@ class TaskOptions:
 def _number(name: str, value: object) -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+
+
+def check_callable(fn: object) -> None:
+    """Raise TypeError for what cannot be called."""
+    if not callable(fn):
+        raise TypeError(f"the first argument must be callable, not {type(fn).__name__}")
+
+
+def task_options(
+    timeout: Seconds | str | None,
+    retries: int,
+    retry_on: tuple[type[BaseException], ...] | type[BaseException],
+    priority: int,
+    name: str | None,
+    profile: str | None,
+    tags: Iterable[str],
+) -> TaskOptions:
+    """Return options, given as users do.  Raises TypeError or ValueError."""
+    kinds = retry_on if isinstance(retry_on, tuple) else (retry_on,)
+    limit = seconds("timeout", timeout) if isinstance(timeout, str) else timeout
+    return TaskOptions(limit, retries, kinds, priority, name, profile, check_tags(tags))
 
 
 DEFAULTS = TaskOptions()

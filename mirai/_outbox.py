@@ -18,20 +18,28 @@ from typing import Any
 from msgspec import Struct
 
 from dispatcher import wire
-from dispatcher.messages import Blob, Cancel, Everywhere, Function, Message, Submit, Task
+from dispatcher.messages import (
+    Attach,
+    Blob,
+    Cancel,
+    Enlist,
+    Everywhere,
+    Function,
+    Message,
+    Span,
+    Submit,
+    Task,
+)
 from mirai._budget import Load
 from mirai._copies import Copies
 from mirai._errors import MiraiError
 from mirai._future import Mirai
 from mirai._lot import Lot
-from mirai._options import TaskOptions
+from mirai._options import Call, Durable, TaskOptions
 from mirai._pending import Pending
 from mirai._serialize import FunctionPickles, Packed, Reducer, pack, pack_calls
 from mirai._story import Event
 from mirai._streams import Streams
-
-Call = tuple[tuple[Any, ...], dict[str, Any]]
-"""The arguments and keywords of one call."""
 
 Hook = Callable[[Mirai[Any]], None]
 """What a mirai calls when it is cancelled."""
@@ -53,6 +61,8 @@ class Parcel(Struct, frozen=True):
     """The function's name for people."""
     payloads: list[Packed]
     options: TaskOptions
+    keys: Sequence[bytes] = ()
+    """By what durable tasks are known again, if they are."""
     loads: Sequence[Load] = ()
     """What each of the tasks takes of the memory budget, if there is one."""
     fresh: bool = False
@@ -69,11 +79,36 @@ LotEntry = tuple[Lot[Any], int, list[bytes], TaskOptions]
 """The tasks of a map to send: their lot, their function's number, their payloads and options."""
 
 
+@dataclass(frozen=True, slots=True)
+class Enlistment:
+    """Durable tasks to send."""
+
+    durable: Durable
+    entries: list[Entry]
+    keys: Sequence[bytes]
+
+    def messages(self, pending: Pending) -> Iterator[Message]:
+        """Yield the messages to send of those that are still wanted."""
+        keys = self.keys or repeat(b"")
+        wanted = [(e, k) for e, k in zip(self.entries, keys, strict=False) if not e[0].done()]
+        for entry, _ in wanted:
+            pending.add(entry[0])
+        start = 0
+        for tasks in wire.batches([*_tasks([entry for entry, _ in wanted])]):
+            end = start + sum(task.count for task in tasks)
+            some = b"".join(key for _, key in wanted[start:end])
+            durable = self.durable
+            yield Enlist(durable.job, tasks, (), some, durable.version, durable.stays)
+            start = end
+
+
 @dataclass(slots=True)
 class Gathered:
     """What has gathered since the last time."""
 
     tasks: list[Entry | LotEntry] = field(default_factory=list)
+    enlisted: list[Enlistment] = field(default_factory=list)
+    attached: list[tuple[list[Mirai[Any]], Attach]] = field(default_factory=list)
     standing: list[tuple[list[Mirai[Any]], Task]] = field(default_factory=list)
     """Calls for every daemon, each with an id of its own, and the mirais of its answers."""
     functions: list[Function] = field(default_factory=list)
@@ -87,7 +122,9 @@ class Gathered:
                 yield from entry[0]
             else:
                 yield entry[0]
-        for mirais, _ in self.standing:
+        for enlistment in self.enlisted:
+            yield from (entry[0] for entry in enlistment.entries)
+        for mirais, _ in (*self.standing, *self.attached):
             yield from mirais
 
     def messages(self, pending: Pending) -> Iterator[Message]:
@@ -101,6 +138,12 @@ class Gathered:
         if self.standing:
             yield from self._standing(pending)
         yield from self._submits(self.tasks, pending)
+        for enlistment in self.enlisted:
+            yield from enlistment.messages(pending)
+        for mirais, attach in self.attached:
+            for mirai in mirais:
+                pending.add(mirai)
+            yield attach
         if self.forget:
             yield Submit((), (), tuple(self.forget))
         if ids := tuple(id for id in self.cancels if pending.pop(id) is not None):
@@ -256,11 +299,14 @@ class Outbox:
         self._cancels: deque[int] = deque()
         self._forgets: deque[int] = deque()
         self._standing: set[tuple[int, int | bytes]] = set()  # calls for every daemon
+        self.durable: Durable | None = None
+        """What tasks are that do not say otherwise."""
 
     def __bool__(self) -> bool:
         """Whether there is anything to send.  A function never comes without a task."""
         box = self._box
-        return bool(box.tasks or box.standing or self._cancels or self._forgets)
+        has_tasks = box.tasks or box.enlisted or box.standing or box.attached
+        return bool(has_tasks or self._cancels or self._forgets)
 
     def parcel(self, fn: Callable[..., Any], calls: Iterable[Call], options: TaskOptions) -> Parcel:
         """Pickle calls of ``fn``, given by their arguments and keywords.  Needs no lock.
@@ -269,8 +315,19 @@ class Outbox:
         """
         function, label, name, changes = self._pickles.find(fn)
         fresh = changes and bool(function[0]) and not function[1]
-        payloads = self._packed(calls, options)
-        return Parcel(function, label, options.name or name, payloads, options, (), fresh)
+        keys: Sequence[bytes] = ()
+        key = None if options.durable is None else options.durable.key
+        if key is not None:
+            calls = [*calls]
+        payloads = self._packed(calls, options)  # first: it says what cannot be pickled, and where
+        if key is not None:
+            keys = [key(call, self._reducer) for call in calls]
+        return Parcel(function, label, options.name or name, payloads, options, keys, (), fresh)
+
+    def key(self, call: Call, options: TaskOptions) -> bytes | None:
+        """Return by what a call is known again, if it is."""
+        key = None if options.durable is None else options.durable.key
+        return None if key is None else key(call, self._reducer)
 
     def pack(self, call: Call, options: TaskOptions) -> Packed:
         """Pickle the payload of one task.  Raises SerializationError."""
@@ -295,23 +352,44 @@ class Outbox:
                 mirai._load = load
             stream = options.stream or self._streams.next()
             entries.append((mirai, number, payload, blobs, options, stream))
-        self._box.tasks += entries
+        durable = options.durable or self.durable
+        if durable is None:
+            self._box.tasks += entries
+        else:
+            self._box.enlisted.append(Enlistment(durable, entries, parcel.keys))
         return [entry[0] for entry in entries]
 
     def add_lot(self, parcel: Parcel, hook: Hook) -> Sequence[Mirai[Any]]:
         """Add the tasks of a map like ``add``; where they can make a lot, return that."""
         payloads = [payload for payload, blobs in parcel.payloads if not blobs]
-        if len(payloads) < max(2, len(parcel.payloads)) or self._streams.are_drawn():
+        durable = parcel.options.durable or self.durable
+        few = len(payloads) < max(2, len(parcel.payloads))
+        if few or durable is not None or self._streams.are_drawn():
             return self.add(parcel, hook)
         number = self._number(parcel)
         now = time()
         make = partial(self._mirai, name=parcel.name, now=now, hook=hook)
-        ids = [*islice(self._ids, len(payloads))]
-        while ids[-1] - ids[0] >= len(ids):  # a finalizer, say, has taken some meanwhile
-            ids = [*islice(self._ids, len(payloads))]
+        ids = self._some_ids(len(payloads))
         lot: Lot[Any] = Lot(ids[0], len(ids), make)
         self._box.tasks.append((lot, number, payloads, parcel.options))
         return lot
+
+    def _some_ids(self, count: int) -> list[int]:
+        """Return ids that follow one another."""
+        ids = [*islice(self._ids, count)]
+        while ids[-1] - ids[0] >= len(ids):  # a finalizer, say, has taken some meanwhile
+            ids = [*islice(self._ids, count)]
+        return ids
+
+    def attach(self, spans: Sequence[tuple[Span, str]], hook: Hook) -> list[Mirai[Any]]:
+        """Ask for durable tasks, given by their serials and names; return their mirais."""
+        names = [name for span, name in spans for _ in span.numbers]
+        if not names:
+            return []
+        ids, now = self._some_ids(len(names)), time()
+        mirais = [self._mirai(id, name, now, hook) for id, name in zip(ids, names, strict=True)]
+        self._box.attached.append((mirais, Attach(ids[0], tuple(span for span, _ in spans))))
+        return mirais
 
     def _mirai(self, id: int, name: str, now: float, hook: Hook) -> Mirai[Any]:
         mirai: Mirai[Any] = Mirai(id, name, self._profile)
@@ -362,7 +440,7 @@ class Outbox:
         """
         box = self._box
         others = box.standing or box.functions or box.forget or self._cancels or self._forgets
-        if others or len(box.tasks) != 1:
+        if others or box.enlisted or box.attached or len(box.tasks) != 1:
             return None
         entry = box.tasks[0]
         if len(entry) != 6 or entry[3] or entry[0]._load is not None:

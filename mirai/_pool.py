@@ -13,7 +13,20 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from dispatcher.events import Role
 from dispatcher.keys import KeyPair
 from dispatcher.log import Guarded
-from dispatcher.messages import Crash, Despair, PoolReport, Scale, Slot, ToClient
+from dispatcher.messages import (
+    Crash,
+    Despair,
+    Discard,
+    Look,
+    PoolReport,
+    Redo,
+    Scale,
+    Seen,
+    Slot,
+    Span,
+    ToClient,
+)
+from dispatcher.requests import Request
 from mirai._addresses import urls_of
 from mirai._answer import Failure, Value
 from mirai._channel import Carrier, Channel
@@ -21,8 +34,7 @@ from mirai._errors import DispatcherLost, MiraiError, TaskCancelled
 from mirai._feed import Feed
 from mirai._future import Mirai
 from mirai._line_link import LineLink
-from mirai._options import DEFAULTS, TaskOptions
-from mirai._outbox import Call
+from mirai._options import DEFAULTS, Call, Durable, TaskOptions
 from mirai._outlook import Outlook
 from mirai._plan import Slots, launched_of, plan_of
 from mirai._pool_options import PoolOptions, check_count
@@ -32,7 +44,9 @@ from mirai._status import Status
 from mirai._sync import SyncChannel
 
 if TYPE_CHECKING:
+    from dispatcher.vault import Vault
     from mirai._connection import Connection, Stamp
+    from mirai._job import Job, JobStatus, JournalStatus
     from mirai._launches import Launches
     from mirai.launchers import Handle, State
 
@@ -89,6 +103,7 @@ class Daemons:
         self._process: DispatcherProcess | None = None
         self._launches: list[Launches] = []  # one for each launcher
         self._channel: Channel | SyncChannel | None = None
+        self._has_journal = False
 
     def start(self) -> None:
         """Start the dispatcher, which starts the daemons; return as soon as it listens."""
@@ -101,7 +116,10 @@ class Daemons:
                 seed=self._options.seed,
                 memory=self._options.memory,
                 reducer=serial or None,
+                vault=_vault(self._options),
             )
+            if self._options.journal is not None:
+                self._keep_all()
             if self._options.init is not None:
                 self._channel.call(self._options.init)
             return
@@ -114,6 +132,8 @@ class Daemons:
         config = dispatcher_config(self._options, self._keys, slots, self.profile)
         seed, memory = self._options.seed, self._options.memory
         self.attach(self._connect(config), seed=seed, memory=memory, serial=serial)
+        if self._options.journal is not None:
+            self._keep_all()
         if self._options.launcher is not None:
             self.recruit(self._options, Outlook()).launch(self._options.launched)
 
@@ -184,7 +204,8 @@ class Daemons:
         link = Link(connection.url, pair, connection.server, ToClient)
         self.attach(link, seed=seed, memory=memory, serial=serial)
         try:
-            self._open().ask().result(timeout)
+            if self._open().consult(lambda number: Look(number, "")).result(timeout).path:
+                self._keep_all()
         except TimeoutError:
             raise DispatcherLost(
                 f"the dispatcher at {self.url} has not answered within {timeout} s"
@@ -192,6 +213,60 @@ class Daemons:
 
     def __repr__(self) -> str:
         return f"<Daemons {self.profile!r} at {self.url or 'nowhere'}>"
+
+    # ── durable jobs ─────────────────────────────────────────────────────────────────────
+
+    def job(self, name: str) -> Job:
+        """Return a durable job of this pool by its name; it begins with its first task.
+
+        Raises TypeError or ValueError for what is no name, and MiraiError if the pool keeps no
+        journal.
+        """
+        from mirai._job import Job
+
+        job = Job(self, name)
+        self._check_journal()
+        return job
+
+    def jobs(self) -> list[JobStatus]:
+        """Return how the pool's durable jobs stand, also those of others.
+
+        What is submitted without one is in the job with the name of its profile, until its
+        results have arrived.  Raises MiraiError if the pool keeps no journal.
+        """
+        from mirai._job import JobStatus
+
+        seen = self.consult(Look).result(ANSWER)
+        return [JobStatus.of(report) for report in seen.jobs]
+
+    def journal(self) -> JournalStatus:
+        """Return where the pool's journal is, and how large.  Raises MiraiError without one."""
+        from mirai._job import JournalStatus
+
+        seen = self.consult(lambda number: Look(number, "")).result(ANSWER)
+        return JournalStatus(seen.path, seen.size)
+
+    def consult(self, question: Callable[[int], Look | Redo | Discard]) -> Mirai[Seen]:
+        """Ask about durable jobs; for mirai's own use.  Raises MiraiError."""
+        channel = self._open()
+        self._check_journal()
+        return channel.consult(question)
+
+    def _check_journal(self) -> None:
+        if not self._has_journal:
+            raise MiraiError(
+                "this pool keeps no journal, and so no jobs: that begins with"
+                ' daemons(n, journal="job.db") or `mirai dispatcher --journal job.db`'
+            )
+
+    def claim(self, there: Sequence[tuple[Span, str]]) -> list[Mirai[Any]]:
+        """Return the futures of durable tasks that are there; for mirai's own use."""
+        return self._open().attach(there)
+
+    def _keep_all(self) -> None:
+        """Have all tasks kept by the journal."""
+        self._has_journal = True
+        self._open().keep(Durable(self.profile))
 
     # ── tasks ────────────────────────────────────────────────────────────────────────────
 
@@ -300,7 +375,7 @@ class Daemons:
         started without local daemons, it is not for them to start any, and nothing happens.
         """
         channel = self._open()
-        if (launches := self._launched()) is not None:
+        if (launches := self._own_launches()) is not None:
             launches.scale(check_count(n))
             return
         with self._scaling:
@@ -317,7 +392,7 @@ class Daemons:
         """
         if self._options is None:
             raise MiraiError("launch() is for a pool of one's own; scale(n) says how many to keep")
-        if (launches := self._launched()) is not None:
+        if (launches := self._own_launches()) is not None:
             self._open()
             launches.launch(check_count(n))
             return
@@ -334,8 +409,8 @@ class Daemons:
         self.report(ANSWER)  # now it is known who leaves
         channel.order(Despair(Crash(reason), hope))
 
-    def jobs(self) -> dict[Handle, State]:
-        """Return how the jobs stand that were launched and are not over, as last heard.
+    def launched(self) -> dict[Handle, State]:
+        """Return how the platform's jobs stand that were launched and are not over, as last heard.
 
         It is empty where the pool has no launcher.
         """
@@ -344,7 +419,7 @@ class Daemons:
             jobs |= launches.jobs()
         return jobs
 
-    def _launched(self) -> Launches | None:
+    def _own_launches(self) -> Launches | None:
         """Return those whose number ``scale`` changes; None for that of local daemons."""
         options = self._options
         return self._launches[0] if options is not None and options.launcher is not None else None
@@ -412,6 +487,16 @@ class Daemons:
         report = self._open().ask().result(timeout)
         assert isinstance(report, PoolReport)
         return report
+
+    def ask_board(self, board: str, request: Request) -> Mirai[Any]:
+        """Ask something of a board that the dispatcher holds; for mirai's own use.
+
+        Raises MiraiError where there is no dispatcher.
+        """
+        channel = self._open()
+        if not isinstance(channel, Channel):
+            raise MiraiError("a pool with sync=True has no dispatcher to hold a board")
+        return channel.ask_board(board, request)
 
     # ── the end ──────────────────────────────────────────────────────────────────────────
 
@@ -531,6 +616,18 @@ class Daemons:
         return DispatcherLost(f"the dispatcher (process {self._process.pid}) ended with {ending}")
 
 
+def _vault(options: PoolOptions) -> Vault | None:
+    """Return where the tasks of a pool without a dispatcher are kept.  Raises MiraiError."""
+    if options.journal is None:
+        return None
+    from dispatcher.vault import Vault
+
+    try:
+        return Vault(options.journal, options.time_to_live)
+    except OSError as error:
+        raise MiraiError(str(error)) from None
+
+
 def beside(do: Callable[[], T]) -> Mirai[T]:
     """Do something that blocks in a thread of its own, so that an event loop can go on.
 
@@ -581,4 +678,6 @@ def dispatcher_config(
         "host_pid": os.getpid(),
         "grace": options.grace,
         "plan": plan_of(options, slots, profile),
+        "journal": options.journal or "",
+        "time_to_live": options.time_to_live,
     }

@@ -53,6 +53,10 @@ class PoolOptions:
     """How many daemons are to be launched."""
     patience: float | None = None
     """Seconds that a launched daemon has to join."""
+    journal: str | None = None
+    """The absolute path of the file in which tasks and their results are kept."""
+    time_to_live: float | None = None
+    """How long it keeps results, in seconds; None: for ever."""
     each: int = 1
     """With more than 1, those that are launched are relays, each with so many daemons."""
 

@@ -35,6 +35,8 @@ from mirai._status import Status
 from mirai._streams import running
 
 if TYPE_CHECKING:
+    from mirai._connection import Connection
+    from mirai._job import Job
     from mirai.launchers import Launcher
 
 DEFAULT = "default"
@@ -87,6 +89,8 @@ def daemons(
     tags: Tags = (),
     grace: float | str = GRACE,
     patience: float | str | None = None,
+    journal: str | os.PathLike[str] | None = None,
+    time_to_live: float | str | None = None,
 ) -> Daemons:
     """Set the pool of a profile: a dispatcher process and ``n`` persistent local daemons.
 
@@ -158,6 +162,13 @@ def daemons(
     ``serial`` is a SerialConfig, or several: how instances of some classes are pickled in this
     pool.
 
+    ``journal`` is a file in which tasks and their results are kept, so that they outlast this
+    program, the dispatcher and the daemons: see ``Daemons.job``.  A task is on disk before a daemon
+    hears of it, and a result before it is told.  A file that is there is gone on with: what waits
+    in it is done.  What belongs to no job is forgotten once its result has arrived here; results
+    that nobody has fetched stay for ``time_to_live`` (in seconds, or like ``"30d"``), by default
+    for ever.  Leaving the block by an exception leaves what waits in the journal.
+
     Where the environment has ``MIRAI_LOG=debug`` (or ``info``, ``warning``, ``error``), this
     process and those of the pool log to standard error, which nobody has to read.
 
@@ -177,6 +188,8 @@ def daemons(
         launcher=launcher,
         each=each,
         patience=patience,
+        journal=journal,
+        time_to_live=time_to_live,
         tags=tags,
         idle_time=idle_time,
         wall_time=wall_time,
@@ -228,6 +241,8 @@ def options_of(
     launcher: Launcher | None = None,
     each: int = 1,
     patience: float | str | None = None,
+    journal: str | os.PathLike[str] | None = None,
+    time_to_live: float | str | None = None,
     tags: Tags = (),
     idle_time: float | str | None = None,
     wall_time: float | str | None = None,
@@ -241,6 +256,10 @@ def options_of(
         check_url(url)
     if launcher is not None and url is None:
         url = url_for([launcher])
+    if time_to_live is not None and journal is None:
+        raise ValueError("time_to_live is for what a journal keeps: name one")
+    if journal is not None and not os.fspath(journal):
+        raise ValueError("journal must be the name of a file, and not empty")
     memory, cwd, python = settings.get("memory"), settings.get("cwd"), settings.get("python")
     grace = settings.get("grace", GRACE)
     return PoolOptions(
@@ -263,6 +282,8 @@ def options_of(
         launcher=launcher,
         launched=0 if launcher is None else count,
         patience=None if patience is None else seconds("patience", patience),
+        journal=None if journal is None else os.path.abspath(journal),
+        time_to_live=None if time_to_live is None else seconds("time_to_live", time_to_live),
         each=each,
     )
 
@@ -294,7 +315,9 @@ def connect(
     dispatcher has welcomed this one; a pool that the profile has is replaced then.
 
     As a context manager it waits for the block's tasks, or, if the block is left by an exception,
-    cancels them; dispatcher and daemons stay.  ``daemons(0)`` cancels too.
+    cancels them; dispatcher and daemons stay.  ``daemons(0)`` cancels too.  Where the dispatcher
+    keeps a journal, tasks are not cancelled when their client leaves: they go on without it, and
+    ``Daemons.job`` brings their futures back.
 
     ``seed``, ``memory`` and ``serial`` are for the tasks of this client, and mean what they do in
     ``daemons()``; but for results, daemons know only the configs that they were started with.
@@ -305,7 +328,6 @@ def connect(
     DispatcherLost if it has not answered within ``timeout`` seconds, and OSError if this pyzmq has
     no CURVE.
     """
-    from dispatcher.events import Role
     from mirai._connection import Connection
 
     if profile is not None and not isinstance(profile, str):
@@ -315,14 +337,15 @@ def connect(
     budget = None if memory is None else size_in_bytes("memory", memory)
     configs = Serial((*_serial.values(), *serial_configs(serial)))
     connection = Connection.read(connection_file)
-    pair = connection.pair(Role.CLIENT)
-    pool = Daemons(current_profile() if profile is None else profile, None, _forget)
-    _bring_to_life(
-        pool,
-        lambda: pool.join(connection, pair, patience, seed=seed, memory=budget, serial=configs),
-    )
-    _replace(pool.profile, pool)
+    name = current_profile() if profile is None else profile
+    pool = join(connection, name, patience, seed=seed, memory=budget, serial=configs)
+    _replace(name, pool)
     return pool
+
+
+def job(name: str, profile: str | None = None) -> Job:
+    """Return a durable job of a profile's pool, which must keep a journal; see ``Daemons.job``."""
+    return require_pool(profile).job(name)
 
 
 def status(profile: str | None = None) -> Status:
@@ -437,6 +460,27 @@ def start(profile: str, options: PoolOptions) -> Daemons:
     """Start a pool, which belongs to no profile yet.  Raises like ``daemons``."""
     pool = Daemons(profile, options, _forget)
     _bring_to_life(pool, pool.start)
+    return pool
+
+
+def join(
+    connection: Connection,
+    profile: str,
+    timeout: float,
+    *,
+    seed: int | None = None,
+    memory: int | None = None,
+    serial: Serial | None = None,
+) -> Daemons:
+    """Connect to a dispatcher; the pool belongs to no profile yet.  Raises like ``connect``."""
+    from dispatcher.events import Role
+
+    pair = connection.pair(Role.CLIENT)
+    pool = Daemons(profile, None, _forget)
+    _bring_to_life(
+        pool,
+        lambda: pool.join(connection, pair, timeout, seed=seed, memory=memory, serial=serial),
+    )
     return pool
 
 

@@ -321,7 +321,7 @@ def _parts(value: object) -> Iterator[tuple[str, object]]:
     elif isinstance(value, FunctionType):
         for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=False):
             yield f"<variable {name}>", _content(cell)
-        for name in _global_names(value.__code__):
+        for name in global_names(value.__code__):
             if name in value.__globals__:
                 yield f"<global {name}>", value.__globals__[name]
     elif not isinstance(value, (type, ModuleType)):
@@ -443,7 +443,7 @@ def _look(fn: FunctionType) -> _Face:
         *fn.__annotations__.values(),
         *_cloudpickle._PICKLE_BY_VALUE_MODULES,  # which decides how what it finds is pickled
     ]
-    names, space = _global_names(fn.__code__), fn.__globals__
+    names, space = global_names(fn.__code__), fn.__globals__
     return own, [space.get(name, _ABSENT) for name in names] if names else []
 
 
@@ -534,7 +534,7 @@ def _dependencies(fn: FunctionType) -> list[object]:
         if mapping:
             parts += mapping.keys()
             parts += mapping.values()
-    names = _global_names(fn.__code__)
+    names = global_names(fn.__code__)
     captured = [_content(cell) for cell in fn.__closure__ or ()]
     captured += (fn.__globals__.get(name, _ABSENT) for name in names)
     for value in captured:
@@ -563,12 +563,12 @@ def _submodules(package: str, names: tuple[str, ...]) -> list[ModuleType]:
 
 
 @lru_cache(maxsize=1024)
-def _global_names(code: CodeType) -> tuple[str, ...]:
+def global_names(code: CodeType) -> tuple[str, ...]:
     """Return the names that ``code`` and the functions inside it may look up globally."""
     names = dict.fromkeys(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            names.update(dict.fromkeys(_global_names(constant)))
+            names.update(dict.fromkeys(global_names(constant)))
     return tuple(names)
 
 

@@ -88,9 +88,9 @@ class _Hiring:
         """Let idle workers go now, but for ``min_workers``, without waiting for ``idle_time``."""
         self._engine.crews.descale()
 
-    def jobs(self) -> dict[Handle, State]:
+    def launched(self) -> dict[Handle, State]:
         """Return how the jobs of launched workers stand that are not over, as last heard."""
-        return self._engine.crews.pool.jobs() if self._engine.is_started else {}
+        return self._engine.crews.pool.launched() if self._engine.is_started else {}
 
 
 class Controller(_Hiring, Blocking):

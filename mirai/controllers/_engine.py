@@ -18,6 +18,7 @@ from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from mirai._future import Mirai
+from mirai._options import check_callable
 from mirai._streams import Streams
 from mirai.controllers._attempts import Attempts
 from mirai.controllers._book import Book, Counts, Summary
@@ -126,8 +127,7 @@ class Engine:
 
     def push(self, push: Push) -> Task:
         """Send a task; see ``Controller.push``."""
-        if not callable(push.fn):
-            raise TypeError(f"the first argument must be callable, not {type(push.fn).__name__}")
+        check_callable(push.fn)
         self._check(push.options)
         self.start()
         task = self._task_of(push)

@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
 from mirai._future import Mirai
 from mirai._map import elements_of
-from mirai._outbox import Call
+from mirai._options import Call, check_callable
 from mirai._pool_options import check_count
 from mirai._progress import bar
 from mirai._streams import Streams
@@ -196,8 +196,7 @@ class Walk:
 
         Raises TypeError and ValueError at once for what could never be pushed.
         """
-        if not callable(self.fn):
-            raise TypeError(f"the first argument must be callable, not {type(self.fn).__name__}")
+        check_callable(self.fn)
         if not isinstance(self.args, (tuple, list)):
             raise TypeError(f"args must be a tuple, not {type(self.args).__name__}")
         if self.options.name is not None:

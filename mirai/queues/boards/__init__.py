@@ -1,0 +1,1 @@
+"""Boards: tables of tasks that managers and workers share."""

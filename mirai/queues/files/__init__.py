@@ -1,0 +1,1 @@
+"""Queues of calls that lie in one file."""
