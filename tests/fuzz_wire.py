@@ -5,7 +5,8 @@ something; arguments are libFuzzer's, such as ``-runs=1000000`` or ``-max_total_
 tests in ``unit/test_fuzz_wire.py`` have hypothesis do so.
 
 Whatever comes, the decoder returns a message that the peer may send or raises ProtocolError, the
-core takes the message or refuses it and stays consistent, and what it answers can be encoded.
+core, or the boards, take the message or refuse it and stay consistent, and what they answer can be
+encoded.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, get_args
 
+from dispatcher.boards import Row, Worker
 from dispatcher.core import Dispatcher
 from dispatcher.events import CutOff, Event, Illegal, Joined, Lost, Role, Send
 from dispatcher.messages import (
     VERSION,
+    Consult,
     Crash,
     Done,
     FromClient,
@@ -28,18 +31,22 @@ from dispatcher.messages import (
     Kind,
     Outcome,
     ProtocolError,
+    Reply,
     Results,
     Returned,
     Run,
     Submit,
     Task,
 )
+from dispatcher.requests import Enter, Given, Pop, Push
+from dispatcher.tables import Tables
 from dispatcher.wire import Reader, encode
 
 HONEST, CLIENT, DAEMON, WORKER = 1, 2, 3, 4
 """Two clients and two daemons; the honest client's tasks are for the worker alone."""
 ROLES = {HONEST: Role.CLIENT, CLIENT: Role.CLIENT, DAEMON: Role.DAEMON, WORKER: Role.DAEMON}
 
+BOARD = "the honest client's own board, whose name nobody guesses"
 WORDS = [b"", *sorted({kind.__name__.encode() for kind in get_args(FromClient | FromDaemon)})]
 MANY = 100
 """Rounds in which the worker, who serves all clients in turn, must come to a task."""
@@ -50,6 +57,7 @@ class Target:
 
     def __init__(self) -> None:
         self._core = Dispatcher(grace=1.0, kept=2, spare=1)
+        self._tables = Tables()
         self._readers = {Role.CLIENT: Reader(FromClient), Role.DAEMON: Reader(FromDaemon)}
         self._now = 0.0
         self._last = 0  # the honest client's task
@@ -58,6 +66,7 @@ class Target:
         for peer in ROLES:
             self._join(peer)
         self._take(HONEST, Submit((), (Function(1, "f", b"f"),)))
+        self._consult(HONEST, Consult(1, BOARD, Enter(Worker("w"))))
 
     def feed(self, peer: int, frames: Sequence[Any]) -> None:
         """Have CLIENT or DAEMON send these frames."""
@@ -65,7 +74,10 @@ class Target:
             event: Event = self._readers[ROLES[peer]].read(frames)
         except ProtocolError as error:
             event = Illegal(str(error))
-        self._take(peer, event)
+        if isinstance(event, Consult):
+            self._consult(peer, event)
+        else:
+            self._take(peer, event)
 
     def work(self) -> None:
         """Have the honest client's next task done, whatever else the worker has to do first."""
@@ -79,6 +91,27 @@ class Target:
             self._take(WORKER, done)
             self._take(WORKER, Returned(()))
         raise AssertionError("an honest client's task was not done")
+
+    def pop(self) -> None:
+        """Have the honest client push a task to a board of its own, and take it."""
+        self._last += 1
+        rows = (Row(f"{self._last}", b"xs"),)
+        self._consult(HONEST, Consult(1, BOARD, Push(rows)))
+        given = self._consult(HONEST, Consult(2, BOARD, Pop("w", 1.0)))
+        assert isinstance(given, Given)
+        assert [row and row.key for row in given.rows] == [rows[0].key]
+
+    def _consult(self, peer: int, consult: Consult) -> object:
+        """Have the tables answer; return what an honest client is told."""
+        self._now += 0.001
+        self._tables.take(peer, consult)
+        told = None
+        for number, message in self._tables.turn(self._now):
+            encode(message)
+            if number == HONEST and isinstance(message, Reply):
+                told = message.answer
+        self._tables.check()
+        return told
 
     def _join(self, peer: int) -> None:
         tags = ("worker",) if peer == WORKER else ()
@@ -98,6 +131,8 @@ class Target:
                         self._answered.update(outcome.id for outcome in message.outcomes)
                 case CutOff(peer):
                     assert peer in (CLIENT, DAEMON), "somebody innocent was cut off"
+                    self._tables.lose(peer)
+                    self._tables.check()
                     self._take(peer, Lost(Crash("it was cut off")))
                     self._join(peer)
 
@@ -123,6 +158,7 @@ def one_input(data: bytes) -> None:
     for part in data.split(b"\xc1")[:8]:
         target.feed(*split(part))
     target.work()
+    target.pop()
 
 
 def main(argv: list[str]) -> int:

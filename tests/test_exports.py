@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 import mirai
+from mirai import queues
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,6 +22,10 @@ EXPECTED = {
     "DaemonCrashed",
     "Daemons",
     "DispatcherLost",
+    "FunctionChanged",
+    "Job",
+    "JobStatus",
+    "JournalStatus",
     "LaunchError",
     "Memory",
     "Mirai",
@@ -41,6 +46,7 @@ EXPECTED = {
     "daemons",
     "everywhere",
     "host_url",
+    "job",
     "local_addresses",
     "mirai",
     "mirai_map",
@@ -83,6 +89,13 @@ def test_methods_are_explained(name: str) -> None:
         assert undocumented(thing) == []
     else:
         assert inspect.isroutine(thing) or undocumented(type(thing)) == []
+
+
+@pytest.mark.parametrize("name", sorted(queues.__all__))
+def test_what_queues_are_is_explained(name: str) -> None:
+    thing = getattr(queues, name)
+    assert vars(thing).get("__doc__"), f"{name} has no docstring of its own"
+    assert undocumented(thing) == []
 
 
 def test_undocumented_finds_them() -> None:
@@ -136,8 +149,10 @@ import asyncio
 from concurrent.futures import Future, as_completed, wait
 from typing import assert_type
 
-from mirai import Daemons, Mirai, Status, connect, daemons, mirai, status, try_mirai
+from mirai import Daemons, Job, JobStatus, Mirai, MiraiMap, Status
+from mirai import connect, daemons, job, mirai, status, try_mirai
 from mirai.controllers import AsyncController, Controller, Results
+from mirai.queues import Counts, Queue
 
 
 def area(width: int, *, height: float = 1.0) -> float:
@@ -165,6 +180,11 @@ assert_type(mirai(lambda: 1), Mirai[int])
 assert_type(try_mirai(area, 3), Mirai[float] | None)
 assert_type(mirai.options(name="a").try_(fetch, "a"), Mirai[bytes] | None)
 assert_type(daemons(2), Daemons)
+assert_type(job("air")(area, 3, height=2.0), Mirai[float])
+assert_type(job("air")(fetch, "a"), Mirai[bytes])
+assert_type(job("air").map(area, [3]), MiraiMap[float])
+assert_type(job("air").options(retries=1), Job)
+assert_type(job("air").saved(), Mirai[JobStatus])
 assert_type(connect("pool.json"), Daemons)
 assert_type(status(), Status)
 
@@ -176,6 +196,14 @@ assert_type(controller.map(fetch, ["a"]).values(), list[bytes])
 assert_type(controller.walk(area, [1, 2]), list[Mirai[float]])
 for result in controller.stream(area, [1, 2], max_in_flight=2):
     assert_type(result.unwrap(), float)
+
+jobs = Queue.open("job.queue")
+assert_type(jobs.push(area, 3, height=2.0), int)
+assert_type(jobs.options(retries=1).push(fetch, "a"), int)
+assert_type(jobs.map(area, [1, 2]), range)
+assert_type(jobs.join(workers=2), Counts)
+with jobs.lease(ttl=60) as leased:
+    assert_type(leased.key, int)
 
 future: Future[float] = mirai(area, 3)
 
@@ -204,6 +232,7 @@ WRONG = {
     "too few arguments": "mirai(area)",
     "an argument that is only tried": 'try_mirai(area, "3")',
     "an argument that is pushed": 'controller.push(area, "3")',
+    "an argument that is queued": 'jobs.push(area, "3")',
     "a result taken for another": "text: str = mirai(area, 3).result()",
     "not a function": "mirai(3)",
     "an awaitable function's argument": "mirai(fetch, 3)",
@@ -225,6 +254,7 @@ def typecheck(source: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(300)
 def test_types_are_kept(tmp_path: Path) -> None:
     checked = typecheck(TYPED, tmp_path)
@@ -233,6 +263,7 @@ def test_types_are_kept(tmp_path: Path) -> None:
     assert checked.returncode in (0, 1), checked.stderr  # 2: mypy itself has failed
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(300)
 def test_wrong_calls_are_errors(tmp_path: Path) -> None:
     lines = TYPED.splitlines()

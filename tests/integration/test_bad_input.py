@@ -52,6 +52,7 @@ from dispatcher.messages import (
     Ask,
     Blob,
     Cancel,
+    Consult,
     Crash,
     Done,
     Everywhere,
@@ -72,6 +73,7 @@ from dispatcher.messages import (
     Task,
     Welcome,
 )
+from dispatcher.requests import Reset
 from dispatcher.router import MESSAGES_A_TURN
 from dispatcher.wire import MAX_FRAMES, encode
 from mirai import (
@@ -193,6 +195,7 @@ def finished(peer: Peer) -> None:
 UTF = b"\xff\xfe"
 NOT_A_MESSAGE = "not a message"
 LIE = 2**32 - 1
+PUSH = b"\x94\xa7Consult\x01\xa1b\x92\xa4Push"
 AS_A_DAEMON = "Invalid value 'Done'"
 
 BEFORE_HELLO: list[tuple[str, Role, Act, Verdict]] = [
@@ -264,6 +267,7 @@ AFTER_HELLO: list[tuple[str, Role, Act, Verdict]] = [
     ("a client's question", DAEMON, say(Ask(1)), Told("Ask")),
     ("a client's cancel", DAEMON, say(Cancel((1,))), Told("Cancel")),
     ("a client's scale", DAEMON, say(Scale(9)), Told("Scale")),
+    ("a client's board", DAEMON, say(Consult(1, "b", Reset())), Told("Consult")),
     ("the dispatcher's order", DAEMON, say(Run(())), Told("Run")),
     ("the dispatcher's end", DAEMON, say(Stop()), Told("Stop")),
     # The order of things.
@@ -327,6 +331,11 @@ AFTER_HELLO: list[tuple[str, Role, Act, Verdict]] = [
     ("scale -1", CLIENT, say(Scale(-1)), Told(NOT_A_MESSAGE)),
     ("scale 10,001", CLIENT, say(Scale(10_001)), Told(NOT_A_MESSAGE)),
     ("scale 10,000 where none may run", CLIENT, say(Scale(10_000)), Dropped()),
+    # Boards.
+    ("an unknown request", CLIENT, header("Consult", 1, "b", ["Obey"]), Told("Obey")),
+    ("a request with a wrong part", CLIENT, header("Consult", 1, "b", ["Pop", 7]), Told("str")),
+    ("pushing without end", CLIENT, frames(PUSH + b"\xdd\xff\xff\xff\xff"), Told("100000")),
+    ("an object that is not there", CLIENT, header("Consult", 1, "b", ["Put", "x", 1]), Told("")),
     # Outcomes.
     ("an outcome of the unknown", DAEMON, say(Done((Outcome(2**64 - 1, Kind.VALUE),))), Dropped()),
     ("an outcome of task -1", DAEMON, say(Done((Outcome(-1, Kind.ERROR),))), Dropped()),

@@ -16,6 +16,7 @@ from conftest import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
 PEER = "ProcessPoolExecutor"
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture
@@ -34,6 +35,36 @@ def helper(monkeypatch: pytest.MonkeyPatch) -> Any:
     import _table
 
     return _table
+
+
+@pytest.fixture
+def surrogate(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the module of the model that searches use."""
+    pytest.importorskip("numpy")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import _surrogate
+
+    return _surrogate
+
+
+@pytest.fixture
+def searching(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the benchmark of searches."""
+    pytest.importorskip("numpy")
+    pytest.importorskip("pandas")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import search
+
+    return search
+
+
+@pytest.fixture
+def scaling_out(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the benchmark that simulates many workers."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import scaleout
+
+    return scaleout
 
 
 def measure(name: str, folder: Path, *arguments: str) -> Any:
@@ -74,6 +105,105 @@ def test_latency(tmp_path: Path) -> None:
     assert all((row["p99"] is not None) == (row["what"] == "round trip") for row in out["rows"])
 
 
+def test_boards(tmp_path: Path) -> None:
+    some = "--tasks", "20", "--many", "50"
+    out = measure("boards", tmp_path, "--repeats", "1", *some)
+    found = {(row["what"], row["who"]) for row in out["rows"]}
+    assert {("pop one", who) for who in ("line", "thread", "tcp")} <= found
+    assert ("end one, of 2 at once", "tcp") in found
+    assert ("push many, each", "line") in found
+
+
+WAYS = ("own points", "batches", "random")
+
+
+@pytest.mark.thorough
+def test_search(tmp_path: Path) -> None:
+    """All points are evaluated, and what is found is the least of them at each time."""
+    pytest.importorskip("numpy")
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "search.png"
+    small = "--budget", "14", "--workers", "2", "--seconds", "0.001", "--plot", str(picture)
+    out = measure("search", tmp_path, "--repeats", "1", *small)
+    things = ("least error", "wall time", "points", "idle workers")
+    assert shape(out) == [(what, who, 1) for what in things for who in WAYS]
+    found = {(row["what"], row["who"]): row["median"] for row in out["rows"]}
+    assert found["points", "batches"] == 14
+    assert {found["points", who] for who in WAYS} <= {14, 15}
+    for who in WAYS:
+        [line] = out["lines"][who]
+        times, errors = zip(*line, strict=True)
+        assert len(line) == 14 and list(times) == sorted(times)
+        assert list(errors) == sorted(errors, reverse=True)
+        assert found["least error", who] == errors[-1]
+    assert picture.read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize("who", WAYS)
+def test_what_a_search_leaves(searching: Any, who: str) -> None:
+    """Each point is finished by one worker, taken once, and no two are the same."""
+    options = searching.arguments().parse_args(["--workers", "2", "--seconds", "0.001"])
+    options.budget = 14
+    with searching.fresh_board(options) as board:
+        searching.SEARCHES[who](options, searching.first_points(options), board)
+        frame, workers = board.frame(), {worker.id for worker in board.workers()}
+        found = searching.Found.of(board.rows(), 14, 2).line[-1][1]
+    assert set(frame.state) == {"finished"} and len(frame) in (14, 15)
+    assert set(frame.tries) == {1} and set(frame.worker) <= workers and len(workers) == 2
+    assert not frame.duplicated(list(searching.RANGES)).any()
+    assert found == frame.sort_values("ended").error[:14].min()
+
+
+def test_what_is_proposed(surrogate: Any) -> None:
+    """Where much is known, what is proposed is the best; and nobody goes where somebody is."""
+    import numpy as np
+
+    draw = np.random.default_rng(1)
+    points = draw.random((40, 2))
+    values = ((points - 0.3) ** 2).sum(axis=1)
+    nobody = points[:0]
+    proposed = [surrogate.propose(draw, points, values, nobody) for _ in range(20)]
+    assert np.median(np.abs(np.array(proposed) - 0.3)) < 0.05
+    process = surrogate.Process.fit(points, (values - values.mean()) / values.std(), 0.8)
+    asked = draw.random((5, 2))
+    expected, deviation = process.predict(asked)
+    wanted = (((asked - 0.3) ** 2).sum(axis=1) - values.mean()) / values.std()
+    assert np.abs(expected - wanted).max() < 0.1
+    assert (deviation < process.predict(np.array([[9.0, 9.0]]))[1]).all()
+
+
+def test_scaleout(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    if not Path("/proc/self/schedstat").exists():
+        pytest.skip("needs /proc")
+    picture = tmp_path / "scaleout.png"
+    small = "--tasks", "40", "--clients", "2", "--lengths", "0.1", "1", "--plot", str(picture)
+    out = measure("scaleout", tmp_path, "--repeats", "1", *small)
+    measured = ["a task, of the server", "from task to task", "all together"]
+    simulated = ["simulated: tasks of 100.00 ms", "simulated: tasks of 1.00 s"]
+    assert shape(out) == [(what, "dispatcher", 1) for what in measured + simulated]
+    assert all(row["median"] > 0 for row in out["rows"])
+    assert picture.read_bytes().startswith(PNG)
+
+
+def test_what_scaleout_simulates(scaling_out: Any) -> None:
+    """It agrees with what is known of queues, and shards are worth what they have of the boards."""
+    work, service = 1.0, 0.01
+    alone = scaling_out.efficiency(1, work, service, 0.01, 1)
+    assert alone == pytest.approx(work / (work + service + 0.01))
+    busy = scaling_out.efficiency(200, work, service, 0.0, 1)
+    assert busy == pytest.approx(100 / 200, rel=0.03)  # the server does 100 tasks a second
+    curve = scaling_out.Curve.simulated(work, service, 0.0, 1)
+    one = scaling_out.fed(curve, [1.0])
+    assert 80 < one < 112
+    assert scaling_out.fed(curve, [0.25] * 4) == pytest.approx(4 * one, abs=4)
+    assert one < scaling_out.fed(curve, [0.75, 0.25]) < 2 * one
+    assert scaling_out.fed(scaling_out.Curve.simulated(0.001, service, 0.0, 1), [1.0]) == 0
+    shares = scaling_out.shares_of(4, 1_000, 1)
+    assert len(shares) == 4 and sum(shares) == pytest.approx(1)
+    assert scaling_out.shares_of(16, 1, 1) == [1.0]  # a board lies on one shard
+
+
 def test_payload(tmp_path: Path) -> None:
     pytest.importorskip("numpy")
     out = measure("payload", tmp_path, "--megabytes", "1", "--repeats", "1", *BOTH)
@@ -103,6 +233,20 @@ def test_stopping(tmp_path: Path) -> None:
     assert shape(out) == [("cancel to next", "mirai", 2), *both, ("storm, each", "mirai", 1)]
 
 
+def test_journal(tmp_path: Path) -> None:
+    out = measure("journal", tmp_path, "--repeats", "1", "--tasks", "50", "--computed", "9")
+    ours, all_three = "mirai, journal", (PEER, "mirai", "mirai, journal")
+    assert shape(out) == [
+        ("50 again", ours, 1),
+        ("bytes of a task", ours, 1),
+        *[("50 no-ops", who, 1) for who in all_three],
+        ("50 no-ops of a job", ours, 1),
+        *[("9 of 1 ms", who, 1) for who in all_three],
+        ("9 of 1 ms of a job", ours, 1),
+    ]
+
+
+@pytest.mark.thorough
 def test_tree(tmp_path: Path) -> None:
     out = measure("tree", tmp_path, "--repeats", "1", "--tasks", "2", "--each", "2")
     wanted = [f"{what}, 6 daemons" for what in ("host", "dispatcher", "memory")]
@@ -208,6 +352,7 @@ def test_soak(tmp_path: Path) -> None:
     assert [row[:2] for row in shape(out)] == wanted
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 def test_a_soak_that_is_interrupted(tmp_path: Path) -> None:
     """It stops its work, and judges."""

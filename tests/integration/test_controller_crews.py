@@ -79,8 +79,8 @@ def test_those_that_are_shut_down_are_replaced_where_there_is_work() -> None:
     with Controller(queue, dispatcher=False) as controller:
         controller.push(abs, 1)
         wait_until(lambda: queue.calls == [1])
-        wait_until(controller.jobs)
-        [former] = controller.jobs()
+        wait_until(controller.launched)
+        [former] = controller.launched()
         controller.shutdown()
         wait_until(lambda: queue.calls == [1, 1])
         assert queue.ended == [former]

@@ -579,6 +579,7 @@ class TestCrashes:
             assert result is not None
             assert (result.status, result.attempt) == ("crash", 1)
 
+    @pytest.mark.thorough
     def test_a_retry_that_has_no_room_holds_up_nobody(self, tmp_path: Path) -> None:
         flag = str(tmp_path / "flag")
         retry = Retry(errors=99, backoff=0.05)
@@ -699,14 +700,14 @@ class TestLaunched:
     def test_come_and_go_with_the_work(self) -> None:
         with Controller(LocalLauncher(), workers=2, idle_time=0.3) as controller:
             assert {type(r.unwrap()[1]) for r in controller.map(_slow_tell, range(6))} == {int}
-            assert len(controller.jobs()) == 2
+            assert len(controller.launched()) == 2
             wait_until(lambda: controller.status().connections == 0)
-            wait_until(lambda: not controller.jobs())
+            wait_until(lambda: not controller.launched())
             result = controller.push(tell, 1)
             assert result.result(30)
             first = controller.pop(timeout=10)
             assert first is not None
-            assert first.worker in [handle.id for handle in controller.jobs()]
+            assert first.worker in [handle.id for handle in controller.launched()]
 
     def test_one_that_is_lost_is_replaced_while_there_is_work(self) -> None:
         with Controller(LocalLauncher(), workers=1) as controller:
@@ -1004,7 +1005,7 @@ class TestNested:
             assert controller.workers == 4
             pids = {result.unwrap()[1] for result in controller.map(_slow_tell, range(8))}
             assert len(pids) == 4
-            assert len(controller.jobs()) == 2
+            assert len(controller.launched()) == 2
             assert {daemon.width for daemon in controller.status().daemons} == {2}
             crash = controller.options(retry=Retry(crashes=1)).push(die)
             assert isinstance(crash.exception(30), DaemonCrashed)

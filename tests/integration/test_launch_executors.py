@@ -68,7 +68,7 @@ def test_tasks_run_and_the_executor_is_left_as_it_was(executor: Executor) -> Non
     launcher = ExecutorLauncher(executor, env={"MIRAI_TEST_ANSWER": "42"})
     with daemons(2, url="tcp://127.0.0.1:0", launcher=launcher) as pool:
         pool.wait(2, 30)
-        jobs = {handle.id for handle in pool.jobs()}
+        jobs = {handle.id for handle in pool.launched()}
         assert mirai(os.getenv, "MIRAI_JOB").result(10) in jobs
         assert mirai(os.getenv, "MIRAI_TEST_ANSWER").result(10) == "42"
         assert mirai_map(abs, range(-100, 0)).collect() == list(range(100, 0, -1))
@@ -123,7 +123,7 @@ def test_a_worker_that_is_killed_takes_its_daemon_with_it() -> None:
         daemons(1, launcher=ExecutorLauncher(executor)) as pool,
     ):
         pool.wait(1, 30)
-        [handle] = pool.jobs()
+        [handle] = pool.launched()
         m = mirai(_hang)
         wait_until(lambda: pool.status().executing == 1)
         [worker] = multiprocessing.active_children()

@@ -81,7 +81,7 @@ def test_a_pool_of_threads_and_its_end() -> None:
     before = threading.enumerate()
     with daemons(2, launcher=THREADS) as pool:
         pool.wait(2, 15)
-        jobs = {handle.id for handle in pool.jobs()}
+        jobs = {handle.id for handle in pool.launched()}
         pid, name, inside = mirai(where).result(15)
         assert (pid, name in jobs, inside) == (os.getpid(), True, True)
         assert not on_daemon()
@@ -148,7 +148,7 @@ def test_what_waits_behind_a_long_task_is_handed_to_others() -> None:
 
 def test_a_task_that_does_not_leave_is_left_behind(caplog: pytest.LogCaptureFixture) -> None:
     with daemons(1, launcher=THREADS, grace=0.1) as pool:
-        [first] = pool.jobs()
+        [first] = pool.launched()
         m = mirai(hold)
         assert begun.wait(15)
         m.cancel()
@@ -172,7 +172,7 @@ def test_the_end_of_a_pool_with_tasks_that_run(caplog: pytest.LogCaptureFixture)
     begun.clear()
     second = mirai(hold)
     assert begun.wait(15)
-    jobs = {handle.id for handle in pool.jobs()}
+    jobs = {handle.id for handle in pool.launched()}
     daemons(0)
     assert first.cancelled() and second.cancelled()
     left = jobs & set(_names())
@@ -184,16 +184,16 @@ def test_the_end_of_a_pool_with_tasks_that_run(caplog: pytest.LogCaptureFixture)
 
 def test_limits() -> None:
     with daemons(1, launcher=THREADS, max_tasks=1) as pool:
-        [first] = pool.jobs()
+        [first] = pool.launched()
         assert mirai(where).result(15)[1] == first.id
         assert mirai(where).result(15)[1] != first.id
         assert THREADS.poll([first])[first].phase is Phase.ENDED
     with daemons(1, launcher=THREADS, idle_time=0.1) as pool:
-        [first] = pool.jobs()
+        [first] = pool.launched()
         wait_until(lambda: THREADS.poll([first])[first].phase is Phase.ENDED)
         assert mirai(abs, -1).result(15) == 1
     with daemons(1, launcher=THREADS, wall_time=0.3) as pool:
-        [first] = pool.jobs()
+        [first] = pool.launched()
         wait_until(lambda: THREADS.poll([first])[first].phase is Phase.ENDED)
 
 
@@ -208,7 +208,7 @@ def test_init_is_called_once_in_each() -> None:
     prepared.clear()
     with daemons(2, launcher=THREADS, init=prepare) as pool:
         pool.wait(2, 15)
-        assert sorted(prepared) == sorted(handle.id for handle in pool.jobs())
+        assert sorted(prepared) == sorted(handle.id for handle in pool.launched())
         mirai_map(abs, range(10)).collect()
     assert len(prepared) == 2
 

@@ -167,7 +167,7 @@ class TestKeys:
             import json
 
             secrets = [pair["secret"] for pair in json.loads(order.keys)["keys"].values()]
-            shown = repr(order) + repr(pool) + str(pool.jobs())
+            shown = repr(order) + repr(pool) + str(pool.launched())
             for process in processes_marked(mark):
                 shown += Path("/proc", process.split()[0], "cmdline").read_text()
             assert not any(secret in shown for secret in secrets)
@@ -182,7 +182,7 @@ class TestKeys:
             keys.touch(0o600)
             keys.write_text(launcher.orders[0].keys)
             pool.scale(0)
-            wait_until(lambda: not pool.jobs(), 30)
+            wait_until(lambda: not pool.launched(), 30)
             program = f"from mirai.__main__ import main; exit(main(['daemon', {str(keys)!r}]))"
             late = script(program)
             assert late.wait(60) == 3, "it was let in"
@@ -210,7 +210,7 @@ class TestLaunching:
                     pool.launch(1)
             assert len(launcher.recalled) == 2
             assert mirai(abs, -1).result() == 1
-            assert len(pool.jobs()) == 1
+            assert len(pool.launched()) == 1
 
     def test_ctrl_c_while_the_platform_starts_them_leaves_nothing(
         self, monkeypatch: pytest.MonkeyPatch
@@ -230,7 +230,7 @@ class TestLaunching:
 
     def test_jobs_tells_how_they_stand(self) -> None:
         pool = daemons(2, launcher=Idle(), url="tcp://127.0.0.1:0")
-        wait_until(lambda: set(map(str, pool.jobs().values())) == {"pending: PD (Priority)"})
+        wait_until(lambda: set(map(str, pool.launched().values())) == {"pending: PD (Priority)"})
         mirai(abs, -1)
         wait_until(lambda: "2 launched and not joined: pending: PD (Priority)" in pool.status().why)
         daemons(0)
@@ -239,7 +239,7 @@ class TestLaunching:
         launcher = Idle()
         pool = daemons(3, launcher=launcher, url="tcp://127.0.0.1:0")
         task = mirai(abs, -1)
-        jobs = list(pool.jobs())
+        jobs = list(pool.launched())
         daemons(0)
         assert launcher.ended == jobs
         with pytest.raises(TaskCancelled):
@@ -299,7 +299,7 @@ class TestLoss:
                 task.result(30)
             assert caught.value.signal == "SIGSEGV"
             assert mirai(abs, -1).result(30) == 1
-            assert len(pool.jobs()) == 1
+            assert len(pool.launched()) == 1
 
     def test_a_job_that_is_ended_is_told_so(self, tmp_path: Path) -> None:
         launcher = Watched()
@@ -307,7 +307,7 @@ class TestLoss:
             begun = tmp_path / "begun"
             task = mirai(_touch_and_sleep, str(begun))
             wait_until(begun.exists)
-            [handle] = pool.jobs()
+            [handle] = pool.launched()
             launcher.terminate([handle])
             with pytest.raises(DaemonCrashed, match=f"its job {handle.id} has ended, cancelled"):
                 task.result(30)
@@ -334,6 +334,7 @@ class TestLoss:
             assert mirai_map(abs, range(-6, 0)).collect() == [6, 5, 4, 3, 2, 1]
             assert 3 <= len(launcher.orders) <= 4
 
+    @pytest.mark.thorough
     def test_a_daemon_is_given_no_task_that_it_has_no_time_for(self) -> None:
         """It is let go, and another does it; else it would do all three, and end late."""
 
@@ -470,7 +471,7 @@ class TestOddLaunchers:
         with daemons(1, launcher=launcher, idle_time=0.2) as pool:
             pool.wait(1, 30)
             task = mirai.options(tags=("gpu",))(abs, -1)
-            wait_until(lambda: not pool.jobs(), 30)
+            wait_until(lambda: not pool.launched(), 30)
             plain = mirai(abs, -2)
             assert plain.result(30) == 2
             assert len(launcher.orders) == 2
@@ -518,7 +519,7 @@ class TestScale:
             pool.wait(3, 30)
             pool.scale(1)
             wait_until(lambda: status().connections == 1, 30)
-            wait_until(lambda: len(pool.jobs()) == 1, 30)
+            wait_until(lambda: len(pool.launched()) == 1, 30)
             assert launcher.ended == [], "they leave by themselves"
             assert mirai(abs, -1).result() == 1
 
@@ -527,7 +528,7 @@ class TestScale:
         pool = daemons(3, launcher=launcher, url="tcp://127.0.0.1:0")
         pool.scale(1)
         assert len(launcher.ended) == 2
-        wait_until(lambda: len(pool.jobs()) == 1)
+        wait_until(lambda: len(pool.launched()) == 1)
         daemons(0)
 
     def test_a_busy_one_ends_its_task_first(self, tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def test_those_who_stood_in_leave_when_they_are_not_needed() -> None:
         wait_until(lambda: status().connections == 1)
 
 
+@pytest.mark.thorough
 def test_a_chain_that_is_too_long_fails_and_says_why() -> None:
     def deep(n: int) -> int:
         return 1 + mirai(deep, n - 1).result() if n else 0

@@ -69,7 +69,7 @@ class TestSlurm:
             pool.wait(3, 60)
             assert set(everywhere(node).collect()) == {"n1", "n2", "n3"}
             assert mirai_map(abs, range(-100, 0)).collect() == list(range(100, 0, -1))
-            assert {daemon.job for daemon in status().daemons} == {h.id for h in pool.jobs()}
+            assert {daemon.job for daemon in status().daemons} == {h.id for h in pool.launched()}
         wait_until(lambda: not queue())
 
     def test_a_job_that_is_cancelled_is_told_and_replaced(self, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ class TestSlurm:
                 task.result(60)
             assert caught.value.host and caught.value.pid
             assert mirai(abs, -1).result(60) == 1
-            assert id not in {handle.id for handle in pool.jobs()}
+            assert id not in {handle.id for handle in pool.launched()}
 
     def test_scancel_lets_a_task_that_can_end_in_time_end(self, tmp_path: Path) -> None:
         with daemons(1, launcher=SlurmLauncher(), url="tcp://127.0.0.1:0"):
@@ -167,7 +167,7 @@ class TestGridEngine:
         with daemons(2, launcher=launcher, url="tcp://127.0.0.1:0") as pool:
             pool.wait(2, 60)
             jobs = set(everywhere(job).collect())
-            assert jobs == {handle.id for handle in pool.jobs()}
+            assert jobs == {handle.id for handle in pool.launched()}
         wait_until(lambda: "mirai-" not in ask("qstat", "-xml"), 60)
 
 

@@ -215,7 +215,7 @@ def test_a_controller_has_as_many_jobs_as_there_is_work(site: Site) -> None:
     with Controller(launcher, workers=3, idle_time=1.0) as controller:
         controller.walk(time.sleep, [0.5] * 6)
         wait_until(lambda: len(queue()) == 3, 30)
-        arrays = {handle.id.partition("_")[0] for handle in controller.jobs()}
+        arrays = {handle.id.partition("_")[0] for handle in controller.launched()}
         assert len(arrays) == 1, "the jobs were not gathered into one array"
         assert controller.wait(timeout=60)
         workers = {result.worker for result in controller.collect()}
@@ -249,7 +249,7 @@ def test_a_job_that_is_cancelled_by_another_is_told_and_the_task_tried_again(
     with Controller(SlurmLauncher(), workers=1, retry=Retry(crashes=1)) as controller:
         future = controller.push(nap_once, str(tmp_path / "begun"))
         wait_until((tmp_path / "begun").exists, 60)
-        [handle] = controller.jobs()
+        [handle] = controller.launched()
         ask("scancel", handle.id)
         assert future.result(60) == "again"
         result = controller.pop()

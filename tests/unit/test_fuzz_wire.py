@@ -8,10 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dispatcher import requests
+from dispatcher.boards import End, Row, TaskState, Worker, WorkerState
 from dispatcher.messages import (
     Ask,
     Blob,
     Cancel,
+    Consult,
     Crash,
     Done,
     Everywhere,
@@ -66,6 +69,36 @@ OUTCOMES = st.builds(
 )
 SLOTS = st.none() | some(st.builds(Slot, st.just({"A": "1"}), TAGS))
 HELLOS = st.builds(Hello, st.integers(0, 2), st.text(max_size=2), st.integers(0, 6), TAGS)
+NAMES = st.sampled_from(["w", "v", "", "x" * 2_000])
+ROWS = some(
+    st.builds(
+        Row, st.sampled_from("abc"), st.just(b"xs"), worker=NAMES, priority=st.integers()
+    ).filter(lambda row: -(2**63) <= row.priority < 2**64)
+)
+ENDS = some(st.builds(End, st.sampled_from("abc"), st.sampled_from(TaskState), st.just(b"ys")))
+KEYS = st.none() | some(st.sampled_from("abc"))
+REQUESTS = st.one_of(
+    st.builds(requests.Push, ROWS),
+    st.builds(requests.Create, NAMES, ROWS),
+    st.builds(requests.Pop, NAMES, SECONDS),
+    st.builds(requests.Finish, NAMES, ENDS),
+    st.builds(requests.Withdraw, KEYS, st.text(max_size=2)),
+    st.builds(requests.Read, some(st.sampled_from("abc"))),
+    st.builds(requests.Keys, some(st.sampled_from(TaskState))),
+    st.builds(requests.Ended, IDS, IDS),
+    st.builds(requests.Wait, IDS, SECONDS),
+    st.builds(requests.Enter, st.builds(Worker, NAMES, patience=SECONDS, heard=SECONDS)),
+    st.builds(requests.Depart, NAMES, st.sampled_from(WorkerState), st.text(max_size=2), IDS),
+    st.builds(requests.AskToLeave, st.none() | some(NAMES)),
+    st.builds(requests.FindLost, IDS),
+    st.builds(requests.ListWorkers),
+    st.builds(requests.Log, NAMES, some(st.text(max_size=2))),
+    st.builds(requests.Logged, st.none() | NAMES, IDS),
+    st.builds(requests.Put, NAMES, st.just(Blob(b"data"))),
+    st.builds(requests.Get, NAMES),
+    st.builds(requests.Reset),
+)
+CONSULTS = st.builds(Consult, st.integers(0, 3), st.sampled_from(["b", "", "x" * 2_000]), REQUESTS)
 SAYINGS = {
     CLIENT: st.one_of(
         HELLOS,
@@ -75,6 +108,8 @@ SAYINGS = {
         st.builds(Cancel, SEVERAL),
         st.builds(Ask, IDS, IDS),
         st.builds(Scale, st.integers(0, 10_000), SLOTS),
+        CONSULTS,
+        CONSULTS,
     ),
     DAEMON: st.one_of(
         HELLOS,
@@ -116,6 +151,7 @@ def play(said: list[tuple[int, list[bytes]]]) -> None:
     for peer, frames in said:
         target.feed(peer, frames)
         target.work()
+    target.pop()
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

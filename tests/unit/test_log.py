@@ -20,20 +20,24 @@ from dispatcher.log import LEVELS, LINE, Lines, descriptor, rename, show
 from dispatcher.messages import (
     Blob,
     Cancel,
+    Consult,
     Done,
     Everywhere,
     Function,
     Hello,
     Kind,
+    Objected,
     Outcome,
     Printed,
     Refused,
+    Reply,
     Results,
     Run,
     Stop,
     Submit,
     Task,
 )
+from dispatcher.requests import Object, Put
 from dispatcher.words import RANGES, numbers, said
 from mirai._log import VARIABLE, level, set_up
 
@@ -320,6 +324,9 @@ SECRET_OUTCOMES = (
         (Cancel((1, 2)), "Cancel 1-2"),
         (Refused("no"), "Refused no"),
         (Hello(1, "box", 4), "Hello from process 4 on box"),
+        (Consult(1, "b\n", Put("SECRET", Blob(SECRET))), "Consult 'b\\n': Put"),
+        (Reply(1, Object(Blob(SECRET))), "Reply"),
+        (Objected(1, "no"), "Objected no"),
         (Stop(), "Stop"),
         (Stop(True), "Stop and be replaced"),
     ],

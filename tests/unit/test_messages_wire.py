@@ -10,28 +10,38 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher import messages, wire
+from dispatcher import messages, requests, wire
+from dispatcher.boards import End, Row, Tally, TaskState, Worker, WorkerState
 from dispatcher.messages import (
     Admit,
     Ask,
+    Attach,
     Blob,
     Cancel,
+    Consult,
     Crash,
     DaemonReport,
     Despair,
+    Discard,
     Dismiss,
     Done,
+    Enlist,
     Everywhere,
     Expect,
     Expel,
+    Fetched,
     FromClient,
     FromDaemon,
     Function,
+    FunctionReport,
     Hello,
     Interrupt,
+    JobReport,
     Kind,
     Leave,
+    Look,
     Message,
+    Objected,
     Outcome,
     Ping,
     Pong,
@@ -40,14 +50,18 @@ from dispatcher.messages import (
     ProtocolError,
     Recall,
     Recount,
+    Redo,
     Refusals,
     Refused,
+    Reply,
     Report,
     Results,
     Returned,
     Run,
     Scale,
+    Seen,
     Slot,
+    Span,
     Step,
     Stop,
     Submit,
@@ -142,6 +156,81 @@ POOLS = st.builds(
 IDS = several(NUMBERS)
 SLOTS = st.builds(Slot, st.dictionaries(st.text(), st.text(), max_size=2), TAGS)
 
+SPANS = st.builds(Span, NUMBERS, st.integers(1, 2**64 - 1))
+JOBS = st.builds(
+    JobReport,
+    st.text(),
+    SECONDS,
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    several(st.builds(FunctionReport, st.text(), PAYLOADS, NUMBERS)),
+    several(st.tuples(SPANS, st.text())),
+)
+NAMES = several(st.text())
+STATES = st.sampled_from(TaskState)
+ROWS = st.builds(
+    Row,
+    st.text(),
+    PAYLOADS,
+    STATES,
+    PAYLOADS,
+    st.text(),
+    st.text(),
+    PRIORITIES,
+    NUMBERS,
+    SECONDS,
+    SECONDS,
+    SECONDS,
+)
+WORKERS = st.builds(
+    Worker,
+    st.text(),
+    st.text(),
+    NUMBERS,
+    st.sampled_from(WorkerState),
+    SECONDS,
+    SECONDS,
+    SECONDS,
+    SECONDS,
+    st.text(),
+)
+ENDS = st.builds(End, st.text(), STATES, PAYLOADS, st.text())
+REQUESTS: dict[type, st.SearchStrategy[Any]] = {
+    requests.Push: st.builds(requests.Push, several(ROWS)),
+    requests.Create: st.builds(requests.Create, st.text(), several(ROWS)),
+    requests.Pop: st.builds(requests.Pop, st.text(), SECONDS),
+    requests.Finish: st.builds(requests.Finish, st.text(), several(ENDS)),
+    requests.Withdraw: st.builds(requests.Withdraw, st.none() | NAMES, st.text()),
+    requests.Read: st.builds(requests.Read, NAMES),
+    requests.Keys: st.builds(requests.Keys, several(STATES)),
+    requests.Ended: st.builds(requests.Ended, PRIORITIES, PRIORITIES),
+    requests.Wait: st.builds(requests.Wait, PRIORITIES, SECONDS),
+    requests.Enter: st.builds(requests.Enter, WORKERS),
+    requests.Beat: st.builds(requests.Beat, st.text()),
+    requests.Depart: st.builds(
+        requests.Depart, st.text(), st.sampled_from(WorkerState), st.text(), PRIORITIES
+    ),
+    requests.AskToLeave: st.builds(requests.AskToLeave, st.none() | NAMES),
+    requests.FindLost: st.builds(requests.FindLost, PRIORITIES),
+    requests.ListWorkers: st.builds(requests.ListWorkers),
+    requests.Log: st.builds(requests.Log, st.text(), NAMES),
+    requests.Logged: st.builds(requests.Logged, st.none() | st.text(), PRIORITIES),
+    requests.Put: st.builds(requests.Put, st.text(), BLOBS),
+    requests.Get: st.builds(requests.Get, st.text()),
+    requests.Reset: st.builds(requests.Reset),
+}
+ANSWERS: dict[type, st.SearchStrategy[Any]] = {
+    requests.Truths: st.builds(requests.Truths, several(st.booleans())),
+    requests.Count: st.builds(requests.Count, NUMBERS),
+    requests.Given: st.builds(requests.Given, several(st.none() | ROWS)),
+    requests.Named: st.builds(requests.Named, NAMES, NUMBERS),
+    requests.Counted: st.builds(requests.Counted, st.builds(Tally, *[NUMBERS] * 7)),
+    requests.Crew: st.builds(requests.Crew, several(WORKERS)),
+    requests.Lines: st.builds(requests.Lines, several(st.tuples(SECONDS, st.text(), st.text()))),
+    requests.Object: st.builds(requests.Object, st.none() | BLOBS),
+}
 STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     Hello: st.builds(
         Hello,
@@ -164,17 +253,35 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     Submit: st.builds(Submit, several(TASKS), several(FUNCTIONS), IDS),
     Everywhere: st.builds(Everywhere, IDS, TASKS),
     Cancel: st.builds(Cancel, IDS),
+    Enlist: st.builds(
+        Enlist,
+        st.text(),
+        several(TASKS),
+        several(FUNCTIONS),
+        PAYLOADS,
+        PAYLOADS,
+        st.booleans(),
+    ),
+    Attach: st.builds(Attach, NUMBERS, several(SPANS)),
+    Fetched: st.builds(Fetched, several(SPANS)),
+    Look: st.builds(Look, NUMBERS, st.none() | st.text(), st.booleans()),
+    Redo: st.builds(Redo, NUMBERS, st.text()),
+    Discard: st.builds(Discard, NUMBERS, st.text(), several(PAYLOADS)),
+    Seen: st.builds(Seen, NUMBERS, several(JOBS), st.text(), NUMBERS),
     Ask: st.builds(Ask, NUMBERS, NUMBERS),
     Recount: st.builds(Recount, NUMBERS, NUMBERS),
     Told: st.builds(Told, NUMBERS, STORIES),
     Scale: st.builds(Scale, st.integers(0, 10_000), several(SLOTS)),
+    Consult: st.builds(Consult, NUMBERS, st.text(), st.one_of(*REQUESTS.values())),
+    Reply: st.builds(Reply, NUMBERS, st.one_of(*ANSWERS.values())),
+    Objected: st.builds(Objected, NUMBERS, st.text(), st.booleans()),
     Results: st.builds(Results, several(OUTCOMES)),
     Report: st.builds(Report, NUMBERS, POOLS),
     Run: st.builds(Run, several(TASKS), several(FUNCTIONS), IDS),
     Recall: st.builds(Recall, IDS),
     Interrupt: st.builds(Interrupt, IDS),
     Ping: st.builds(Ping),
-    Stop: st.builds(Stop, st.booleans()),
+    Stop: st.builds(Stop, st.booleans(), st.text()),
     Done: st.builds(Done, several(OUTCOMES)),
     Returned: st.builds(Returned, IDS),
     Printed: st.builds(Printed, NUMBERS, st.text()),
@@ -182,7 +289,7 @@ STRATEGIES: dict[type, st.SearchStrategy[Any]] = {
     Leave: st.builds(Leave, st.booleans()),
 }
 ANY_MESSAGE = st.one_of(*STRATEGIES.values())
-CARRIERS = (Submit, Everywhere, Results, Run, Done)
+CARRIERS = (Submit, Enlist, Everywhere, Results, Run, Done, Consult, Reply)
 WITH_BLOBS = st.one_of(*[STRATEGIES[kind] for kind in CARRIERS])
 DIRECTIONS = [FromClient, FromDaemon, ToClient, ToDaemon]
 
@@ -195,6 +302,11 @@ def test_no_message_is_left_out() -> None:
     }
     directed = {kind for direction in DIRECTIONS for kind in get_args(direction)}
     assert STRATEGIES.keys() == set(get_args(Message)) == defined == directed
+
+
+def test_no_request_and_no_answer_is_left_out() -> None:
+    assert REQUESTS.keys() == set(get_args(requests.Request))
+    assert ANSWERS.keys() == set(get_args(requests.Answer))
 
 
 @given(ANY_MESSAGE)
@@ -386,6 +498,12 @@ class _HugeFrame(bytes):
 def test_the_size_of_the_header_is_limited() -> None:
     with pytest.raises(ProtocolError, match="a header of 268435457 bytes"):
         wire.decode([_HugeFrame(wire.encode(Welcome())[0])], Message)
+
+
+def test_how_much_one_request_is_about_is_limited_before_it_is_read() -> None:
+    start = b"\x94\xa7Consult\x01\xa1b\x92\xa4Push\xdd"
+    with pytest.raises(ProtocolError, match="length <= 100000"):
+        wire.decode([start + (requests.MANY + 1).to_bytes(4, "big")], Message)
 
 
 # ── batches ──────────────────────────────────────────────────────────────────────────────
