@@ -31,10 +31,17 @@ QUESTIONS = {
     "tree": ["--tasks", "5", "--each", "2", "--repeats", "1"],
     "crowd": ["--tasks", "5000", "--daemons", "100", "--clients", "10", "--repeats", "1"],
     "stopping": ["--repeats", "2", "--storm", "100"],
+    "boards": ["--tasks", "200", "--many", "1000", "--repeats", "1"],
+    "journal": ["--tasks", "5000", "--computed", "300", "--repeats", "1"],
+    "search": ["--budget", "16", "--seconds", "0.02", "--repeats", "1"],
+    "scaleout": ["--tasks", "800", "--repeats", "1"],
     "importing": ["--repeats", "2"],
 }
 """Name -> what makes it quick."""
-PEERLESS = ("awaiting", "scale", "scaling", "tree", "crowd", "importing")
+PEERLESS = (
+    *("awaiting", "scale", "scaling", "tree", "crowd"),
+    *("boards", "journal", "search", "scaleout", "importing"),
+)
 """Those that do not let peers be chosen."""
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from bisect import bisect_right
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 Rows = list[dict[str, Any]]
@@ -87,25 +89,89 @@ def scaling(folder: Path, pyplot: Any) -> Path | None:
     return save(figure, folder / "scaling.png")
 
 
+def search(folder: Path, pyplot: Any) -> Path | None:
+    """Draw what searches have found against the time that they took."""
+    file = folder / "search.json"
+    if not file.exists():
+        return None
+    lines = json.loads(file.read_text(encoding="utf-8"))["lines"]
+    return save(draw_search(lines, pyplot), folder / "search.png")
+
+
+def draw_search(lines: dict[str, list[list[tuple[float, float]]]], pyplot: Any) -> Any:
+    """Draw the least value so far against time: each search, and the middle of those of a kind."""
+    figure, axes = pyplot.subplots(figsize=(7, 4.2))
+    for number, (who, some) in enumerate(lines.items()):
+        for line in some:
+            times, values = zip(*line, strict=True)
+            axes.step(times, values, where="post", color=f"C{number}", alpha=0.25, linewidth=0.8)
+        times, values = zip(*middle(some), strict=True)
+        axes.step(times, values, where="post", color=f"C{number}", linewidth=2.2, label=who)
+    axes.set(xlabel="seconds", ylabel="least error so far", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def scaleout(folder: Path, pyplot: Any) -> Path | None:
+    """Draw how many workers servers of boards feed."""
+    file = folder / "scaleout.json"
+    if not file.exists():
+        return None
+    lines = json.loads(file.read_text(encoding="utf-8"))["lines"]
+    return save(draw_scaleout(lines, pyplot), folder / "scaleout.png")
+
+
+def draw_scaleout(lines: dict[str, list[tuple[float, float]]], pyplot: Any) -> Any:
+    """Draw how many workers are fed against the length of their tasks, where it is any."""
+    figure, axes = pyplot.subplots(figsize=(7, 4.2))
+    for who, line in lines.items():
+        points = [(length, count) for length, count in line if count]
+        axes.plot(*zip(*points, strict=True), marker="o", label=who)
+    axes.set(xlabel="seconds of a task", ylabel="workers", xscale="log", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def middle(lines: list[list[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """Return the median of step lines, from when on all have begun."""
+    times = sorted(time for line in lines for time, _ in line)
+    begun = max(line[0][0] for line in lines)
+
+    def value(line: list[tuple[float, float]], time: float) -> float:
+        return line[bisect_right(line, time, key=lambda point: point[0]) - 1][1]
+
+    return [(time, median(value(line, time) for line in lines)) for time in times if time >= begun]
+
+
 def save(figure: Any, file: Path) -> Path:
-    """Write the picture."""
+    """Write the picture, a PNG."""
     figure.tight_layout()
-    figure.savefig(file, dpi=130)
+    figure.savefig(file, dpi=130, format="png")
     return file
 
 
-def main() -> int:
-    """Draw what can be drawn."""
-    folder = Path(sys.argv[1])
+def load_pyplot() -> Any:
+    """Return what draws, without a screen; None if matplotlib is not installed."""
     if find_spec("matplotlib") is None:
-        print("no plots: matplotlib is not installed", file=sys.stderr)
-        return 0
+        return None
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    for draw in (throughput, latency, scaling):
+    return pyplot
+
+
+def main() -> int:
+    """Draw what can be drawn."""
+    folder = Path(sys.argv[1])
+    pyplot = load_pyplot()
+    if pyplot is None:
+        print("no plots: matplotlib is not installed", file=sys.stderr)
+        return 0
+    for draw in (throughput, latency, scaling, search, scaleout):
         if (file := draw(folder, pyplot)) is not None:
             print(f"wrote {file}")
     return 0
