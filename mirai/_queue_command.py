@@ -100,13 +100,15 @@ def _check(chosen: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _on_sigterm(drain: Callable[[], None]) -> Iterator[None]:
+def _on_sigterm(drain: Callable[[Callable[[], None]], None]) -> Iterator[None]:
     """Drain at the first signal; a second one ends this process, and with it the workers."""
 
     def handle(*_: object) -> None:
         signal.signal(signal.SIGTERM, former)
+        drain(say)
+
+    def say() -> None:
         print("running tasks are finished; a second signal ends them", file=sys.stderr)
-        drain()
 
     former = signal.signal(signal.SIGTERM, handle)
     try:

@@ -192,7 +192,7 @@ def test_after_a_power_failure_it_tells_a_state_that_was(
         mark = draw.choice([None, b"", b"\0" * 40])
         path = killed.write(tmp_path / "open", **{"j-wal": log[:end], "j-mark": mark})
         journal = Journal(path)
-        assert vars(told(journal)) == vars(past[journal._tables.meta.commits])
+        assert vars(told(journal)) == vars(past[journal._writer.meta.commits])
         journal.close()
 
 

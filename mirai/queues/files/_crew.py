@@ -61,6 +61,7 @@ class Crew:
         self._tick = min(TICK, ttl / RENEWALS)
         self._looks_at = self._renews_at = 0.0
         self._is_draining = self._is_stopped = False
+        self._say: Callable[[], None] | None = None
         self._selector = selectors.DefaultSelector()
         self._wake_out, self._wake_in = socket.socketpair()
         for end in (self._wake_out, self._wake_in):
@@ -83,8 +84,12 @@ class Crew:
         finally:
             self._close()
 
-    def drain(self) -> None:
-        """Have the workers leave when they have done what they are at.  In any thread."""
+    def drain(self, say: Callable[[], None] | None = None) -> None:
+        """Have the workers leave when they have done what they are at.  In any thread.
+
+        ``say`` is called once they all have been told so.
+        """
+        self._say = say
         self._is_draining = True
         self._wake()
 
@@ -99,8 +104,7 @@ class Crew:
         """Renew leases, and start workers, if it is time for that."""
         now = time.monotonic()
         if self._is_draining:
-            for member in self._members:
-                member.process.terminate()
+            self._tell_to_leave()
         elif now >= self._looks_at:
             self._looks_at = now + self._tick
             self._table.requeue(self._clock(), allowed=True)
@@ -109,6 +113,13 @@ class Crew:
         if now >= self._renews_at:
             self._renews_at = now + self._ttl / RENEWALS
             self._table.renew([each.id for each in self._members], self._clock(), self._ttl)
+
+    def _tell_to_leave(self) -> None:
+        for member in self._members:
+            member.process.terminate()
+        if self._say is not None:
+            self._say()
+            self._say = None
 
     def _wanted(self) -> int:
         """Return how many more workers would have something to do."""
