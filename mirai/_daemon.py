@@ -67,6 +67,8 @@ logger = Guarded("mirai")
 
 FAREWELL = 1.0
 """How long the main thread may take to leave a task when the daemon must stop, in seconds."""
+INSIST = 0.2
+"""How soon a task is interrupted again that has not noticed, in seconds."""
 SPOOL_INTERVAL = 0.02
 """How often what tasks print is sent, in seconds."""
 COMPANY = 0.001
@@ -130,6 +132,7 @@ class Daemon:
         self._target = 0  # the task that an interrupt is meant for
         self._armed = 0  # the task that an interrupt can stop
         self._struck = False  # one has stopped the task
+        self._insists_at = math.inf  # when to look whether it has
         self._handler = self._on_interrupt
         self._forked = False
         if hasattr(os, "register_at_fork"):
@@ -305,6 +308,8 @@ class Daemon:
                 return False
         if self._results_due() <= time.monotonic():
             self._send_outcomes()
+        if self._insists_at <= time.monotonic():
+            self._insist()
         self._look_at_limits()
         if lone and not (self._leaving or self._hand.is_empty()):
             self._ear.lend()
@@ -360,6 +365,8 @@ class Daemon:
             deadline = self._stay.deadline()
         if self._spool is not None and self._spool.waits:
             deadline = min(self._next_spool, deadline or math.inf)
+        if self._insists_at < math.inf:
+            deadline = min(self._insists_at, deadline or math.inf)
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
     def _look_at_limits(self) -> None:
@@ -405,6 +412,22 @@ class Daemon:
     def _interrupt(self, id: int) -> None:
         """Send the signal.  Its handler looks again whether it is still this task that runs."""
         self._target = id
+        self._insists_at = time.monotonic() + INSIST
+        self._signal()
+
+    def _insist(self) -> None:
+        """Send the signal again if it was in vain: a call that then began to wait misses it.
+
+        Not where the task has a handler of its own, which has heard.
+        """
+        waits = self._armed and self._armed == self._target
+        if waits and getsignal(signal.SIGINT) is self._handler:
+            self._insists_at = time.monotonic() + INSIST
+            self._signal()
+        else:
+            self._insists_at = math.inf
+
+    def _signal(self) -> None:
         main = threading.main_thread().ident
         if hasattr(signal, "pthread_kill") and main is not None:
             signal.pthread_kill(main, signal.SIGINT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import operator
 import os
 import random
 import signal
@@ -11,8 +12,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +216,23 @@ class TestCancel:
                 future.result()
             assert mirai(os.getpid).result(timeout=20) == pid
             assert (tmp_path / "interrupted").exists()
+
+    @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+    def test_a_call_that_begins_to_wait_as_the_signal_comes(self, tmp_path: Path) -> None:
+        """No call is interrupted that comes after the signal and before the next bytecode."""
+
+        def work() -> None:
+            pause = ctypes.CDLL(None).pause  # which ends when a signal has come
+            wait = partial(time.sleep, 600)
+            (tmp_path / "begun").touch()
+            deque(map(operator.call, [pause, wait]), maxlen=0)
+
+        with daemons(1):
+            pid = mirai(os.getpid).result()
+            future = mirai(work)
+            wait_until((tmp_path / "begun").exists)
+            future.cancel()
+            assert mirai(os.getpid).result(timeout=20) == pid
 
     def test_a_waiting_task_is_dropped(self, tmp_path: Path) -> None:
         with daemons(1):
