@@ -56,6 +56,7 @@ from typing import Any, TypeVar
 
 from msgspec import structs
 
+from dispatcher.checks import check_functions, check_task
 from dispatcher.credit import HORIZON, MOST, TOO_MUCH, cost, has_credit, has_time, room
 from dispatcher.events import (
     Barren,
@@ -124,7 +125,7 @@ from dispatcher.messages import (
 from dispatcher.peers import Bench, Client, Daemon, Mail, Standing
 from dispatcher.queue import Queue
 from dispatcher.story import SLOW, cause, ended, note, seconds, steps, whereabouts
-from dispatcher.wire import BATCH_TASKS, batches, work
+from dispatcher.wire import batches, work
 from dispatcher.words import spans
 
 _T = TypeVar("_T")
@@ -151,8 +152,6 @@ NOT_FOR_DAEMONS = (Kind.CRASHED, Kind.TIMEOUT, Kind.DECLINED)
 """What only the dispatcher may say of a task."""
 UNTIMED = (Kind.CANCELLED, Kind.CRASHED)
 """Endings that say nothing about how long a task takes."""
-MAX_ID = 2**62
-"""The largest number for a task that a client may choose."""
 MAX_TIMEOUT = 1e9
 """A longer timeout of a task, in seconds, is none."""
 
@@ -745,21 +744,12 @@ class Dispatcher:
     def _check(self, client: Client, submit: Submit) -> None:
         """Raise before anything has changed."""
         known = client.functions
-        new = {function.number for function in submit.functions} if submit.functions else set()
-        if len(new) != len(submit.functions) or not new.isdisjoint(known):
-            raise ProtocolError("a function's number is used twice")
+        new = check_functions(submit.functions, known)
         last = client.last
         for task in submit.tasks:
             if task.id <= last and (client.peer > 0 or task.id in client.jobs):
                 raise ProtocolError(f"task {task.id} after task {last}")
-            if task.function not in known and task.function not in new:
-                raise ProtocolError(f"task {task.id} needs an unknown function")
-            if task.count > BATCH_TASKS:
-                raise ProtocolError(f"a run of {task.count} tasks")
-            if task.id > MAX_ID:
-                raise ProtocolError(f"there are no numbers after {task.id}")
-            if task.following and (task.blobs or task.stream or task.keep):
-                raise ProtocolError(f"task {task.id} is none that others could be like")
+            check_task(task, known, new)
             last = task.id + task.count - 1
         if not submit.forget:
             return

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import groupby
 
+from dispatcher.checks import MAX_ID, check_functions, check_task
 from dispatcher.events import Command, Drain, Event, Illegal, Joined, Lost, Moved, Role, Send, Turn
 from dispatcher.kept import (
     BEGUN,
@@ -75,10 +76,9 @@ from dispatcher.records import (
 )
 from dispatcher.register import Register
 from dispatcher.shared import contents
-from dispatcher.wire import BATCH_TASKS, batches
+from dispatcher.wire import batches
 from dispatcher.words import spans
 
-MAX_ID = 2**62
 MAX_AT_ONCE = 10_000_000
 
 
@@ -557,22 +557,15 @@ def _check(client: KeptClient, event: Enlist) -> None:
     """Raise ProtocolError before anything has changed."""
     if not 0 < len(event.job) <= MAX_NAME or not event.job.isprintable():
         raise ProtocolError(f"a job's name of {len(event.job)} letters")
-    new = {function.number for function in event.functions}
-    if len(new) < len(event.functions) or not new.isdisjoint(client.functions):
-        raise ProtocolError("a function's number is used twice")
+    new = check_functions(event.functions, client.functions)
     total = last = 0
     for task in event.tasks:
         total += task.count
         if task.id <= last:
             raise ProtocolError(f"task {task.id} after task {last}")
         last = task.id + task.count - 1
-        if task.function not in client.functions and task.function not in new:
-            raise ProtocolError(f"task {task.id} needs an unknown function")
-        if task.count > BATCH_TASKS:
-            raise ProtocolError(f"a run of {task.count} tasks")
-        if task.following and (task.blobs or task.stream or task.keep):
-            raise ProtocolError(f"task {task.id} is none that others could be like")
-        if task.id > MAX_ID or not client.is_free(_ids(task)):
+        check_task(task, client.functions, new)
+        if not client.is_free(_ids(task)):
             raise ProtocolError(f"task {task.id} is none that could be new")
     if event.keys and len(event.keys) != KEY_BYTES * total:
         raise ProtocolError(f"{len(event.keys)} bytes of keys for {total} tasks")

@@ -82,11 +82,6 @@ class KeptRun:
     def state(self, serial: int) -> int:
         return self.states[serial - self.first]
 
-    @property
-    def all(self) -> Span:
-        """The serials of all its tasks."""
-        return Span(self.first, len(self.states))
-
     def is_gone(self) -> bool:
         """Whether nothing of it need be kept."""
         return self.states.count(GONE) == len(self.states)

@@ -1,4 +1,4 @@
-"""A bell: how other threads wake the one that waits for a connection."""
+"""A bell: how other threads wake one that waits for descriptors."""
 
 from __future__ import annotations
 

@@ -7,51 +7,39 @@ the task has ended.
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from bdb import BdbQuit
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
-from contextvars import copy_context
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from dispatcher.events import Event, Joined, Moved, Role, Send, Turn
 from dispatcher.log import Guarded
 from dispatcher.messages import (
-    VERSION,
     Attach,
-    Cancel,
-    Crash,
     Discard,
     Enlist,
     Everywhere,
-    Hello,
     Kind,
     Look,
     Message,
     Outcome,
     PoolReport,
     Redo,
-    Results,
     Scale,
-    Seen,
     Span,
     Submit,
     Task,
 )
 from mirai._answer import Value
 from mirai._budget import Budget, Memory
-from mirai._channel import fetched
 from mirai._errors import DispatcherLost, MiraiError, again
 from mirai._evaluate import Evaluator
 from mirai._feed import Feed
-from mirai._future import Mirai, running_loop
+from mirai._future import Mirai
+from mirai._here import evaluate_here
 from mirai._options import Call, Durable, TaskOptions
 from mirai._outbox import Outbox, Parcel
 from mirai._pending import Pending
@@ -60,51 +48,9 @@ from mirai._streams import kept
 
 if TYPE_CHECKING:
     from dispatcher.vault import Vault
+    from mirai._sync_vault import SyncVault
 
 logger = Guarded("mirai")
-
-US = 1
-"""The number of the only client."""
-
-INTERRUPTED = "it was interrupted where it was evaluated"
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Have Ctrl-C wait until the block has ended, since what is half saved would be lost."""
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
-        yield
-        return
-    came: list[tuple[int, FrameType | None]] = []
-    signal.signal(signal.SIGINT, lambda *at: came.append(at))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        if came:
-            handler(*came[0])
-
-
-def evaluate_here(evaluator: Evaluator, task: Task) -> Outcome:
-    """Evaluate in this thread, or, where an event loop runs in it, in another one.
-
-    Raises what the evaluator lets through.
-    """
-    if running_loop() is None:
-        return evaluator.evaluate(task)
-    outcome: Future[Outcome] = Future()
-
-    def evaluate() -> None:
-        try:
-            outcome.set_result(evaluator.evaluate(task))
-        except BaseException as error:  # it is the caller's: Ctrl-C, or the end of a debugger
-            outcome.set_exception(error)
-
-    thread = threading.Thread(target=copy_context().run, args=(evaluate,), name="mirai-sync")
-    thread.start()
-    thread.join()
-    return outcome.result()
 
 
 class SyncChannel:
@@ -129,14 +75,17 @@ class SyncChannel:
         self._pending = Pending()
         self._reducer = reducer
         self._lock = threading.RLock()  # each thread evaluates what it has put into the outbox
-        self._evaluator = Evaluator((KeyboardInterrupt, BdbQuit), reducer=reducer, lasting=False)
-        self._vault = vault
-        self._kept = Evaluator((KeyboardInterrupt, BdbQuit), reducer=reducer, lasting=False)
-        self._due: deque[tuple[int, Task]] = deque()  # durable tasks, and whose they are
+        self._evaluator = self._new_evaluator()
+        self._vault: SyncVault | None = None
         if vault is not None:
-            self._hear([*vault.take([(US, Joined(Role.CLIENT, Hello(VERSION)))])])
+            from mirai._sync_vault import SyncVault
+
+            self._vault = SyncVault(vault, self._new_evaluator(), self._run, self._pending.settle)
         self._completed = 0
         self._end: MiraiError | None = None
+
+    def _new_evaluator(self) -> Evaluator:
+        return Evaluator((KeyboardInterrupt, BdbQuit), reducer=self._reducer, lasting=False)
 
     def submit(
         self,
@@ -209,12 +158,11 @@ class SyncChannel:
         """Do what a dispatcher and its daemon would."""
         for message in messages:
             if isinstance(message, (Enlist, Attach)):
-                with self._losing():
-                    self._obey_vault(message)
+                self._obey_vault(message)
                 continue
             if isinstance(message, Submit):
                 if self._vault is not None:
-                    self._vault.take([(US, message)])
+                    self._vault.learn(message)
                 self._evaluator.learn(message.functions, message.forget)
                 tasks = message.tasks
             else:
@@ -222,7 +170,7 @@ class SyncChannel:
                 tasks = (structs.replace(message.call, id=message.ids[0]),)
             for task in tasks:
                 for each in task.each():
-                    self._pending.settle([self._run(each)])
+                    self._pending.settle([self._run(each, self._evaluator)])
                     with self._lock:
                         self._completed += 1
 
@@ -243,12 +191,17 @@ class SyncChannel:
 
     def consult(self, question: Callable[[int], Look | Redo | Discard]) -> Mirai[Any]:
         """Return a mirai of what there is of durable jobs."""
-        with self._losing(), undisturbed(), self._lock:
-            self._check_open()
-            assert self._vault is not None, "nothing is kept here"
-            self._hear(self._vault.take([(US, question(0))]))
-            answers = [command for command in self._vault.give([]) if isinstance(command, Send)]
-        return self._settled(next(a.message for a in answers if isinstance(a.message, Seen)))
+        self._check_open()
+        assert self._vault is not None, "nothing is kept here"
+        with self._losing():
+            return self._settled(self._vault.consult(question(0)))
+
+    def _obey_vault(self, message: Enlist | Attach) -> None:
+        assert self._vault is not None, "nothing is kept here"
+        if isinstance(message, Enlist):
+            self._evaluator.learn(message.functions, ())  # other tasks may call them
+        with self._losing():
+            self._vault.obey(message)
 
     @contextmanager
     def _losing(self) -> Iterator[None]:
@@ -259,78 +212,9 @@ class SyncChannel:
             self._end = DispatcherLost(f"the dispatcher has shut down: {error}")
             raise self._end from None
 
-    def _obey_vault(self, message: Enlist | Attach) -> None:
-        """Evaluate what is new; where it is of a job, also what has waited in the journal."""
-        assert self._vault is not None
-        due: deque[tuple[int, Task]] = deque()
-        try:
-            with undisturbed(), self._lock:
-                waited, self._due = self._due, deque()
-                self._hear(self._vault.take([(US, message)]))
-                if isinstance(message, Enlist) and not message.stays:
-                    due, self._due = self._due, waited
-                else:
-                    due, self._due = waited + self._due, deque()
-                self._tell_vault()
-            while due:
-                self._evaluate_first(due)
-        finally:
-            with self._lock:
-                self._due += due  # Ctrl-C has come
-
-    def _evaluate_first(self, due: deque[tuple[int, Task]]) -> None:
-        """Evaluate the first of these; when it is answered, it is none of them any more."""
-        peer, task = at_hand = due[0]
-        try:
-            with undisturbed():
-                self._tell_vault(Moved(peer, task.id, 1, Turn.BEGUN))
-            outcome = self._run(task, self._kept)
-            with undisturbed(), self._lock:
-                due.popleft()
-                self._tell_vault(Send(peer, Results((outcome,))))
-                self._completed += 1
-        except BaseException:
-            if due and due[0] is at_hand:
-                self._break_off(due)
-            raise
-
-    def _break_off(self, due: deque[tuple[int, Task]]) -> None:
-        """The first of these was interrupted, which is as if its daemon had died."""
-        peer, task = due.popleft()
-        with undisturbed():
-            if task.retries:
-                due.appendleft((peer, structs.replace(task, retries=task.retries - 1)))
-                self._tell_vault(Moved(peer, task.id, 1, Turn.AGAIN))
-            else:
-                crash = Outcome(task.id, Kind.CRASHED, crash=Crash(INTERRUPTED))
-                self._tell_vault(Send(peer, Results((crash,))))
-
-    def _hear(self, events: Iterable[tuple[int, Event]]) -> None:
-        """Know what there is to do."""
-        for peer, event in events:
-            if isinstance(event, Submit) and peer < 0:
-                self._kept.learn(event.functions, ())  # what another job still needs is not told
-                self._due += ((peer, each) for task in event.tasks for each in task.each())
-            elif isinstance(event, Submit):
-                self._evaluator.learn(event.functions, event.forget)
-            elif isinstance(event, Cancel) and peer < 0:
-                self._due = deque(each for each in self._due if each[1].id not in event.ids)
-
-    def _tell_vault(self, *happened: Moved | Send) -> None:
-        """Have it saved what has happened; settle what that settles."""
-        assert self._vault is not None
-        with self._lock:
-            for command in self._vault.give(happened):
-                if isinstance(command, Send) and isinstance(command.message, Results):
-                    outcomes = command.message.outcomes
-                    self._pending.settle(outcomes)
-                    self._vault.take([(US, fetched(outcomes))])
-            self._vault.give([])
-
     # ── evaluation ───────────────────────────────────────────────────────────────────────
 
-    def _run(self, task: Task, evaluator: Evaluator | None = None) -> Outcome:
-        evaluator = evaluator or self._evaluator
+    def _run(self, task: Task, evaluator: Evaluator) -> Outcome:
         begun = time.monotonic()
         outcome = self._evaluate(task, evaluator)
         for _ in range(task.retries):
@@ -350,7 +234,8 @@ class SyncChannel:
 
     def ask(self, at_least: int = 0) -> Mirai[Any]:  # noqa: ARG002  # the caller is daemon enough
         """Return a mirai of a PoolReport without daemons."""
-        return self._settled(PoolReport(0, 0, 0, 0, self._completed, 0))
+        completed = self._completed + (0 if self._vault is None else self._vault.completed)
+        return self._settled(PoolReport(0, 0, 0, 0, completed, 0))
 
     def mark(self) -> int:
         """Return a number that means nothing: whatever was submitted has ended."""
@@ -373,7 +258,6 @@ class SyncChannel:
         """Take no more tasks.  Idempotent."""
         self._end = error
         self._evaluator.close()
-        self._kept.close()
         vault, self._vault = self._vault, None
         if vault is not None:
             try:

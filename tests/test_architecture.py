@@ -177,6 +177,7 @@ Rule = Callable[[str], set[str]]
 RULES: list[tuple[Rule, str, tuple[str, ...]]] = [
     (uses_the_client, "dispatcher/*", ()),
     (uses_the_inside_of_the_dispatcher, "mirai/*", ("mirai/_dispatcher_command.py",)),
+    (does_io, "dispatcher/checks.py", ()),
     (does_io, "dispatcher/core.py", ()),
     (does_io, "dispatcher/credit.py", ()),
     (does_io, "dispatcher/events.py", ()),

@@ -44,7 +44,7 @@ from hostile import (
     until_hung_up,
 )
 
-from dispatcher.core import MAX_ID
+from dispatcher.checks import MAX_ID
 from dispatcher.events import Role
 from dispatcher.keys import KeyPair
 from dispatcher.messages import (

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from dispatcher.processes import JOINED, MAX_FAILURES, POSIX, Process
+from mirai._bell import Bell
 from mirai._errors import MiraiError
 from mirai._log import level
 from mirai._process import boot_argv, search_path
@@ -63,11 +64,9 @@ class Crew:
         self._is_draining = self._is_stopped = False
         self._say: Callable[[], None] | None = None
         self._selector = selectors.DefaultSelector()
-        self._wake_out, self._wake_in = socket.socketpair()
-        for end in (self._wake_out, self._wake_in):
-            end.setblocking(False)
+        self._bell = Bell()
         if POSIX:
-            self._selector.register(self._wake_out, selectors.EVENT_READ, self._drain_wakes)
+            self._selector.register(self._bell, selectors.EVENT_READ, self._bell.silence)
 
     def run(self) -> None:
         """Work until the queue is empty; once.
@@ -91,12 +90,12 @@ class Crew:
         """
         self._say = say
         self._is_draining = True
-        self._wake()
+        self._bell.ring()
 
     def stop(self) -> None:
         """End the workers at once.  In any thread."""
         self._is_stopped = True
-        self._wake()
+        self._bell.ring()
 
     # ── workers ──────────────────────────────────────────────────────────────────────────
 
@@ -182,14 +181,6 @@ class Crew:
         for key, _ in self._selector.select(timeout):
             key.data()
 
-    def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # it is awake, or has ended
-            self._wake_in.send(b"\0")
-
-    def _drain_wakes(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self._wake_out.recv(4_096)
-
     def _read_output(self, process: Process) -> None:
         if not process.read_output():
             self._unwatch(process.output)
@@ -215,5 +206,5 @@ class Crew:
             self._discard(member.process)
             with contextlib.suppress(MiraiError):  # then their leases end by themselves
                 self._table.bury(member.id, begun(mark), ENDED, None, output)
-        for thing in (self._selector, self._wake_in, self._wake_out):
-            thing.close()
+        self._selector.close()
+        self._bell.close()

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from dispatcher.log import Guarded
 from mirai._errors import SerializationError, StoreError
 from mirai._evaluate import Evaluator, tell
+from mirai._here import evaluate_here
 from mirai._serialize import pack
-from mirai._sync import evaluate_here
 from mirai.queues.files._parcel import answer_of, flat, function_of, task_of
 from mirai.queues.files._row import Row, Who
 from mirai.queues.files._table import MOST, Answer, Table
