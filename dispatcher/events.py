@@ -6,14 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from dispatcher.messages import Crash, Hello, Message, Slot
-
-
-class Role(Enum):
-    """What a peer is; its key says so."""
-
-    CLIENT = "client"
-    DAEMON = "daemon"
-
+from dispatcher.messages import Role as Role
 
 # ── what the shell tells the core besides messages ───────────────────────────────────────
 

@@ -41,6 +41,8 @@ from dispatcher.kept import (
     keys_of,
 )
 from dispatcher.messages import (
+    KEY_BYTES,
+    MAX_NAME,
     Attach,
     Cancel,
     Crash,
@@ -66,8 +68,6 @@ from dispatcher.messages import (
     Told,
 )
 from dispatcher.records import (
-    KEY_BYTES,
-    MAX_NAME,
     Again,
     Begun,
     Loaded,

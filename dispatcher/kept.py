@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from dispatcher.messages import Function, FunctionReport, JobReport, Kind, Span
-from dispatcher.records import KEY_BYTES, Enlisted, FunctionMade
+from dispatcher.messages import KEY_BYTES, Function, FunctionReport, JobReport, Kind, Span
+from dispatcher.records import Enlisted, FunctionMade
 
 # What a byte says of a task; one that has ended says ENDED and its kind.
 WAITING, BEGUN, HELD, GONE, ENDED = 0, 1, 2, 3, 16

@@ -24,7 +24,7 @@ none of those that it gives out.  What may be asked of one is in ``requests``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import Annotated
 
 import msgspec
@@ -37,6 +37,17 @@ VERSION = 1
 """The protocol's version; peers of another version are refused at their Hello."""
 MAX_WIDTH = 1_000
 """How many tasks a daemon may do at once."""
+MAX_NAME = 200
+"""How many letters the name of a durable job may have."""
+KEY_BYTES = 16
+"""How long a key is by which durable tasks are known again, or a version of a function."""
+
+
+class Role(Enum):
+    """What a peer is; its key says so."""
+
+    CLIENT = "client"
+    DAEMON = "daemon"
 
 
 class ProtocolError(Exception):

@@ -14,13 +14,6 @@ from dataclasses import dataclass
 
 from dispatcher.messages import Function, Kind, Outcome, Task
 
-KEY_BYTES = 16
-"""How long the key of a task is, by which its job knows it again."""
-
-
-MAX_NAME = 200
-"""How many letters a job's name may have."""
-
 
 @dataclass(frozen=True, slots=True)
 class JobMade:

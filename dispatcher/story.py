@@ -8,10 +8,13 @@ is told the story is told with it where the job is now, or where it ended.
 from __future__ import annotations
 
 from signal import Signals
+from typing import TYPE_CHECKING
 
-from dispatcher.jobs import Job
 from dispatcher.messages import Crash, Kind, Outcome, Step
-from dispatcher.peers import Daemon
+
+if TYPE_CHECKING:  # clients tell stories, too, and know neither
+    from dispatcher.jobs import Job
+    from dispatcher.peers import Daemon
 
 SLOW = 0.01
 """A task that takes longer, in seconds, tells its story: that costs nothing beside it."""

@@ -18,8 +18,8 @@ from typing import Any
 
 from zmq.utils import z85
 
-from dispatcher.events import Role
 from dispatcher.keys import KeyPair
+from dispatcher.messages import Role
 from mirai._errors import MiraiError
 
 VERSION = 1

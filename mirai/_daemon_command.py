@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from dispatcher import descriptors
-from dispatcher.events import Role
+from dispatcher.messages import Role
 from mirai._arguments import behind, duration, parser, some, tags
 from mirai._connection import Connection
 from mirai._errors import MiraiError

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 import cloudpickle
 
-from dispatcher.records import KEY_BYTES
+from dispatcher.messages import KEY_BYTES
 from mirai._constant import Constant
 from mirai._options import Call, Key
 from mirai._serialize import Reducer, global_names, pack_whole

@@ -13,9 +13,9 @@ import msgspec
 import zmq
 
 from dispatcher import descriptors
-from dispatcher.events import Role
 from dispatcher.journal import JournalError
 from dispatcher.keys import KeyPair
+from dispatcher.messages import Role
 from dispatcher.server import Config, Server
 from mirai._addresses import urls_of
 from mirai._arguments import checked, count, parser

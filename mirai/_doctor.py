@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dispatcher import __version__
-from dispatcher.events import Role
 from dispatcher.keys import require_curve
-from dispatcher.messages import PoolReport
+from dispatcher.messages import PoolReport, Role
 from dispatcher.shared import AVAILABLE
 from mirai import connect
 from mirai._addresses import local_addresses, primary_address

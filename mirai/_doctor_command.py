@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator, Sequence
 
-from dispatcher.events import Role
+from dispatcher.messages import Role
 from mirai import daemons, host_url
 from mirai._arguments import parser
 from mirai._connection import Connection

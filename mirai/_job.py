@@ -8,11 +8,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar, overload
 
-from dispatcher.messages import Discard, FunctionReport, JobReport, Look, Redo, Seen
-from dispatcher.records import MAX_NAME
+from dispatcher.messages import MAX_NAME, Discard, FunctionReport, JobReport, Look, Redo, Seen
 from mirai._answer import Failure, Value
 from mirai._constant import Constant
-from mirai._digest import bound_to, keys_for, version_of
 from mirai._errors import FunctionChanged
 from mirai._future import Mirai
 from mirai._map import MiraiMap, elements_of
@@ -115,6 +113,8 @@ class Job:
 
         Where the job has this call already, it is the future of that one.  Raises like ``mirai``.
         """
+        from mirai._digest import version_of  # not sooner: most programs have no jobs
+
         check_callable(fn)
         options = self._durably(fn, version_of(fn))
         return self._pool.submit(fn, args, kwargs, options)
@@ -242,12 +242,16 @@ class Job:
     # ── inside ───────────────────────────────────────────────────────────────────────────
 
     def _durably(self, fn: Callable[..., Any], version: bytes) -> TaskOptions:
+        from mirai._digest import bound_to, keys_for
+
         key = keys_for(version, bound_to(fn))
         durable = Durable(self.name, stays=True, version=version, key=key)
         return replace(self._options, durable=durable)
 
     def _version(self, fn: Callable[..., Any], changed: str) -> bytes:
         """Return the version under which calls of a function are known.  Raises FunctionChanged."""
+        from mirai._digest import version_of
+
         version = version_of(fn)
         name = _plain(function_name(fn))
         if name.endswith("<lambda>"):  # another one is no other version

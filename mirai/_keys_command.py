@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dispatcher.events import Role
+from dispatcher.messages import Role
 from mirai._arguments import checked, parser
 from mirai._connection import Connection
 from mirai._pool_options import check_url

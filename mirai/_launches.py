@@ -17,10 +17,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from dispatcher.events import Role
 from dispatcher.keys import KeyPair
 from dispatcher.log import Guarded
-from dispatcher.messages import Admit, Crash, Despair, Dismiss, Expel, FromHost, PoolReport
+from dispatcher.messages import Admit, Crash, Despair, Dismiss, Expel, FromHost, PoolReport, Role
 from mirai._connection import Connection
 from mirai._errors import DispatcherLost, LaunchError, MiraiError
 from mirai._fleet import Failure, Fleet

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-from dispatcher.events import Role
 from dispatcher.keys import KeyPair
 from dispatcher.log import Guarded
 from dispatcher.messages import (
@@ -20,6 +19,7 @@ from dispatcher.messages import (
     Look,
     PoolReport,
     Redo,
+    Role,
     Scale,
     Seen,
     Slot,

@@ -473,7 +473,7 @@ def join(
     serial: Serial | None = None,
 ) -> Daemons:
     """Connect to a dispatcher; the pool belongs to no profile yet.  Raises like ``connect``."""
-    from dispatcher.events import Role
+    from dispatcher.messages import Role
 
     pair = connection.pair(Role.CLIENT)
     pool = Daemons(profile, None, _forget)

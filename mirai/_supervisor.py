@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from dispatcher.events import Role
+from dispatcher.messages import Role
 from dispatcher.processes import ECHO, POSIX, Process
 from mirai._comeback import Over, Place
 from mirai._connection import Connection

@@ -15,7 +15,6 @@ from contextlib import suppress
 from functools import partial
 
 from dispatcher import wire
-from dispatcher.events import Role
 from dispatcher.log import Guarded
 from dispatcher.messages import (
     Done,
@@ -29,6 +28,7 @@ from dispatcher.messages import (
     Recall,
     Refused,
     Returned,
+    Role,
     Run,
     Stop,
     Task,

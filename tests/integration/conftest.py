@@ -192,7 +192,10 @@ def nothing_left(mark: str) -> Iterator[None]:
     assert not _shared_memory() - shared
 
 
-@pytest.fixture(params=[1, 0], ids=["process", "thread"])
+@pytest.fixture(
+    params=[1, pytest.param(0, marks=pytest.mark.thorough)],
+    ids=["process", "thread"],
+)
 def dispatchers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Run a test with a dispatcher process and without; return how many of them a pool has."""
     from mirai import daemons

@@ -17,9 +17,19 @@ from typing import Any
 import zmq
 from conftest import ROOT
 
-from dispatcher.events import Role
 from dispatcher.keys import KeyPair
-from dispatcher.messages import VERSION, Ask, Hello, Message, Refused, Report, Submit, Task, Welcome
+from dispatcher.messages import (
+    VERSION,
+    Ask,
+    Hello,
+    Message,
+    Refused,
+    Report,
+    Role,
+    Submit,
+    Task,
+    Welcome,
+)
 from dispatcher.messages import Function as WireFunction
 from dispatcher.security import dial
 from dispatcher.sockets import monitor_events, receive_frames

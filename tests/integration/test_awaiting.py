@@ -83,6 +83,7 @@ class TestGather:
 
         assert right(run(main()))
 
+    @pytest.mark.thorough
     def test_cancelling_it_cancels_all(self, run: Run) -> None:
         async def main() -> None:
             mirais = mirai_map(time.sleep, [600] * MANY)
@@ -96,6 +97,7 @@ class TestGather:
         run(main())
         wait_until(lambda: status().awaiting + status().executing == 0)
 
+    @pytest.mark.thorough
     def test_the_loop_turns_while_they_resolve(self, run: Run, tmp_path: Path) -> None:
         turns: list[int] = []
 
@@ -135,6 +137,7 @@ class TestNursery:
         trio.run(main)
         assert right(answers)
 
+    @pytest.mark.thorough
     def test_cancelling_it_cancels_all(self) -> None:
         async def wait(future: Any) -> None:
             await future

@@ -45,7 +45,6 @@ from hostile import (
 )
 
 from dispatcher.checks import MAX_ID
-from dispatcher.events import Role
 from dispatcher.keys import KeyPair
 from dispatcher.messages import (
     VERSION,
@@ -66,6 +65,7 @@ from dispatcher.messages import (
     Refused,
     Results,
     Returned,
+    Role,
     Run,
     Scale,
     Stop,
@@ -946,6 +946,7 @@ def test_no_descriptor_is_left(tmp_path: Path) -> None:
     assert "Traceback" not in full.log.read_text()
 
 
+@pytest.mark.thorough
 def test_a_daemon_that_ends_when_no_descriptor_is_left(tmp_path: Path) -> None:
     """Another comes once strangers are cut off, and the tasks wait for it."""
     limit = 64

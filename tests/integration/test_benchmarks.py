@@ -105,6 +105,7 @@ def test_latency(tmp_path: Path) -> None:
     assert all((row["p99"] is not None) == (row["what"] == "round trip") for row in out["rows"])
 
 
+@pytest.mark.thorough
 def test_boards(tmp_path: Path) -> None:
     some = "--tasks", "20", "--many", "50"
     out = measure("boards", tmp_path, "--repeats", "1", *some)
@@ -139,6 +140,7 @@ def test_search(tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(PNG)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("who", WAYS)
 def test_what_a_search_leaves(searching: Any, who: str) -> None:
     """Each point is finished by one worker, taken once, and no two are the same."""
@@ -172,6 +174,7 @@ def test_what_is_proposed(surrogate: Any) -> None:
     assert (deviation < process.predict(np.array([[9.0, 9.0]]))[1]).all()
 
 
+@pytest.mark.thorough
 def test_scaleout(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     if not Path("/proc/self/schedstat").exists():
@@ -226,6 +229,7 @@ def test_mapping(tmp_path: Path) -> None:
     assert shape(out) == [("200 elements", each, 2) for each in who]
 
 
+@pytest.mark.thorough
 def test_stopping(tmp_path: Path) -> None:
     small = "--repeats", "2", "--waiting", "50", "--storm", "5"
     out = measure("stopping", tmp_path, *small, *BOTH)
@@ -262,6 +266,7 @@ def test_scale(tmp_path: Path) -> None:
     assert all(row["median"] > 0 for row in out["rows"])
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="needs /proc")
 def test_crowd(tmp_path: Path) -> None:
     small = "--tasks", "1000", "--daemons", "20", "--clients", "4"
@@ -291,6 +296,7 @@ def test_importing(tmp_path: Path) -> None:
     assert all(row["median"] > 0 for row in out["rows"])
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 def test_memory(tmp_path: Path) -> None:
     out = measure("memory", tmp_path, "--repeats", "1", "--tasks", "1000", *BOTH)
@@ -300,6 +306,7 @@ def test_memory(tmp_path: Path) -> None:
     assert {row["unit"] for row in out["rows"]} == {"B"}
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 def test_idle(tmp_path: Path) -> None:
     out = measure("idle", tmp_path, "--repeats", "1", "--seconds", "0.1", "--only", "mirai")
@@ -342,6 +349,7 @@ def test_a_wrong_name(tmp_path: Path) -> None:
     assert "no such benchmark: speed" in done.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 def test_soak(tmp_path: Path) -> None:
     out = measure("soak", tmp_path, "0.01", "--slower", "1000")

@@ -18,8 +18,8 @@ from board_contract import EVER, StoreContract, drain, finish, keys_of, meanwhil
 from conftest import MARK, Command, listening, wait_until
 
 from dispatcher.boards import Row, Store, TaskState, Worker
-from dispatcher.events import Role
 from dispatcher.keys import KeyPair
+from dispatcher.messages import Role
 from dispatcher.requests import MANY
 from mirai import MiraiError, daemons, mirai, use_profile
 from mirai._connection import Connection
@@ -322,6 +322,7 @@ def test_a_task_for_a_call_that_was_interrupted_is_for_the_next_one(
 # ── how much ─────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.thorough
 def test_large_objects(store: DispatcherStore, other: DispatcherStore) -> None:
     data = os.urandom(1 << 20) * 100
     store.put("large", data)
@@ -352,6 +353,7 @@ def test_tasks_that_are_large_are_told_in_portions(
     store.reset()
 
 
+@pytest.mark.thorough
 def test_what_cannot_be_asked_harms_nobody(store: DispatcherStore) -> None:
     bad: list[Row] = [
         Row("\ud800", b""),

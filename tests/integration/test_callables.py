@@ -83,6 +83,7 @@ class TestState:
 
 
 class TestGenerators:
+    @pytest.mark.thorough
     @pytest.mark.parametrize("fn", [random.random, np.random.normal, random.gauss])
     def test_a_seed_is_for_the_modules_own_functions_too(self, fn: Any) -> None:
         def drawn(seed: int) -> list[float]:

@@ -8,9 +8,8 @@ import pytest
 import zmq
 
 from dispatcher import server
-from dispatcher.events import Role
 from dispatcher.keys import KeyPair
-from dispatcher.messages import VERSION, Done, Hello, Kind, Outcome, ToClient
+from dispatcher.messages import VERSION, Done, Hello, Kind, Outcome, Role, ToClient
 from dispatcher.processes import Plan
 from dispatcher.security import dial
 from dispatcher.wire import encode

@@ -481,6 +481,7 @@ class TestTryingAgain:
         future = again.push(fail_until, str(tmp_path / "a"), 2, partial(nap, 60))
         assert future.result(30) == 2
 
+    @pytest.mark.thorough
     def test_random_numbers_are_the_same_again(self, tmp_path: Path) -> None:
         def draw(path: str) -> float:
             number = random.random()
@@ -509,6 +510,7 @@ def _draw(_: object) -> float:
 
 
 class TestCrashes:
+    @pytest.mark.thorough
     def test_one_after_the_other_go_to_the_backup(self, tmp_path: Path) -> None:
         large = Controller(workers=1, name="large")
         small = Controller(
@@ -524,6 +526,7 @@ class TestCrashes:
             assert result.attempts[0].exit_reason == "the daemon died with exit code 3"
         assert not large._engine.is_started
 
+    @pytest.mark.thorough
     def test_pushed_again_by_name(self) -> None:
         with Controller(workers=1, crashes_max=2) as controller:
             for count in (1, 2):
@@ -543,6 +546,7 @@ class TestCrashes:
             controller.pop()
             assert controller.crashes("it") == count
 
+    @pytest.mark.thorough
     def test_a_chain_of_backups_ends_with_who_has_started_it(self, mark: str) -> None:
         last = Controller(workers=1, name="last")
         middle = Controller(workers=1, name="middle", crashes_max=1, backup=last)
@@ -556,6 +560,7 @@ class TestCrashes:
         assert not (middle._engine.is_started or last._engine.is_started)
         wait_until(lambda: not processes_marked(mark))
 
+    @pytest.mark.thorough
     def test_a_backup_of_the_users_own_goes_on(self, tmp_path: Path) -> None:
         with Controller(workers=2, name="large") as large:
             mine = large.push(_wait_for, str(tmp_path / "began"), str(tmp_path / "go"))
@@ -623,6 +628,7 @@ def _die_or_wait(tried: str, second: str) -> None:
 
 
 class TestWorkers:
+    @pytest.mark.thorough
     def test_as_many_as_there_are_tasks(self) -> None:
         with Controller(workers=3, idle_time=0.3) as controller:
             controller.start()
@@ -634,6 +640,7 @@ class TestWorkers:
             wait_until(lambda: controller.status().connections == 0)
             assert controller.push(double, 4).result(30) == 8
 
+    @pytest.mark.thorough
     def test_never_fewer_than_the_least(self) -> None:
         with Controller(workers=3, min_workers=1, idle_time=0.1) as controller:
             controller.start()
@@ -643,6 +650,7 @@ class TestWorkers:
             controller.push(double, 1).result(30)
             assert controller.status().cumulative <= 3
 
+    @pytest.mark.thorough
     def test_are_kept_through_a_lull(self) -> None:
         with Controller(workers=2, idle_time=600) as controller:
             pids = [{r.unwrap()[1] for r in controller.map(_slow_tell, range(4))} for _ in range(3)]
@@ -656,11 +664,13 @@ class TestWorkers:
         wait_until(lambda: controller.status().connections == 0)
         assert controller.push(tell, 1).result(30)[1] != first
 
+    @pytest.mark.thorough
     def test_their_limits(self) -> None:
         with Controller(workers=1, max_tasks=2) as controller:
             pids = [result.unwrap()[1] for result in controller.map(tell, range(6))]
             assert len(set(pids)) == 3
 
+    @pytest.mark.thorough
     def test_one_that_is_stuck_is_ended(self, controller: Controller, tmp_path: Path) -> None:
         future = controller.push(_stop_itself, str(tmp_path / "pid"))
         assert controller.restart_stuck() == 0
@@ -697,6 +707,7 @@ def _stop_itself(path: str) -> None:
 
 
 class TestLaunched:
+    @pytest.mark.thorough
     def test_come_and_go_with_the_work(self) -> None:
         with Controller(LocalLauncher(), workers=2, idle_time=0.3) as controller:
             assert {type(r.unwrap()[1]) for r in controller.map(_slow_tell, range(6))} == {int}
@@ -709,6 +720,7 @@ class TestLaunched:
             assert first is not None
             assert first.worker in [handle.id for handle in controller.launched()]
 
+    @pytest.mark.thorough
     def test_one_that_is_lost_is_replaced_while_there_is_work(self) -> None:
         with Controller(LocalLauncher(), workers=1) as controller:
             again = controller.options(retry=Retry(crashes=1))
@@ -726,6 +738,7 @@ class TestLaunched:
                 assert isinstance(error, DaemonCrashed)
                 assert "no such thing" in str(error)
 
+    @pytest.mark.thorough
     def test_one_crew_that_never_joins_does_not_hold_up_another(self) -> None:
         broken = CommandLauncher((sys.executable, "-c", "raise SystemExit('no such thing')"))
         with Controller(LocalLauncher(), workers=1) as controller:
@@ -751,6 +764,7 @@ class TestLaunched:
             with pytest.raises(ValueError, match="'big', 'gpu'"):
                 controller.options(tags=("gpu", "big")).push(double, 1)
 
+    @pytest.mark.thorough
     def test_a_crew_is_dismissed(self, tmp_path: Path) -> None:
         with Controller(workers=1) as controller:
             controller.recruit(1, LocalLauncher(), tags=("gpu",))
@@ -768,6 +782,7 @@ class TestLaunched:
                 controller.dismiss()
             assert controller.push(double, 2).result(30) == 4
 
+    @pytest.mark.thorough
     def test_a_crew_is_dismissed_whose_task_waits_to_be_tried_again(self) -> None:
         with Controller(workers=1) as controller:
             controller.recruit(1, LocalLauncher(), tags=("gpu",))
@@ -799,6 +814,7 @@ class TestLaunched:
             slow.go.touch()
             thread.join(30)
 
+    @pytest.mark.thorough
     def test_one_more_crew_needs_an_address(self) -> None:
         with Controller(workers=1) as controller:
             controller.push(double, 1).result(30)
@@ -848,6 +864,7 @@ class TestItsLife:
         assert result is not None
         assert result.unwrap() == 2
 
+    @pytest.mark.thorough
     def test_the_next_push_starts_it_anew(self) -> None:
         controller = Controller(workers=1)
         for _ in range(2):
@@ -1000,6 +1017,7 @@ class TestNested:
 
         assert controller.map(outer, [2, 3, 4]).values() == [2, 6, 12]
 
+    @pytest.mark.thorough
     def test_workers_may_be_dispatchers_themselves(self) -> None:
         with Controller(LocalLauncher(), workers=2, each=2, idle_time=600) as controller:
             assert controller.workers == 4

@@ -11,7 +11,7 @@ from hostile import CURVE, HELLO, ZMTP_3, Peer, Standing, Stream, raw
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dispatcher.events import Role
+from dispatcher.messages import Role
 
 FEW, MANY = 12, 800
 """How much is tried in the default suite, and in the thorough one."""

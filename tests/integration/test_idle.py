@@ -40,6 +40,7 @@ def counts(threads: list[Path]) -> dict[Path, int]:
     return {each: wake_ups(each) for each in threads}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("options", [{}, {"dispatcher": False}, {"idle_time": "1h"}])
 def test_no_thread_of_an_idle_pool_wakes_up(options: dict[str, object]) -> None:
     with daemons(2, **options) as pool:  # type: ignore[arg-type]

@@ -107,6 +107,7 @@ def test_await_at_the_top_of_a_cell(notebook: Notebook) -> None:
     assert "<lambda>" in said
 
 
+@pytest.mark.thorough
 def test_a_class_of_a_cell_comes_back_as_that_class(notebook: Notebook) -> None:
     notebook.run("class Point:\n    def __init__(self, x): self.x = x")
     notebook.run("def make(x): return Point(x)")

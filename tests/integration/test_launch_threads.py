@@ -146,6 +146,7 @@ def test_what_waits_behind_a_long_task_is_handed_to_others() -> None:
         assert tasks[0].result(15) == 0
 
 
+@pytest.mark.thorough
 def test_a_task_that_does_not_leave_is_left_behind(caplog: pytest.LogCaptureFixture) -> None:
     with daemons(1, launcher=THREADS, grace=0.1) as pool:
         [first] = pool.launched()
@@ -182,6 +183,7 @@ def test_the_end_of_a_pool_with_tasks_that_run(caplog: pytest.LogCaptureFixture)
     wait_until(lambda: not jobs & set(_names()))
 
 
+@pytest.mark.thorough
 def test_limits() -> None:
     with daemons(1, launcher=THREADS, max_tasks=1) as pool:
         [first] = pool.launched()

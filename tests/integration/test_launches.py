@@ -172,6 +172,7 @@ class TestKeys:
                 shown += Path("/proc", process.split()[0], "cmdline").read_text()
             assert not any(secret in shown for secret in secrets)
 
+    @pytest.mark.thorough
     def test_they_let_nobody_in_once_the_launch_has_ended(
         self, tmp_path: Path, script: Script
     ) -> None:
@@ -301,6 +302,7 @@ class TestLoss:
             assert mirai(abs, -1).result(30) == 1
             assert len(pool.launched()) == 1
 
+    @pytest.mark.thorough
     def test_a_job_that_is_ended_is_told_so(self, tmp_path: Path) -> None:
         launcher = Watched()
         with daemons(1, launcher=launcher) as pool:
@@ -328,6 +330,7 @@ class TestLoss:
             assert isinstance(task.exception(30), DaemonCrashed)
             wait_until(lambda: caught)
 
+    @pytest.mark.thorough
     def test_those_that_have_reached_a_limit_are_replaced_while_there_is_work(self) -> None:
         launcher = Watched()
         with daemons(1, launcher=launcher, max_tasks=2):
@@ -347,6 +350,7 @@ class TestLoss:
             pids = [mirai(nap, i).result(60) for i in range(3)]
         assert max(map(pids.count, pids)) <= 2
 
+    @pytest.mark.thorough
     def test_the_end_of_the_host_ends_them(self, script: Script, mark: str) -> None:
         program = (
             "import os\n"
@@ -369,6 +373,7 @@ class TestLoss:
 class TestOddLaunchers:
     """A launcher may be anybody's: whatever it does, every task is answered."""
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize("log", [LaunchError("no access to logs"), None, b"bytes"])
     def test_logs_that_cannot_be_had(self, log: object, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(*_: object) -> object:
@@ -417,6 +422,7 @@ class TestOddLaunchers:
             daemons(2, launcher=launcher, url="tcp://127.0.0.1:0")
         assert len(launcher.ended) == count
 
+    @pytest.mark.thorough
     def test_a_refusal_to_launch_others_is_not_the_end(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -466,6 +472,7 @@ class TestOddLaunchers:
         assert [type(error).__name__ for error in errors] == ["DispatcherLost"]
         assert all(state.phase.is_over for state in launcher.poll(launcher.handles()).values())
 
+    @pytest.mark.thorough
     def test_none_is_launched_for_what_it_could_not_do(self) -> None:
         launcher = Watched()
         with daemons(1, launcher=launcher, idle_time=0.2) as pool:
@@ -485,6 +492,7 @@ class TestOddLaunchers:
         wait_until(lambda: len(launcher.ended) == 2)
         daemons(0)
 
+    @pytest.mark.thorough
     def test_the_platform_is_asked_no_more_often_than_it_wants(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:

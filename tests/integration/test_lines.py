@@ -143,6 +143,7 @@ def test_a_daemon_that_talks_nonsense_is_cut_off_and_replaced(nonsense: bytes) -
         assert (status().rejected, status().refusals.peers, other > 0) == (1, 1, True)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("dispatchers")
 def test_a_daemon_that_closes_its_end_is_replaced() -> None:
     def close() -> None:
@@ -198,6 +199,7 @@ def test_one_that_is_cancelled_while_its_daemon_listens_itself() -> None:
         assert status().cumulative == 1
 
 
+@pytest.mark.thorough
 def test_a_daemon_that_listens_itself_leaves_when_it_is_told() -> None:
     with daemons(1):
         for count in range(1, 6):
@@ -206,6 +208,7 @@ def test_a_daemon_that_listens_itself_leaves_when_it_is_told() -> None:
             wait_until(lambda count=count: status().cumulative == count + 1)
 
 
+@pytest.mark.thorough
 def test_one_whose_pool_ends_just_then() -> None:
     for _ in range(10):
         with daemons(1):

@@ -79,6 +79,7 @@ def test_where_nothing_is_wrong_there_are_no_warnings(
     assert (len(out.split()), log) == (3, "")
 
 
+@pytest.mark.thorough
 def test_nobody_reads(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pipe that is full holds up nothing: neither tasks, nor the end."""
     monkeypatch.setenv("MIRAI_LOG", "debug")

@@ -95,6 +95,7 @@ def fonts(tmp_path_factory: pytest.TempPathFactory) -> None:
     MetricsLog(tmp_path_factory.mktemp("nothing")).plot(tmp_path_factory.mktemp("a") / "a.png")
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("fonts")
 def test_they_are_drawn(log: MetricsLog, gate: Path, tmp_path: Path) -> None:
     with Controller(metrics=log) as controller:

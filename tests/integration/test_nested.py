@@ -53,12 +53,14 @@ def test_an_inner_task_runs_in_another_process_of_the_same_pool() -> None:
         assert {outer, inner} <= {daemon.pid for daemon in status().daemons}
 
 
+@pytest.mark.thorough
 def test_many_that_wait() -> None:
     with daemons(2):
         found = mirai_map(squares, range(30)).collect()
         assert found == [[i * i for i in range(n)] for n in range(30)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("function", [fibonacci, awaited])
 def test_recursion(function: object) -> None:
     with daemons(2):
@@ -75,6 +77,7 @@ def test_any_way_of_waiting() -> None:
         assert mirai(outer).result(timeout=30) == 3
 
 
+@pytest.mark.thorough
 def test_those_who_stood_in_leave_when_they_are_not_needed() -> None:
     with daemons(1):
         mirai(fibonacci, 4).result(timeout=30)
@@ -93,6 +96,7 @@ def test_a_chain_that_is_too_long_fails_and_says_why() -> None:
         assert mirai(deep, 3).result() == 3
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("profile", [None, "named"])
 def test_what_a_stopped_task_had_submitted_is_cancelled(
     tmp_path: Path, profile: str | None

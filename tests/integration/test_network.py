@@ -89,6 +89,7 @@ def one_daemon(pool: Daemons) -> tuple[int, int]:
 # ── daemons ──────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.thorough
 @some_and_all
 def test_a_daemon_comes_back_as_a_new_one_and_nothing_runs_twice(
     brisk: Command, proxy: Proxy, proxied: Path, pool_file: Path, ledger: Ledger, names: list[str]
@@ -158,6 +159,7 @@ class TestOnItsWay:
 # ── clients ──────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.thorough
 @some_and_all
 @pytest.mark.parametrize("proxy", [1], indirect=True)
 @pytest.mark.usefixtures("alert")

@@ -239,6 +239,7 @@ class TestOneThatCannotBeStarted:
             assert [future.result(timeout=30) for future in futures] == [0, 1, 2]
             pool.wait(count, timeout=30)
 
+    @pytest.mark.thorough
     def test_is_one_failure_however_often_it_is_wanted(
         self, python: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:

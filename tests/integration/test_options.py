@@ -80,6 +80,7 @@ def raise_key_error() -> None:
 
 
 class TestRetries:
+    @pytest.mark.thorough
     def test_after_the_daemon_died(self, tmp_path: Path) -> None:
         with daemons(1):
             task = mirai.options(retries=2)

@@ -340,6 +340,7 @@ def test_ctrl_c_ends_the_workers_and_leaves_no_doubt(
     assert "was interrupted" in str(jobs.abandoned()[0].error)
 
 
+@pytest.mark.thorough
 def test_the_end_of_who_joined_ends_the_workers(
     jobs: Queue, ledger: Ledger, tmp_path: Path, script: Script, mark: str
 ) -> None:
@@ -379,6 +380,7 @@ def test_whoever_lives_keeps_his_leases(jobs: Queue, ledger: Ledger, tmp_path: P
     assert (jobs.collect(), jobs.find(key).attempt) == ([1], 1)
 
 
+@pytest.mark.thorough
 def test_what_comes_from_one_who_was_away_is_dropped(
     jobs: Queue, ledger: Ledger, tmp_path: Path, script: Script
 ) -> None:
@@ -414,6 +416,7 @@ def test_what_comes_from_one_who_was_away_is_dropped(
 # ── the command ──────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.thorough
 def test_two_commands_work_on_it_at_once(
     jobs: Queue, ledger: Ledger, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -138,6 +138,7 @@ class TestSameThread:
                 assert future.cancelled() or future.result(timeout=20) == i
             assert {future.result(timeout=20) for future in extra} == {7}
 
+    @pytest.mark.thorough
     @pytest.mark.timeout(40)
     def test_submit_in_a_signal_handler_where_tasks_come_one_by_one(self) -> None:
         """Those are sent by their callers: the handler's must not overtake the one it is in."""

@@ -108,6 +108,7 @@ def nested(number: int) -> int:
 
 
 class TestTasks:
+    @pytest.mark.thorough
     @pytest.mark.usefixtures("three")
     def test_all_daemons_of_all_relays_work_at_once(self, tmp_path: Path) -> None:
         pids = mirai_map(meet, [str(tmp_path)] * 6, [6] * 6).collect()
@@ -135,10 +136,12 @@ class TestTasks:
         task.result(30)
         assert task.log == "words\n"
 
+    @pytest.mark.thorough
     @pytest.mark.usefixtures("three")
     def test_tasks_submit_tasks_which_stay_behind_the_relay(self) -> None:
         assert mirai_map(nested, [-3] * 12).collect() == [4] * 12
 
+    @pytest.mark.thorough
     @pytest.mark.usefixtures("three")
     def test_a_call_for_every_daemon_reaches_all(self, tmp_path: Path) -> None:
         answers = everywhere(put, 42).collect()
@@ -177,6 +180,7 @@ def test_options_reach_the_daemons(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 class TestStopping:
+    @pytest.mark.thorough
     @pytest.mark.usefixtures("three")
     def test_a_task_that_runs_is_stopped(self, tmp_path: Path) -> None:
         task = mirai(begin_and_wait, str(tmp_path / "begun"))
@@ -196,6 +200,7 @@ class TestStopping:
             mirai.options(timeout=0.3)(begin_and_wait, path).result(30)
         assert mirai(abs, -1).result(30) == 1
 
+    @pytest.mark.thorough
     @pytest.mark.usefixtures("three")
     def test_one_that_does_not_leave_costs_one_daemon_and_no_relay(self, tmp_path: Path) -> None:
         before = {daemon.pid for daemon in status().daemons}
@@ -210,6 +215,7 @@ class TestStopping:
 
 
 class TestLosses:
+    @pytest.mark.thorough
     def test_a_daemon_that_is_killed_is_told_of(self, three: Daemons, tmp_path: Path) -> None:
         task = mirai(begin_and_wait, str(tmp_path / "begun"))
         pid = begun(tmp_path / "begun")
@@ -226,6 +232,7 @@ class TestLosses:
         path = str(tmp_path / "died")
         assert mirai.options(retries=1)(die_once, path).result(30) == "ran again"
 
+    @pytest.mark.thorough
     @pytest.mark.usefixtures("three")
     def test_a_relay_that_is_killed_takes_its_daemons_along(self, tmp_path: Path) -> None:
         paths = [tmp_path / str(number) for number in range(6)]
@@ -241,11 +248,13 @@ class TestLosses:
             task.cancel()
         assert mirai(abs, -1).result(30) == 1
 
+    @pytest.mark.thorough
     def test_none_outlives_the_dispatcher(self, three: Daemons, mark: str) -> None:
         assert three._process is not None
         os.kill(three._process.pid, signal.SIGKILL)
         wait_until(lambda: not processes_marked(mark), 30)
 
+    @pytest.mark.thorough
     def test_daemons_that_cannot_start_are_told_of(self) -> None:
         def init() -> None:
             raise RuntimeError("no licence")
@@ -256,6 +265,7 @@ class TestLosses:
 
 
 class TestLeaving:
+    @pytest.mark.thorough
     def test_fewer_relays(self, three: Daemons) -> None:
         assert mirai(abs, -1).result(30) == 1
         three.scale(1)

@@ -21,7 +21,6 @@ from conftest import Command, processes_marked, wait_until
 from zmq.utils import z85
 
 from dispatcher import server
-from dispatcher.events import Role
 from dispatcher.keys import KeyPair
 from dispatcher.messages import (
     VERSION,
@@ -41,6 +40,7 @@ from dispatcher.messages import (
     Report,
     Results,
     Returned,
+    Role,
     Run,
     Scale,
     Submit,

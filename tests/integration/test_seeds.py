@@ -37,6 +37,7 @@ def test_the_same_whatever_the_number_of_daemons() -> None:
     assert len({number for drawn in alone for number in drawn}) == 30
 
 
+@pytest.mark.thorough
 def test_without_a_seed_all_differ() -> None:
     drawn = numbers(2) + numbers(1) + numbers(1)
     assert len({number for each in drawn for number in each}) == 90

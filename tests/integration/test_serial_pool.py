@@ -134,6 +134,7 @@ class TestOnePool:
 
 @pytest.mark.usefixtures("registry")
 class TestAllPools:
+    @pytest.mark.thorough
     def test_made_afterwards(self) -> None:
         with daemons(1):
             register_serial(SEALED)

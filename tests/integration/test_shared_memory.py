@@ -134,6 +134,7 @@ def by_value() -> Iterator[None]:
 
 @pytest.mark.usefixtures("dispatchers")
 class TestThereAndBack:
+    @pytest.mark.thorough
     def test_an_argument_and_a_result_lie_in_shared_memory(self) -> None:
         with daemons(1):
             array = big()
@@ -184,6 +185,7 @@ class TestThereAndBack:
         with daemons(2):
             assert everywhere(total, big(2)).collect() == [2 * SIZE] * 2
 
+    @pytest.mark.thorough
     def test_many_at_once(self) -> None:
         """More than the hatch has room for."""
         with daemons(2):
@@ -222,6 +224,7 @@ class TestNothingIsLeft:
             gc.collect()
             wait_until(lambda: nobody_holds_any(os.getpid(), dispatcher_of(pool)))
 
+    @pytest.mark.thorough
     def test_descriptors_do_not_grow(self) -> None:
         with daemons(1) as pool:
             pids = [os.getpid(), dispatcher_of(pool), mirai(os.getpid).result()]
@@ -280,6 +283,7 @@ class TestNothingIsLeft:
 
 @pytest.mark.usefixtures("dispatchers")
 class TestLives:
+    @pytest.mark.thorough
     def test_a_daemon_leaves_after_its_task(self) -> None:
         with daemons(2, max_tasks=1):
             backs = [mirai(same, big(x)) for x in range(4)]
@@ -318,6 +322,7 @@ class TestLives:
 
 
 class TestTheDispatcher:
+    @pytest.mark.thorough
     def test_it_does_not_read_for_a_while(self) -> None:
         """More is sent to it than the hatch has room for."""
         with daemons(1) as pool:
@@ -392,6 +397,7 @@ print("good")
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dispatcher", [True, False])
 @pytest.mark.parametrize(("limit", "value"), [("RLIMIT_NOFILE", 100), ("RLIMIT_FSIZE", 100_000)])
 def test_where_descriptors_or_memory_are_short(
@@ -426,6 +432,7 @@ class TestOthers:
                 assert (back == 5).all()
                 assert home_of(back) == 0
 
+    @pytest.mark.thorough
     def test_a_task_of_a_task(self) -> None:
         def outer(array: Any) -> Any:
             return mirai(double, array).result()

@@ -23,13 +23,13 @@ import zmq
 from conftest import Command, Script, listening, processes_marked, wait_until
 
 from dispatcher import security
-from dispatcher.events import Role
 from dispatcher.keys import KeyPair
 from dispatcher.messages import (
     VERSION,
     Hello,
     PoolReport,
     Report,
+    Role,
     Scale,
     Slot,
     Stop,
@@ -297,6 +297,7 @@ class TestNobodyThere:
             connect(pool_file)
         assert not isinstance(caught.value, AuthenticationError)
 
+    @pytest.mark.thorough
     def test_something_else_listens_that_is_silent(self, pool_file: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             url = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
@@ -406,6 +407,7 @@ class TestSupervisor:
             assert mirai(named).result(timeout=30) == 2
         assert dispatcher.poll() is None
 
+    @pytest.mark.thorough
     def test_one_that_crashes_is_replaced(
         self, command: Command, dispatcher: Popen[str], pool_file: Path
     ) -> None:
@@ -434,6 +436,7 @@ class TestSupervisor:
         assert f"died with exit code {code}, and is replaced" in said
         assert dispatcher.poll() is None
 
+    @pytest.mark.thorough
     def test_one_that_does_not_leave_a_task_is_replaced(
         self, command: Command, pool_file: Path, tmp_path: Path
     ) -> None:
@@ -549,6 +552,7 @@ class TestSupervisor:
         assert (code, said.splitlines()[-1]) == (3, "mirai daemon: the dispatcher refuses us")
         assert dispatcher.poll() is None
 
+    @pytest.mark.thorough
     def test_a_dispatcher_that_is_another_one(
         self, dispatcher: Popen[str], pool_file: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -573,6 +577,7 @@ class TestSupervisor:
 
 
 class TestRestart:
+    @pytest.mark.thorough
     @pytest.mark.parametrize("lasting", [True, False])
     def test_daemons_come_back(self, command: Command, tmp_path: Path, lasting: bool) -> None:
         """With lasting keys, and with new ones in a file at the same place."""
@@ -602,6 +607,7 @@ class TestRestart:
         assert "the connection to the dispatcher was lost; trying again" in said
         assert said.splitlines()[-1] == "mirai daemon: the pool has stopped"
 
+    @pytest.mark.thorough
     def test_daemons_wait_for_a_dispatcher_that_is_not_there_yet(
         self, command: Command, tmp_path: Path
     ) -> None:

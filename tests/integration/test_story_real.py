@@ -37,6 +37,7 @@ def in_order(mirai: Mirai[Any]) -> bool:
     return times == sorted(times)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("dispatchers")
 def test_the_life_of_tasks(tmp_path: Path) -> None:
     go, begun = tmp_path / "go", tmp_path / "begun"

@@ -18,9 +18,8 @@ import zmq
 from conftest import Command, listening, wait_until
 from proxy import Proxy
 
-from dispatcher.events import Role
 from dispatcher.keys import KeyPair
-from dispatcher.messages import VERSION, Hello, Run, ToDaemon, Welcome
+from dispatcher.messages import VERSION, Hello, Role, Run, ToDaemon, Welcome
 from dispatcher.security import dial, watch_for_silence
 from dispatcher.sockets import monitor_events, receive_frames
 from dispatcher.wire import Reader, encode

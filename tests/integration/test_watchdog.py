@@ -35,6 +35,7 @@ def test_hangs(pool, tmp_path):
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scope", ["function", "module"])
 def test_all_stacks_are_shown_at_a_timeout(tmp_path: Path, scope: str) -> None:
     (tmp_path / "test_hangs.py").write_text(HANGS.replace("SCOPE", repr(scope)))

@@ -16,6 +16,7 @@ from dispatcher.core import Dispatcher
 from dispatcher.events import Barren, Command, CutOff, Event, Joined, Lost, Role, Send
 from dispatcher.keeper import MAX_AT_ONCE
 from dispatcher.messages import (
+    KEY_BYTES,
     VERSION,
     Attach,
     Cancel,
@@ -40,7 +41,6 @@ from dispatcher.messages import (
     Span,
     Task,
 )
-from dispatcher.records import KEY_BYTES
 from dispatcher.vault import Vault
 
 JOB = "air"

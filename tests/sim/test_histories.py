@@ -63,7 +63,7 @@ from mirai import (
 from mirai._options import TaskOptions
 from mirai.testing import Move, World
 
-FEW, MORE, MANY = 500, 10_000, 1_000_000
+FEW, MORE, MANY = 250, 2_000, 1_000_000
 """How many histories are run by default, in CI, and by name."""
 BATCH = 25
 """How many of them a test runs by default."""

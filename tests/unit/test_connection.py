@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import zmq
 
-from dispatcher.events import Role
 from dispatcher.keys import KeyPair
+from dispatcher.messages import Role
 from dispatcher.security import HEARTBEAT_MS, SILENCE_MS, dial, watch_for_silence
 from mirai import MiraiError
 from mirai._addresses import primary_address, urls_of

@@ -12,6 +12,7 @@ from dispatcher.core import Dispatcher
 from dispatcher.events import CutOff, Event, Joined, Lost, Role, Send
 from dispatcher.keeper import Keeper, Restore
 from dispatcher.messages import (
+    KEY_BYTES,
     VERSION,
     Attach,
     Cancel,
@@ -36,7 +37,7 @@ from dispatcher.messages import (
     Submit,
     Task,
 )
-from dispatcher.records import KEY_BYTES, Again, Ended, Enlisted, JobDropped, LetGo, Record, Retired
+from dispatcher.records import Again, Ended, Enlisted, JobDropped, LetGo, Record, Retired
 
 
 class Pool:

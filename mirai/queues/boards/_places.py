@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from dispatcher.boards import Store
-from dispatcher.events import Role
+from dispatcher.messages import Role
 from mirai._connection import Connection, read_secret, write_secret
 from mirai._errors import MiraiError
 
