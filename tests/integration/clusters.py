@@ -93,6 +93,12 @@ def redis_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield from _running("redis", tmp_path_factory)
 
 
+@pytest.fixture(scope="session")
+def redis_cluster_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Run a Redis cluster of six nodes; return the directory of its state."""
+    yield from _running("redis-cluster", tmp_path_factory)
+
+
 @pytest.fixture
 def slurm(slurm_state: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Have Slurm's programs find the tests' own server; return the directory of its state."""

@@ -21,6 +21,7 @@ import pytest
 import zmq
 from clusters import (  # noqa: F401 (fixtures)
     launch_home,
+    redis_cluster_state,
     redis_state,
     sge,
     sge_state,

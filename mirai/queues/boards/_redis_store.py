@@ -33,11 +33,19 @@ SILENCE = 20.0
 """Seconds without an answer after which a connection is given up."""
 DELAY = 0.5
 """Seconds between two calls to a server that does not answer, at most."""
+FIRST = ("", 0)
+"""Among nodes of a cluster, the one whose URL was given."""
 UNREACHABLE = (
     redis.exceptions.ConnectionError,
     redis.exceptions.TimeoutError,
     redis.exceptions.BusyLoadingError,
 )
+IN_BETWEEN = (
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.TryAgainError,
+    redis.exceptions.AskError,
+)
+"""A cluster is about to have another node take over."""
 REFUSED = (
     redis.exceptions.AuthenticationError,
     redis.exceptions.AuthorizationError,
@@ -69,6 +77,9 @@ class RedisStore:
     has not kept over that is gone.  A call that it has answered by a lost connection is made again,
     and does no harm: the scripts know what was done already, and only ``withdraw``, ``leave`` and
     ``find_lost`` may return less than they have done.
+
+    The server may be any node of a cluster.  All of a board lies in one slot, so on one node: that
+    one is asked, once another has said which it is.
     """
 
     def __init__(
@@ -83,7 +94,7 @@ class RedisStore:
         self._prefix = f"mirai:{{{name}}}:"
         options: dict[str, Any] = {} if url.startswith("unix") else {"socket_keepalive": True}
         try:
-            self._client: Any = redis.Redis.from_url(
+            first: Any = redis.Redis.from_url(
                 url,
                 retry=Retry(NoBackoff(), 0),  # only here it is known what may be called again
                 socket_timeout=SILENCE,
@@ -92,11 +103,17 @@ class RedisStore:
             )
         except (ValueError, TypeError):  # which may show what is secret
             raise ValueError(f"{self._where} {NO_URL}") from None
+        self._nodes = {FIRST: first}
+        self._at = self._moved_to = FIRST
         self._scripts: dict[str, Any] = {}
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<RedisStore {self._where}>"
+
+    @property
+    def _client(self) -> Any:
+        return self._nodes[self._at]
 
     def check(self) -> None:
         """See whether the server is there and takes our password.
@@ -248,7 +265,9 @@ class RedisStore:
         self._run(scripts.RESET)
 
     def close(self) -> None:
-        self._client.close()
+        for client in self._nodes.values():
+            client.close()
+            client.connection_pool.disconnect()
 
     # ── calling ──────────────────────────────────────────────────────────────────────────
 
@@ -258,32 +277,59 @@ class RedisStore:
         if runner is None:
             runner = self._client.register_script(scripts.whole(script))
             self._scripts[script] = runner
-        return self._call(lambda again: runner([self._prefix], [int(again), *told]))
+        return self._call(
+            lambda again: runner([self._prefix], [int(again), *told], client=self._client)
+        )
 
     def _call(self, do: Callable[[bool], T]) -> T:
         """Ask the server; ``do`` is told whether it was asked before.  Raises StoreError."""
         until = time.monotonic() + self._patience
-        again = False
+        again = moved = False
         while True:
             try:
                 return do(again)
             except REFUSED as error:  # which redis-py takes for a kind of lost connection
                 raise self._error(error) from None
-            except UNREACHABLE as error:
+            except redis.exceptions.MovedError as error:
+                if time.monotonic() >= until:
+                    raise self._error(error) from None
+                self._move(error.host, error.port)
+                if not moved:  # else nodes may not agree yet
+                    moved = True
+                    continue
+            except (*UNREACHABLE, *IN_BETWEEN) as error:
                 if time.monotonic() >= until:
                     raise self._error(error) from None
                 logger.info("%s does not answer, and is called again: %s", self._where, error)
+                self._ask_another()
+                again = True
             except redis.exceptions.RedisError as error:
                 raise self._error(error) from None
-            again = True
             time.sleep(random.uniform(0.1, 1.0) * DELAY)  # not all who have lost it at once
 
+    def _move(self, host: str, port: int) -> None:
+        """Ask that node of the cluster from now on."""
+        with self._lock:
+            node = (host, port)
+            if node not in self._nodes:
+                pool = self._nodes[FIRST].connection_pool
+                kind, how = pool.connection_class, {**pool.connection_kwargs, "port": port}
+                if how.pop("path", None) is not None:
+                    kind, host = redis.Connection, host or "localhost"
+                if host:  # else it is that of who has said so
+                    how["host"] = host
+                self._nodes[node] = redis.Redis(
+                    connection_pool=redis.ConnectionPool(connection_class=kind, **how)
+                )
+            self._at = self._moved_to = node
+        logger.info("%s: the board is on the node %s:%d", self._where, host, port)
+
+    def _ask_another(self) -> None:
+        """Ask the first node where the board is now; if it has been asked, the other again."""
+        with self._lock:
+            self._at = self._moved_to if self._at == FIRST else FIRST
+
     def _error(self, error: Exception) -> MiraiError:
-        if isinstance(error, redis.exceptions.MovedError):
-            return StoreError(
-                f"{self._where}: this board lies on another node of the Redis cluster,"
-                f" {error.host}:{error.port}: give the URL of that"
-            )
         return StoreError(f"{self._where}: {error}")
 
     def _check(self, answer: list[Any], worker: str) -> None:
