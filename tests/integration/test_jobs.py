@@ -19,6 +19,7 @@ import pytest
 from conftest import Command, Script, listening, processes_marked, wait_until
 from ledger import Ledger
 
+from dispatcher.journal import JournalError
 from dispatcher.messages import Span
 from dispatcher.vault import Vault
 from mirai import (
@@ -282,6 +283,30 @@ class TestRampingUp:
         with daemons(sync=True, journal=journal) as pool:
             [again] = pool.job("air").mirais()
             assert type(again.exception(0)) is type(one.exception(0))
+
+    def test_a_disk_that_is_full_for_a_moment(self, journal: Path) -> None:
+        """What has not begun waits, though all could be saved afterwards."""
+        vault = Failing(str(journal), inf)
+        channel = SyncChannel("default", vault=vault)
+        channel.keep(Durable("air", stays=True))
+        vault.left = 3  # that it has begun
+        with pytest.raises(DispatcherLost, match="full"):
+            channel.submit(double, [((1,), {})], TaskOptions())
+        channel.close(MiraiError("over"))
+        with daemons(sync=True, journal=journal) as pool:
+            assert [each.result(0) for each in pool.job("air").mirais()] == [2]
+
+
+class Failing(Vault):
+    """A vault one of whose saves fails."""
+
+    left = 0
+
+    def _save(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise JournalError("its disk is full")
+        super()._save()
 
 
 class Interrupted(Vault):
