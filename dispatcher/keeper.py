@@ -29,9 +29,11 @@ from dispatcher.checks import MAX_ID, check_functions, check_task
 from dispatcher.events import Command, Drain, Event, Illegal, Joined, Lost, Moved, Role, Send, Turn
 from dispatcher.kept import (
     BEGUN,
+    CANCELLED,
     ENDED,
     GONE,
     HELD,
+    UNBEGUN,
     VALUE,
     WAITING,
     KeptClient,
@@ -273,6 +275,7 @@ class Keeper:
                     self._add(peer, client, job, function, part, some, event.stays, at)
                 else:
                     serials = [job.keys[key] for key in some]
+                    self._rouse(serials, may_run_again=task.retries > 0)
                     self._listen(peer, client, task.id + start, serials)
 
     def _function(self, client: KeptClient, number: int, version: bytes) -> KeptFunction:
@@ -332,6 +335,15 @@ class Keeper:
                 self._want(run, Span(serial, 1))
         if gone:
             self._say(peer, gone)
+
+    def _rouse(self, serials: Iterable[int], *, may_run_again: bool) -> None:
+        """Have cancelled tasks wait again, since somebody asks for them: as far as they may."""
+        states = (UNBEGUN, CANCELLED) if may_run_again else (UNBEGUN,)
+        for serial in serials:
+            run = self._kept.runs[serial]
+            if run.state(serial) in states:
+                self._kept.records.append(Again(serial, 1))
+                self._kept.set(run, serial, 1, HELD)
 
     def _look_again(self) -> None:
         """See to what has ended no more, of what was to be told: another may want it run again."""

@@ -13,6 +13,8 @@ from dispatcher.records import Enlisted, FunctionMade
 # What a byte says of a task; one that has ended says ENDED and its kind.
 WAITING, BEGUN, HELD, GONE, ENDED = 0, 1, 2, 3, 16
 VALUE = ENDED + Kind.VALUE
+CANCELLED = ENDED + Kind.CANCELLED
+UNBEGUN = ENDED + 15  # cancelled, and no daemon ever had it
 
 
 class KeptFunction:

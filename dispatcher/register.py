@@ -15,8 +15,11 @@ from msgspec import structs
 from dispatcher.events import Event, Joined, Role
 from dispatcher.kept import (
     BEGUN,
+    CANCELLED,
     ENDED,
     GONE,
+    HELD,
+    UNBEGUN,
     WAITING,
     KeptFunction,
     KeptJob,
@@ -144,10 +147,13 @@ class Register:
         return run
 
     def end(self, run: KeptRun, outcome: Outcome, at: float) -> None:
-        """Note how tasks have ended."""
+        """Note how tasks have ended, which were all in the same state."""
         self.records.append(Ended(outcome, at))
         run.ended = at
-        self.set(run, outcome.id, outcome.count, ENDED + outcome.kind)
+        state = ENDED + outcome.kind
+        if state == CANCELLED and run.state(outcome.id) in (WAITING, HELD):
+            state = UNBEGUN
+        self.set(run, outcome.id, outcome.count, state)
 
     def let_go(self, run: KeptRun, first: int, count: int) -> None:
         """Keep nothing of tasks that have ended.
@@ -237,6 +243,10 @@ class Register:
         for state, span in run.spans():
             if state == WAITING:
                 self._resume_waiting(run, task, span, begun, at)
+            elif state == CANCELLED:
+                for serial in span.numbers:
+                    if not begun[serial - run.first]:
+                        self.set(run, serial, 1, UNBEGUN)
 
     def _resume_waiting(
         self, run: KeptRun, task: Task, span: Span, begun: bytearray, at: float

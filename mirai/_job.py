@@ -164,7 +164,9 @@ class Job:
         each is a function of its own.
 
         Where tasks of the job have failed, ``failed="again"`` runs all of those once more first;
-        otherwise their mirais raise what they have failed with.
+        otherwise their mirais raise what they have failed with.  What was cancelled before a daemon
+        had it is not done, and is done now; what was cancelled later has failed, unless
+        ``options(retries=...)`` lets it run again.
 
         Raises like ``mirai_map``.
         """

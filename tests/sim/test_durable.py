@@ -312,6 +312,44 @@ class TestOneJob:
         assert begun == {b"1": 1, b"3": 1}
         assert pool.look(pool.join(Role.CLIENT)).failed == 1
 
+    def test_cancelled_before_it_began_it_runs_when_it_is_asked_for_again(self, pool: Pool) -> None:
+        """As after Ctrl-C in a program that awaits its map: it is run again, and goes on."""
+        client = pool.join(Role.CLIENT)
+        pool.turn((client, enlist(1, 1, 2, 3)))
+        pool.turn((client, Cancel((1, 2, 3))))
+        for again in (pool.killed(), pool):
+            begun: Counter[bytes] = Counter()
+            client = again.join(Role.CLIENT)
+            again.turn((client, enlist(1, 1, 2)))
+            work_off([Worker(again, begun)])
+            assert {id: each.payload for id, each in again.outcomes(client).items()} == {
+                1: b"v1",
+                2: b"v2",
+            }
+            assert begun == {b"1": 1, b"2": 1}
+            later = again.killed()
+            assert later.look(later.join(Role.CLIENT)).failed == 1
+
+    @pytest.mark.parametrize(("retries", "times"), [(0, 1), (1, 2)])
+    def test_cancelled_while_it_ran_it_runs_again_if_it_may(
+        self, pool: Pool, retries: int, times: int
+    ) -> None:
+        client = pool.join(Role.CLIENT)
+        seen: Counter[bytes] = Counter()
+        worker = Worker(pool, seen)
+        pool.turn((client, enlist(1, 1)))
+        worker.read()
+        worker.begin()
+        pool.turn((client, Cancel((1,))))
+        for again in (pool.killed(), pool):
+            begun = Counter(seen)
+            client = again.join(Role.CLIENT)
+            again.turn((client, enlist(1, 1, retries=retries)))
+            work_off([Worker(again, begun)])
+            assert begun == {b"1": times}
+            kind = again.outcomes(client)[1].kind
+            assert kind is (Kind.VALUE if retries else Kind.CANCELLED)
+
     def test_equal_keys_of_one_message_are_one_task(self, pool: Pool) -> None:
         begun: Counter[bytes] = Counter()
         client, worker = pool.join(Role.CLIENT), Worker(pool, begun)
