@@ -48,7 +48,10 @@ CACHE_PAGES = 4_000
 """After how many pages SQLite's log is taken into the journal: 16 MB."""
 LOG_BYTES = 64 << 20
 """How much of its log SQLite keeps on the disk at most when it has been taken in."""
+BESIDE = ("-wal", "-shm", "-journal", "-mark")
+"""What the names of the files end with that are read together with a journal."""
 _BINARY = getattr(os, "O_BINARY", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _POSIX = os.name == "posix"
 _HEADER = 100
 _MAGIC = b"SQLite format 3\0"
@@ -132,7 +135,7 @@ class Mark:
 
     def _take(self) -> int:
         while True:
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | _BINARY, 0o600)
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | _BINARY | _NO_LINK, 0o600)
             try:
                 _lock(fd)
             except OSError:
@@ -211,6 +214,31 @@ def check_place(path: str) -> None:
             " writes cannot be trusted: put it on a disk of this machine, and copy it away when"
             " it is closed"
         )
+    if _POSIX:
+        _check_folder(path)
+        for suffix in BESIDE:
+            with suppress(FileNotFoundError):
+                _check_owner(path + suffix, os.lstat(path + suffix))
+
+
+def _check_folder(path: str) -> None:
+    """Even where nobody can replace the journal, a log could be laid beside it: in /tmp, say."""
+    folder = os.path.dirname(path) or "."
+    if os.stat(folder).st_mode & stat.S_IWOTH:
+        raise JournalError(
+            f"the journal {path} would be where every user may put files, and so what it takes for"
+            " its own: keep it in a directory of your own"
+        )
+
+
+def _check_owner(path: str, found: os.stat_result) -> None:
+    """Raises JournalError for a file that is not ours alone to write: what is in it is run."""
+    others = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if found.st_uid != os.geteuid() or others or not stat.S_ISREG(found.st_mode):
+        raise JournalError(
+            f"{path}, of a journal, is another's, or others may write it: they could run code"
+            " on the daemons"
+        )
 
 
 def is_there(path: str) -> bool:
@@ -226,11 +254,8 @@ def is_there(path: str) -> bool:
     if not header and not found.st_size:
         return False
     _check_header(path, header)
-    if _POSIX and (found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
-        raise JournalError(
-            f"the journal {path} is another's, or others may write it: they could run code"
-            " on the daemons"
-        )
+    if _POSIX:
+        _check_owner(path, found)
     return True
 
 

@@ -733,7 +733,9 @@ class TestFullDisk:
         disk.mkdir()
         if os.geteuid() or not shutil.which("mount"):
             pytest.skip("only root may mount a disk")
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", disk], check=False)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "none", disk], check=False
+        )
         if done.returncode:
             pytest.skip("nothing may be mounted here")
         yield disk

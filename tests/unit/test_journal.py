@@ -564,6 +564,28 @@ def test_a_journal_that_is_gone_is_missed(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not POSIX, reason="others cannot be told apart")
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal", "-mark"])
+def test_what_others_have_laid_beside_it_is_refused(path: Path, suffix: str) -> None:
+    """SQLite would take another's log for what was saved last."""
+    Journal(path).close()
+    beside = path.with_name(path.name + suffix)
+    beside.touch()
+    beside.chmod(0o620)
+    assert "others may write it" in refused(path)
+    beside.unlink()
+    beside.symlink_to(path.with_name("elsewhere"))
+    assert "others may write it" in refused(path)
+    assert not path.with_name("elsewhere").exists()
+
+
+@pytest.mark.skipif(not POSIX, reason="others cannot be told apart")
+def test_where_everybody_may_put_files_there_is_none(path: Path) -> None:
+    path.parent.chmod(0o1777)
+    assert "every user may put files" in refused(path)
+    assert [*path.parent.iterdir()] == []
+
+
+@pytest.mark.skipif(not POSIX, reason="others cannot be told apart")
 def test_one_that_others_may_write_is_refused(path: Path) -> None:
     Journal(path).close()
     path.chmod(0o620)
