@@ -59,6 +59,7 @@ class Journal:
         """
         self.path = os.path.realpath(path)
         self._broken = ""
+        self._is_closed = False
         with explained(self.path):
             check_place(self.path)
             there = is_there(self.path)  # a file that is none of ours gets no mark
@@ -208,10 +209,13 @@ class Journal:
             self._db.execute("VACUUM")
 
     def close(self) -> None:
-        """Write all into the one file, and let others have it.  Raises JournalError.
+        """Write all into the one file, and let others have it.  Idempotent.  Raises JournalError.
 
         Where that fails, everything is still there, with SQLite's log and the mark.
         """
+        if self._is_closed:
+            return
+        self._is_closed = True
         complete = False
         try:
             with explained(self.path):

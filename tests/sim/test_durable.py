@@ -8,7 +8,9 @@ from __future__ import annotations
 import random
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -47,10 +49,21 @@ JOB = "air"
 F = Function(1, "f", b"f")
 
 
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """Close the journals also of those pools that were taken for killed."""
+    yield
+    while Pool.made:
+        Pool.made.pop().vault.close()
+
+
 class Pool:
     """A dispatcher without sockets, whose peers are played here."""
 
+    made: ClassVar[list[Pool]] = []
+
     def __init__(self, path: Path) -> None:
+        self.made.append(self)
         self.path = path
         path.parent.mkdir(exist_ok=True)
         self.vault = Vault(str(path), None, synchronous=False)

@@ -429,6 +429,14 @@ def test_a_new_journal_is_empty_and_nobody_elses(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["j"]
 
 
+def test_closed_twice_it_closes_nothing_of_others(path: Path, tmp_path: Path) -> None:
+    journal = Journal(path)
+    journal.close()
+    with open(tmp_path / "other", "wb") as other:  # under a number that was the journal's
+        journal.close()
+        os.fstat(other.fileno())
+
+
 def test_once_closed_the_file_alone_is_the_journal(path: Path, tmp_path: Path) -> None:
     journal = Journal(path)
     model = saved(journal, JobMade(1, "a", 1.0), FUNCTION, Enlisted(1, task(1, 3)))
