@@ -773,7 +773,8 @@ def test_a_mark_of_another_queue_is_of_no_account(jobs: Queue) -> None:
     jobs.map(double, range(3))
     jobs.join(workers=0)
     jobs.close()
-    os.unlink(jobs.path)
+    Queue.open(jobs.path + ".other").close()
+    os.replace(jobs.path + ".other", jobs.path)
     with Queue.open(jobs.path) as other:
         assert not other
         other.push(double, 1)
@@ -789,6 +790,29 @@ def test_a_torn_file_is_noticed(jobs: Queue) -> None:
         Queue.open(jobs.path)
 
 
+def test_a_file_cut_to_nothing_is_not_taken_for_a_new_one(jobs: Queue) -> None:
+    """All its tasks would be pushed, and run, once more."""
+    jobs.map(double, range(3))
+    jobs.join(workers=0)
+    jobs.close()
+    os.truncate(jobs.path, 0)
+    for create in (True, False):
+        with pytest.raises(StoreError, match="is damaged: it is empty"):
+            Queue.open(jobs.path, create=create)
+
+
+def test_with_nothing_but_its_mark_it_is_gone(jobs: Queue) -> None:
+    jobs.push(double, 1)
+    jobs.close()
+    os.unlink(jobs.path)
+    with pytest.raises(StoreError, match=r"is gone.* to begin anew, remove .*job\.queue-mark too"):
+        Queue.open(jobs.path)
+    assert not os.path.exists(jobs.path)
+    os.unlink(jobs.path + "-mark")
+    with Queue.open(jobs.path) as anew:
+        assert not anew
+
+
 # ── the file ─────────────────────────────────────────────────────────────────────────────
 
 
@@ -801,6 +825,16 @@ def test_one_that_was_deleted_takes_nothing_more(jobs: Queue) -> None:
     assert os.listdir(os.path.dirname(jobs.path)) == []
     with other, pytest.raises(StoreError, match="has been deleted"):
         other.push(double, 1)
+
+
+def test_one_that_is_deleted_while_others_note_a_count_leaves_no_mark(jobs: Queue) -> None:
+    """With a mark and no file it would seem to be lost."""
+    jobs.push(double, 1)
+    mark = jobs._table._file._mark
+    assert mark is not None
+    jobs.delete()
+    mark.set(9)
+    assert os.listdir(os.path.dirname(jobs.path)) == []
 
 
 def test_another_in_its_place_is_noticed(jobs: Queue) -> None:

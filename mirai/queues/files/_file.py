@@ -73,7 +73,7 @@ class Mark:
         self._identity = identity
 
     def set(self, commits: int) -> None:
-        """Note a count, if it is higher than what is noted."""
+        """Note a count, if it is higher than what is noted, and the queue still there."""
         noted, count = self.read(self._path)
         if noted == self._identity and count >= commits:
             return  # others were faster
@@ -84,6 +84,8 @@ class Mark:
                 os.write(fd, self._form(self._identity, commits))
             finally:
                 os.close(fd)
+            if not os.path.lexists(self._path):  # it was deleted meanwhile, and the mark with it
+                os.unlink(self._path + MARK)
 
     @classmethod
     def read(cls, path: str) -> tuple[bytes, int]:
@@ -124,6 +126,7 @@ class File:
         self._lock = threading.RLock()
         self._mark: Mark | None = None
         with _opening:
+            self._check_not_lost()
             if create:
                 self._make()
             self._stamp = check_owner(given)
@@ -140,6 +143,26 @@ class File:
         except BaseException:
             self.close()
             raise
+
+    def _check_not_lost(self) -> None:
+        """Raise StoreError if nothing is left of a queue but its mark: it would pass for a new one.
+
+        There is a mark once a transaction is on disk, and by then the file is not empty.
+        """
+        mark = self.path + MARK
+        if not os.path.lexists(mark):  # first: others may make the queue meanwhile
+            return
+        anew = f"to begin anew, remove {mark} too"
+        try:
+            size = os.path.getsize(self.path)
+        except FileNotFoundError:
+            raise StoreError(
+                f"{self.path} is gone, and {mark} is left of it: bring it back, or, {anew}"
+            ) from None
+        except OSError:
+            return  # it is said when it is opened
+        if not size:
+            raise damaged(self.path, f"it is empty, and was not when {mark} was written ({anew})")
 
     def _make(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
@@ -315,6 +338,8 @@ class File:
 
     def unlink(self) -> None:
         """Remove it from the disk, in a transaction: others then see that it is gone."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.path + MARK)  # first: without its file it would tell of a loss
         os.unlink(self.path)
 
     def clear(self) -> None:
