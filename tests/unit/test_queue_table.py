@@ -170,6 +170,30 @@ def test_what_others_have_laid_beside_it_is_refused(jobs: Queue, suffix: str) ->
         Queue.open(jobs.path)
 
 
+def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    """Without advice: /dev/null would be of no use to others after ``chmod go-w``."""
+    os.mkfifo(tmp_path / "pipe")
+    refused: list[tuple[str | Path, str]] = [
+        (tmp_path, "is a folder: name a file in it"),
+        (tmp_path / "pipe", "is no regular file: name another"),
+        ("/dev/null", "^/dev/null is no regular file: name another$"),
+        ("", "the name of a queue's file is empty"),
+        ("a\0b", "null byte"),
+    ]
+    for path, what in refused:
+        with pytest.raises(StoreError, match=what):
+            Queue.open(path)
+
+
+def test_what_cannot_be_written_is_said_to_be_read_only(
+    jobs: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs.close()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(StoreError, match="is read-only here"):
+        Queue.open(jobs.path)
+
+
 def test_what_is_no_queue_is_left_alone(tmp_path: Path) -> None:
     other, text = tmp_path / "other.db", tmp_path / "text"
     with sqlite3.connect(other) as db:

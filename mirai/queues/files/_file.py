@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from zlib import crc32
 
 from mirai._errors import StoreError
-from mirai.queues.files._place import BESIDE, check_owner, journal_mode
+from mirai.queues.files._place import BESIDE, check_kind, check_owner, journal_mode
 
 APPLICATION = 0x6D697131
 """By which a file says that it is a queue."""
@@ -119,6 +119,7 @@ class File:
         Raises StoreError: it cannot be opened, is no queue, is damaged, belongs to others, or lies
         where it cannot be locked safely.
         """
+        check_kind(os.fspath(path))
         given = os.path.abspath(path)
         self.path = os.path.realpath(given)  # where SQLite keeps other files beside it
         mode = journal_mode(self.path)

@@ -43,6 +43,25 @@ def _refusal(path: str, kind: str, why: str) -> str:
     )
 
 
+def check_kind(path: str) -> None:
+    """Raise StoreError if no queue can be there: it is the name of something else, or of nothing.
+
+    Nothing of that is opened, nor is it said how to make it safe: a device may have to be as it is.
+    """
+    if not path:
+        raise StoreError("the name of a queue's file is empty")
+    if "\0" in path:
+        raise StoreError(f"the name of a queue's file cannot have a null byte in it: {path!r}")
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return  # it is to be made, or it is said when it is opened
+    if stat.S_ISDIR(mode):
+        raise StoreError(f"{path} is a folder: name a file in it")
+    if not stat.S_ISREG(mode):
+        raise StoreError(f"{path} is no regular file: name another")
+
+
 BESIDE = ("-wal", "-shm", "-journal", "-mark")
 """What the names of the files end with that belong to a queue's."""
 
@@ -62,6 +81,7 @@ def check_owner(path: str) -> tuple[int, int]:
             _check_beside(real)
             check_way(path)
             _check_folder(os.path.dirname(real))
+            _check_writable(real)
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from None
     except StoreError:
@@ -94,3 +114,12 @@ def _check_folder(folder: str) -> None:
             f"{folder} is where every user may put files, and so what a queue takes for its own:"
             " refused; keep it in a folder of your own"
         )
+
+
+def _check_writable(path: str) -> None:
+    for each in (path, os.path.dirname(path)):
+        if not os.access(each, os.W_OK):
+            raise StoreError(
+                f"{each} is read-only here, and whoever opens a queue, if only to look at it, must"
+                " be able to write to its file, and to put others beside it"
+            )
