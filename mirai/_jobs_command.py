@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 
 from dispatcher.log import printable
-from mirai import connect
+from mirai import Daemons, MiraiError, connect
 from mirai._arguments import parser
-from mirai._job import JobStatus
+from mirai._job import Job, JobStatus
 
 DESCRIPTION = """\
 Print the durable jobs of a dispatcher that keeps a journal: how many of the tasks of each wait,
@@ -30,13 +30,20 @@ def main(argv: Sequence[str]) -> int:
     chosen = command.parse_args(argv)
     with connect(chosen.file, os.path.basename(chosen.file)) as pool:
         if chosen.delete is not None:
-            pool.job(chosen.delete).delete()
+            _known(pool, chosen.delete).delete()
         elif chosen.retry is not None:
-            pool.job(chosen.retry).retry()
+            _known(pool, chosen.retry).retry()
         print(table(pool.jobs()))
         journal = pool.journal()
         print(f"{printable(journal.path)}: {journal.size / 1e6:,.1f} MB")
     return 0
+
+
+def _known(pool: Daemons, name: str) -> Job:
+    """Return a job that is there.  Raises MiraiError for any other: its name is mistyped."""
+    if all(job.name != name for job in pool.jobs()):
+        raise MiraiError(f"no job {name!r}")
+    return pool.job(name)
 
 
 def table(jobs: Sequence[JobStatus]) -> str:

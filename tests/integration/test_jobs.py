@@ -717,6 +717,11 @@ class TestStanding:
         assert listed[3].startswith(str(tmp_path / "job.db: ")) and listed[3].endswith(" MB")
         text = command("jobs", "pool.json", "--delete", "bad").communicate(timeout=20)[0]
         assert "bad" not in text
+        for act in ("--delete", "--retry"):
+            mistyped = command("jobs", "pool.json", act, "bda")
+            out, error = mistyped.communicate(timeout=20)
+            assert (out, error) == ("", "mirai jobs: no job 'bda'\n")
+            assert mistyped.returncode == 1
 
     def test_one_without_a_journal_says_so(self, command: Command) -> None:
         listening(command("dispatcher", "--connection-file", "pool.json"))
