@@ -103,9 +103,16 @@ def task_options(
     tags: Iterable[str],
 ) -> TaskOptions:
     """Return options, given as users do.  Raises TypeError or ValueError."""
-    kinds = retry_on if isinstance(retry_on, tuple) else (retry_on,)
     limit = seconds("timeout", timeout) if isinstance(timeout, str) else timeout
+    kinds = kinds_of(retry_on)
     return TaskOptions(limit, retries, kinds, priority, name, profile, check_tags(tags))
+
+
+def kinds_of(
+    retry_on: tuple[type[BaseException], ...] | type[BaseException],
+) -> tuple[type[BaseException], ...]:
+    """Return classes of exceptions, of which a single one may be given alone; not checked yet."""
+    return tuple(retry_on) if isinstance(retry_on, (tuple, list)) else (retry_on,)
 
 
 DEFAULTS = TaskOptions()

@@ -376,6 +376,7 @@ def test_many_may_open_and_use_it_at_once(tmp_path: Path) -> None:
         lambda q: q.push(3),
         lambda q: q.map(3, [1], args=(2,)),
         lambda q: q.options(retries="1"),
+        lambda q: q.options(retries=1, retry_on=OSError()),
         lambda q: q.join(workers="2"),
         lambda q: q.lease(ttl=None),
     ],
@@ -414,7 +415,7 @@ def test_errors_that_may_pass_are_tried_again(jobs: Queue, tmp_path: Path) -> No
     (found,) = jobs.results()
     assert (found.value, found.attempt) == (3, 3)
     os.unlink(log)
-    key = jobs.options(retries=1, retry_on=(OSError,)).push(flaky, 3)
+    key = jobs.options(retries=1, retry_on=OSError).push(flaky, 3)  # one may be given alone
     jobs.join(workers=0)
     with pytest.raises(OSError, match="2"):
         jobs.result(key)

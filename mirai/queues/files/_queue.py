@@ -15,7 +15,7 @@ from mirai._errors import DaemonCrashed
 from mirai._future import Mirai
 from mirai._limits import seconds
 from mirai._map import elements_of
-from mirai._options import check_callable
+from mirai._options import check_callable, kinds_of
 from mirai._pool_options import check_count
 from mirai.queues.files._crew import Crew
 from mirai.queues.files._lease import INTERRUPTED, Lease, evaluator_here
@@ -96,7 +96,7 @@ class Queue:
         self,
         *,
         retries: int = 0,
-        retry_on: tuple[type[BaseException], ...] = (),
+        retry_on: tuple[type[BaseException], ...] | type[BaseException] = (),
         priority: int = 0,
         name: str | None = None,
     ) -> Queue:
@@ -105,7 +105,7 @@ class Queue:
         ``retries``: how often a task may run again, after its worker was lost or after an
         exception in ``retry_on``.  Higher ``priority`` first.  Raises TypeError or ValueError.
         """
-        chosen = QueueOptions(retries, tuple(retry_on), priority, name)
+        chosen = QueueOptions(retries, kinds_of(retry_on), priority, name)
         return type(self)(self._table, chosen, self._clock, self._functions)
 
     def push(self, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> int:
