@@ -143,7 +143,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         help="how long the journal keeps results that nobody has fetched, as in 30d (default: for"
         " ever)",
     )
-    return command.parse_args(argv)
+    chosen = command.parse_args(argv)
+    if chosen.time_to_live is not None and chosen.journal is None:
+        command.error("--time-to-live is for what a journal keeps: name one with --journal")
+    return chosen
 
 
 def _read_keys(path: str) -> Connection:

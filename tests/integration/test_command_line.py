@@ -316,6 +316,7 @@ def test_help_explains(command: Command, name: str, explained: list[str]) -> Non
         (["daemon", "f", "--tags", "a,,b"], "a tag must be text"),
         (["dispatcher", "-n", "-1"], "not negative"),
         (["dispatcher", "--url", "5555"], "url must begin with"),
+        (["dispatcher", "--time-to-live", "3d"], "name one with --journal"),
         (["top"], "FILE"),
         (["fly"], "invalid choice"),
     ],
