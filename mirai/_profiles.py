@@ -260,6 +260,8 @@ def options_of(
         raise ValueError("time_to_live is for what a journal keeps: name one")
     if journal is not None and not os.fspath(journal):
         raise ValueError("journal must be the name of a file, and not empty")
+    if journal is not None and "\0" in os.fspath(journal):
+        raise ValueError(f"journal cannot have a null byte in its name: {journal!r}")
     memory, cwd, python = settings.get("memory"), settings.get("cwd"), settings.get("python")
     grace = settings.get("grace", GRACE)
     return PoolOptions(

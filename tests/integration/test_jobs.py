@@ -413,10 +413,18 @@ class TestOneJournal:
             left.unlink()
 
     @pytest.mark.parametrize(
-        "options", [{"journal": ""}, {"time_to_live": 3}, {"journal": "nowhere/at/all/job.db"}]
+        ("options", "error", "what"),
+        [
+            ({"journal": ""}, ValueError, "empty"),
+            ({"journal": "a\0b"}, ValueError, "journal cannot have a null byte"),
+            ({"time_to_live": 3}, ValueError, "name one"),
+            ({"journal": "nowhere/at/all/job.db"}, MiraiError, "no such directory"),
+        ],
     )
-    def test_nonsense_is_refused(self, options: dict[str, Any]) -> None:
-        with pytest.raises((ValueError, MiraiError), match=r"empty|name one|no such directory"):
+    def test_nonsense_is_refused(
+        self, options: dict[str, Any], error: type[Exception], what: str
+    ) -> None:
+        with pytest.raises(error, match=what):
             daemons(1, **options)
 
     def test_what_only_cloudpickle_can_take_is_an_argument(self, journal: Path) -> None:
