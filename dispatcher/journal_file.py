@@ -262,11 +262,15 @@ def is_there(path: str) -> bool:
 def _check_header(path: str, header: bytes) -> None:
     format = int.from_bytes(header[60:64], "big")
     if header[:16] != _MAGIC or header[68:72] != APPLICATION.to_bytes(4, "big"):
-        raise JournalError(f"{path} is not a journal: name another file")
+        raise JournalError(
+            f"{path} is not a journal, or its first bytes are damaged: name another file, or see"
+            f" whether `mirai journal repair {path}` can read it"
+        )
     if format != FORMAT:
         raise JournalError(
             f"the journal {path} has format {format}, and this version of mirai reads {FORMAT}:"
-            " use the version that wrote it"
+            " use the version that wrote it; if that is this one, its first bytes are damaged:"
+            f" `mirai journal repair {path}`"
         )
 
 

@@ -8,10 +8,11 @@ it had not: where it is not certain what had begun, all that has not ended count
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from itertools import count, islice
 from typing import Any, TypeVar
 
@@ -27,7 +28,10 @@ from dispatcher.journal_file import (
     sync_directory,
 )
 from dispatcher.journal_rows import (
+    APPLICATION,
+    FORMAT,
     GONE,
+    SCHEMA,
     TABLES,
     TOTAL,
     BegunRow,
@@ -61,6 +65,19 @@ BATCH_RUNS = 1_000
 """How many runs are written at once."""
 TRIES = 10_000
 """How often it reads on behind a place that cannot be read."""
+PAGE = 4096
+"""The size of a journal's pages, in bytes; its tables are described in the first one."""
+SIZE_AT = 28
+"""Where it says how many pages there are; with 0, SQLite takes the size of the file."""
+HEADER = (
+    (0, b"SQLite format 3\0"),
+    (16, PAGE.to_bytes(2, "big") + b"\2\2\0\x40\x20\x20"),
+    (44, b"\0\0\0\4"),
+    (56, b"\0\0\0\1"),
+    (60, FORMAT.to_bytes(4, "big")),
+    (68, APPLICATION.to_bytes(4, "big")),
+)
+"""What any journal begins with: where, and which bytes."""
 UNREADABLE = (sqlite3.Error, Damage, UnicodeDecodeError, OverflowError)
 
 
@@ -70,9 +87,10 @@ def repair(path: str) -> list[str]:
     Raises JournalError if it is in use, or if there is nothing to be read.
     """
     path = os.path.realpath(path)
-    new = f"{path}-repaired"
+    new, copy = f"{path}-repaired", f"{path}-mended"
     with explained(path):
-        if not is_there(path):
+        mend = _has_wrong_header(path)
+        if not mend and not is_there(path):
             raise JournalError(f"there is no journal {path}")
         mark = Mark(path)
     try:
@@ -83,8 +101,13 @@ def repair(path: str) -> list[str]:
                 marked = -1
             # what an interrupted repair has left
             _remove(new, f"{new}-wal", f"{new}-shm", mark_path(new))
-            with closing(connect_to_read(path)) as db:
+            with (
+                _mended(path, copy) if mend else nullcontext(path) as readable,
+                closing(connect_to_read(readable)) as db,
+            ):
                 said = _rewrite(db, marked, new)
+            if mend:
+                said.insert(0, "its first bytes do not fit the rest, which was read without them")
             kept = _put_aside(path)
             os.replace(new, path)
             sync_directory(path)
@@ -93,6 +116,57 @@ def repair(path: str) -> list[str]:
         raise
     mark.close(remove=True)
     return [*said, f"the damaged journal is kept as {kept}"]
+
+
+def _has_wrong_header(path: str) -> bool:
+    """Whether it is a journal, by the tables that are described there, but for its first bytes.
+
+    By a single flipped bit in there, it can seem to be no journal, or one without a row.
+    """
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        start = file.read(PAGE)
+    if not all(sql.encode() in start for sql in SCHEMA):
+        return False
+    if any(start[at : at + len(right)] != right for at, right in HEADER):
+        return True
+    pages = int.from_bytes(start[SIZE_AT : SIZE_AT + 4], "big")
+    has_log = os.path.exists(f"{path}-wal")  # which has the number, then
+    return not has_log and pages * PAGE != os.path.getsize(path)
+
+
+@contextmanager
+def _mended(path: str, copy: str) -> Iterator[str]:
+    """Make a copy of a journal for the time of the block, with first bytes as they should be.
+
+    Raises JournalError if the journal is another's.
+    """
+    every = copy, f"{copy}-wal", f"{copy}-shm"
+    _remove(*every)
+    try:
+        _copy(path, copy)
+        if os.name == "posix":
+            os.chown(copy, os.stat(path).st_uid, -1)  # so that it is asked whose it is
+        if os.path.exists(f"{path}-wal"):
+            _copy(f"{path}-wal", f"{copy}-wal")
+        with open(copy, "r+b") as file:
+            for at, right in (*HEADER, (SIZE_AT, bytes(4))):
+                file.seek(at)
+                file.write(right)
+        try:
+            is_there(copy)
+        except JournalError as error:
+            raise JournalError(str(error).replace(copy, path)) from None
+        yield copy
+    finally:
+        _remove(*every)
+
+
+def _copy(path: str, copy: str) -> None:
+    """Copy a file, which others cannot read meanwhile."""
+    os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    shutil.copy(path, copy)
 
 
 def _rewrite(db: sqlite3.Connection, marked: int, new: str) -> list[str]:

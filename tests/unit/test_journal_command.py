@@ -102,7 +102,11 @@ def test_another_file(path: Path, action: str, capsys: pytest.CaptureFixture[str
     path.write_text("text")
     status, lines = run(capsys, action, path)
     assert status == 1
-    assert lines == [f"mirai journal: {path} is not a journal: name another file"]
+    [line] = lines
+    assert line.startswith(
+        f"mirai journal: {path} is not a journal, or its first bytes are damaged"
+    )
+    assert os.listdir(path.parent) == [path.name]
 
 
 @pytest.mark.parametrize("action", ["repair", "compact"])

@@ -155,15 +155,19 @@ def test_what_has_changed_on_the_disk_is_found(damaged: Left, seed: int, tmp_pat
         assert wrong
 
 
+def flipped(data: bytes, place: int) -> bytes:
+    """Return the same with another bit at this place."""
+    return data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :]
+
+
 @pytest.mark.parametrize("name", ["j", "j-mark"])
 def test_every_byte_of_what_is_small_or_first(
     models: tuple[Left, Left, list[Model]], name: str, tmp_path: Path
 ) -> None:
     killed = models[0]
     for place in range(min(120, len(killed.files[name]))):
-        data = bytearray(killed.files[name])
-        data[place] ^= 1 << place % 8
-        is_told(killed.write(tmp_path / "open", **{name: bytes(data)}), killed.model)
+        data = flipped(killed.files[name], place)
+        is_told(killed.write(tmp_path / "open", **{name: data}), killed.model)
 
 
 def test_a_torn_log_is_missed(models: tuple[Left, Left, list[Model]], tmp_path: Path) -> None:
@@ -269,6 +273,33 @@ def test_repair_saves_what_can_be_saved(damaged: Left, seed: int, tmp_path: Path
     assert_saved(found, ever([*history()]))
     if not lost:
         assert vars(found) == vars(damaged.model)
+
+
+def test_no_bit_of_the_first_bytes_keeps_repair_from_the_rest(
+    damaged: Left, tmp_path: Path
+) -> None:
+    """They say what the file is, and how it is to be read."""
+    for at in range(0, 100, 2):
+        path = damaged.write(tmp_path / "w", j=flipped(damaged.files["j"], at))
+        repair(str(path))
+        journal = Journal(path)
+        assert_tells(journal, damaged.model)
+        journal.close()
+        assert sorted(os.listdir(path.parent)) in (
+            ["j", "j.damaged-1"],
+            ["j", "j.damaged-1", "j.damaged-1-wal"],
+        )
+
+
+@pytest.mark.skipif(not POSIX or os.geteuid() != 0, reason="only root can give a file away")
+def test_one_of_another_is_not_repaired_whatever_it_begins_with(
+    models: tuple[Left, Left, list[Model]], tmp_path: Path
+) -> None:
+    path = models[1].write(tmp_path / "w", j=flipped(models[1].files["j"], 3))
+    os.chown(path, 12_345, -1)
+    with pytest.raises(JournalError, match=re.escape(f"{path} is another's")):
+        repair(str(path))
+    assert os.listdir(path.parent) == ["j"]
 
 
 def test_repair_of_what_is_well_changes_nothing(
