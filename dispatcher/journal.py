@@ -27,6 +27,7 @@ from dispatcher.journal_file import (
     is_there,
     make_journal,
     mark_path,
+    missing,
 )
 from dispatcher.journal_rows import GONE, Damage, RunRow, Stretch, cut
 from dispatcher.journal_tables import Writer
@@ -64,7 +65,7 @@ class Journal:
             check_place(self.path)
             there = is_there(self.path)  # a file that is none of ours gets no mark
             if not there and not make:
-                raise JournalError(f"there is no journal {self.path}")
+                raise missing(self.path)
             self._mark = Mark(self.path)
         try:
             with explained(self.path):

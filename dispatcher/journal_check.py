@@ -20,6 +20,7 @@ from dispatcher.journal_file import (
     explained,
     is_there,
     mark_path,
+    missing,
     read_mark,
 )
 from dispatcher.journal_rows import (
@@ -60,7 +61,7 @@ def opened(path: str) -> Iterator[sqlite3.Connection]:
     """Open a journal to read it as it is now.  Raises JournalError if there is none."""
     with explained(path):
         if not is_there(path):
-            raise JournalError(f"there is no journal {path}")
+            raise missing(path)
         with closing(connect_to_read(path)) as db:
             db.execute("PRAGMA trusted_schema = OFF")
             db.execute("BEGIN")  # all that is read is of one moment

@@ -61,6 +61,13 @@ class JournalError(OSError):
     """A journal cannot be used, or not any more: which, why, and what can be done."""
 
 
+def missing(path: str) -> JournalError:
+    """Return what is said where there is no journal to look at."""
+    if os.path.exists(path):
+        return JournalError(f"there is no journal in {path}: the file is empty")
+    return JournalError(f"there is no journal {path}")
+
+
 def damaged(path: str, why: object) -> JournalError:
     """Return what is said of a journal that is not as it was written."""
     return JournalError(

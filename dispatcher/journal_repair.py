@@ -25,6 +25,7 @@ from dispatcher.journal_file import (
     explained,
     is_there,
     mark_path,
+    missing,
     sync_directory,
 )
 from dispatcher.journal_rows import (
@@ -91,7 +92,7 @@ def repair(path: str) -> list[str]:
     with explained(path):
         mend = _has_wrong_header(path)
         if not mend and not is_there(path):
-            raise JournalError(f"there is no journal {path}")
+            raise missing(path)
         mark = Mark(path)
     try:
         with explained(path):

@@ -98,6 +98,15 @@ def test_where_there_is_none(path: Path, action: str, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("action", ["check", "show", "repair", "compact"])
+def test_an_empty_file(path: Path, action: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path.touch(0o600)
+    status, lines = run(capsys, action, path)
+    assert status == 1
+    assert lines == [f"mirai journal: there is no journal in {path}: the file is empty"]
+    assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("action", ["check", "show", "repair", "compact"])
 def test_another_file(path: Path, action: str, capsys: pytest.CaptureFixture[str]) -> None:
     path.write_text("text")
     status, lines = run(capsys, action, path)
