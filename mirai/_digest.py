@@ -287,7 +287,7 @@ class _Walk:
             yield from self.parts(base)
         for name, member in sorted(vars(kind).items()):
             inner = getattr(member, "__func__", getattr(member, "fget", member))
-            if name not in _OF_CLASSES and not isinstance(inner, _DESCRIPTORS):
+            if not (_is_made(name, member) or isinstance(inner, _DESCRIPTORS)):
                 yield name
                 yield from self._global(inner, _package(kind.__module__))
 
@@ -302,6 +302,10 @@ _OF_CLASSES = {
     "__firstlineno__",
     "__static_attributes__",  # in no order
     "__annotations_cache__",
+    "__slotnames__",  # by pickling an instance
+    "__signature__",  # by pydantic, from the fields
+    "_abc_impl",  # caches
+    "_value2member_map_",  # of a Flag: with the composites that have been used
 }
 _DESCRIPTORS = (type(CodeType.co_name), type(FunctionType.__code__), type(object.__str__))
 
@@ -312,6 +316,14 @@ def _has_docstring(code: CodeType) -> bool:
         return bool(code.co_flags & _HAS_DOCSTRING)
     is_named = not code.co_name.startswith("<")  # in others it may be any string
     return is_named and bool(code.co_flags & _OPTIMIZED) and isinstance(code.co_consts[0], str)
+
+
+def _is_made(name: str, member: object) -> bool:
+    """Whether what a class has under a name is made by tools, and may come or change later."""
+    if name == "__annotations__":
+        return not member  # Python itself adds an empty dict when it is asked for them
+    is_of_tools = name.startswith("__pydantic_") and name != "__pydantic_fields__"  # the defaults
+    return is_of_tools or name in _OF_CLASSES
 
 
 def _content(cell: CellType) -> object:

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import enum
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
 from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import pytest
 
 from mirai._digest import bound_to, digest_of, keys_for, version_of
 
@@ -88,3 +96,65 @@ def test_methods_of_a_class_in_the_same_package_are_code() -> None:
         assert version_of(method) != known
     finally:
         delattr(Scale, "more")
+
+
+class Mark(enum.Flag):
+    LOW = 1
+    HIGH = 2
+
+
+class Slotted:
+    __slots__ = ("k",)
+
+
+@runtime_checkable
+class Scaling(Protocol):
+    def times(self, x: int) -> int: ...
+
+
+@pytest.mark.parametrize(
+    ("kind", "use"),
+    [
+        (Scale, lambda: pickle.dumps(Scale(1))),  # which adds __slotnames__
+        (Slotted, lambda: copy.copy(Slotted())),
+        (Mark, lambda: Mark.LOW | Mark.HIGH),
+        (Scaling, lambda: isinstance(3, Scaling)),  # which adds __annotations__
+    ],
+)
+def test_classes_do_not_change_by_being_used(kind: type, use: Callable[[], Any]) -> None:
+    if "__slotnames__" in vars(kind):
+        delattr(kind, "__slotnames__")
+    before = version_of(kind)
+    use()
+    assert version_of(kind) == before
+
+
+MODEL = """
+import pydantic
+from mirai._digest import version_of
+
+class Params(pydantic.BaseModel):
+    alpha: float = 1.0
+
+def fit(x):
+    return Params(alpha=x)
+
+print(version_of(fit).hex())
+"""
+
+
+def printed(source: str, **environ: str) -> str:
+    """Return what a program prints."""
+    return subprocess.run(
+        [sys.executable, "-c", source],
+        env={"PYTHONPATH": ":".join(sys.path), **environ},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def test_classes_of_pydantic_are_the_same_in_another_process() -> None:
+    pytest.importorskip("pydantic")
+    one, two = (printed(MODEL, PYTHONHASHSEED=seed) for seed in "12")
+    assert one == two != printed(MODEL.replace("= 1.0", "= 2.0"))
