@@ -222,6 +222,8 @@ class _Walk:
                 yield from self._class(thing)
         elif isinstance(thing, (tuple, list)):
             yield from self._all(*thing)
+        elif thing is os.environ:
+            yield "os.environ"  # by its name, as a module
         elif isinstance(thing, Mapping):
             yield from self._all(*(part for item in thing.items() for part in item))
         elif hasattr(thing, "__wrapped__"):  # what a decorator has made, a cache say
@@ -271,6 +273,9 @@ class _Walk:
         is_code = isinstance(found, (FunctionType, type, partial)) or hasattr(found, "__wrapped__")
         if is_code and isinstance(home, str) and _package(home) != package:
             yield f"{home} {getattr(found, '__qualname__', '')}"
+        elif _draws(getattr(found, "__self__", found)):
+            yield getattr(found, "__name__", "")  # a method's: from random import gauss
+            yield from self.parts(type(getattr(found, "__self__", found)))
         else:
             yield from self.parts(found)
 
@@ -324,6 +329,12 @@ def _is_made(name: str, member: object) -> bool:
         return not member  # Python itself adds an empty dict when it is asked for them
     is_of_tools = name.startswith("__pydantic_") and name != "__pydantic_fields__"  # the defaults
     return is_of_tools or name in _OF_CLASSES
+
+
+def _draws(thing: object) -> bool:
+    """Whether it draws random numbers, so that its state changes with each."""
+    homes = {str(kind.__module__) for kind in type(thing).__mro__}
+    return "random" in homes or any(home.startswith("numpy.random.") for home in homes)
 
 
 def _content(cell: CellType) -> object:

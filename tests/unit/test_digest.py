@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 import enum
 import pickle
+import random
 import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from os import environ
+from random import gauss
 from typing import Any, Protocol, runtime_checkable
 
 import pytest
@@ -158,3 +161,36 @@ def test_classes_of_pydantic_are_the_same_in_another_process() -> None:
     pytest.importorskip("pydantic")
     one, two = (printed(MODEL, PYTHONHASHSEED=seed) for seed in "12")
     assert one == two != printed(MODEL.replace("= 1.0", "= 2.0"))
+
+
+def home(x: int) -> str:
+    return environ.get("HOME", "") * x
+
+
+RANDOM = random.Random(1)
+
+
+def noisy(x: int) -> float:
+    return x + RANDOM.random() + gauss(0, 1)
+
+
+def test_the_environment_is_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = version_of(home)
+    monkeypatch.setenv("MIRAI_TEST", "1")
+    assert version_of(home) == before
+
+
+def test_what_was_drawn_is_no_code() -> None:
+    before = version_of(noisy)
+    noisy(1)
+    assert version_of(noisy) == before
+    assert digest_of(random.Random(1)) != digest_of(random.Random(2))  # of arguments it counts
+
+
+def test_what_numpy_has_drawn_is_no_code() -> None:
+    numpy = pytest.importorskip("numpy")
+    generator = numpy.random.default_rng(1)
+    exec("def noisy(x): return x + generator.random()", space := {"generator": generator})
+    before = version_of(space["noisy"])
+    generator.random()
+    assert version_of(space["noisy"]) == before
