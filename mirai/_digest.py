@@ -14,9 +14,17 @@ import sys
 import sysconfig
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from functools import cache, partial
+from functools import cache, cached_property, partial, singledispatchmethod
 from hashlib import blake2b
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    CodeType,
+    FunctionType,
+    MappingProxyType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any, ClassVar
 
 import cloudpickle
@@ -33,7 +41,7 @@ PLAIN = frozenset({int, float, complex, bool, str, bytes, type(None), type(...),
 
 
 def version_of(fn: object) -> bytes:
-    """Return a digest of a function's code, and of what that calls and reads in its own package.
+    """Return a digest of a function's code, and of what that calls and reads.
 
     It is the same in each process, and does not change with comments, docstrings, or where in its
     file the function stands; it does with the version of Python.  Nor does it change with what is
@@ -169,7 +177,6 @@ class _Walk:
 
     def __init__(self, root: object) -> None:
         self._root = root  # what it closes over is bound to it, and no code
-        self._home = _package(getattr(root, "__module__", None))
         self._seen: dict[int, int] = {}  # what is on its way, numbered: recursion refers back
         self._kept: list[object] = []  # so that no number is that of another
 
@@ -209,21 +216,21 @@ class _Walk:
         elif isinstance(thing, MethodType):
             yield from self._all(thing.__func__, thing.__self__)
         elif isinstance(thing, (FunctionType, type)) and _is_installed(thing.__module__):
-            yield f"{thing.__module__} {thing.__qualname__} {_version(thing.__module__)}"
+            yield f"{thing.__qualname__} {_named_with_version(thing.__module__)}"
         elif isinstance(thing, FunctionType):
             yield from self._function(thing)
         elif isinstance(thing, CodeType):
             yield from self._code(thing)
         elif isinstance(thing, (BuiltinFunctionType, ModuleType)):
-            yield f"{getattr(thing, '__module__', '')} {thing.__name__}"
+            home = thing.__name__ if isinstance(thing, ModuleType) else thing.__module__
+            yield f"{thing.__name__} {_named_with_version(home)}"
         elif isinstance(thing, type):
             yield f"{thing.__module__} {thing.__qualname__}"
-            if _package(thing.__module__) in ("__main__", self._home):
-                yield from self._class(thing)
+            yield from self._class(thing)
         elif isinstance(thing, (tuple, list)):
             yield from self._all(*thing)
-        elif thing is os.environ:
-            yield "os.environ"  # by its name, as a module
+        elif thing is os.environ or thing is sys.modules:
+            yield "of this process"  # known by its kind, as a module is by its name
         elif isinstance(thing, Mapping):
             yield from self._all(*(part for item in thing.items() for part in item))
         elif hasattr(thing, "__wrapped__"):  # what a decorator has made, a cache say
@@ -249,33 +256,32 @@ class _Walk:
         for content in map(_content, fn.__closure__ or ()):
             if fn is not self._root or _is_code(content):
                 yield from self.parts(content)
-        names, package = global_names(fn.__code__), _package(fn.__module__)
-        yield from self._named(names, fn.__globals__, package, {id(fn.__globals__)})
+        registry = getattr(fn, "registry", None)
+        if isinstance(registry, MappingProxyType):  # of functools.singledispatch
+            yield from self._all(*sorted(registry.items(), key=lambda item: _name(item[0])))
+        yield from self._named(global_names(fn.__code__), fn.__globals__, {id(fn.__globals__)})
 
     def _named(
-        self, names: Iterable[str], there: Mapping[str, Any], package: str, been: set[int]
+        self, names: Iterable[str], there: Mapping[str, Any], been: set[int]
     ) -> Iterable[str]:
-        """Yield what is behind names, and behind those of modules of the function's own package."""
+        """Yield what is behind names, and behind those of modules that are not installed."""
         for name in names:
             if name not in there:
                 continue
             found = there[name]
             yield name
-            yield from self._global(found, package)
-            is_ours = isinstance(found, ModuleType) and _package(found.__name__) == package
+            yield from self._global(found)
+            is_ours = isinstance(found, ModuleType) and not _is_installed(found.__name__)
             if is_ours and id(vars(found)) not in been:
                 been.add(id(vars(found)))
-                yield from self._named(names, vars(found), package, been)
+                yield from self._named(names, vars(found), been)
 
-    def _global(self, found: Any, package: str) -> Iterable[str]:
-        """Yield what is behind a name: all of it, where that is the function's own package."""
-        home = getattr(found, "__module__", None)
-        is_code = isinstance(found, (FunctionType, type, partial)) or hasattr(found, "__wrapped__")
-        if is_code and isinstance(home, str) and _package(home) != package:
-            yield f"{home} {getattr(found, '__qualname__', '')}"
-        elif _draws(getattr(found, "__self__", found)):
-            yield getattr(found, "__name__", "")  # a method's: from random import gauss
-            yield from self.parts(type(getattr(found, "__self__", found)))
+    def _global(self, found: Any) -> Iterable[str]:
+        """Yield what is behind a name."""
+        owner = getattr(found, "__self__", found)  # of a method: from random import gauss
+        if _draws(owner):
+            yield getattr(found, "__name__", "")
+            yield from self.parts(type(owner))
         else:
             yield from self.parts(found)
 
@@ -288,15 +294,15 @@ class _Walk:
         yield from self._all(*code.co_consts[_has_docstring(code) :])
 
     def _class(self, kind: type) -> Iterable[str]:
-        for base in kind.__bases__:
-            yield from self.parts(base)
+        yield from self._all(type(kind), *kind.__bases__)
         for name, member in sorted(vars(kind).items()):
-            inner = getattr(member, "__func__", getattr(member, "fget", member))
-            if not (_is_made(name, member) or isinstance(inner, _DESCRIPTORS)):
+            if not (_is_made(name, member) or isinstance(member, _DESCRIPTORS)):
                 yield name
-                yield from self._global(inner, _package(kind.__module__))
+                for inner in _behind(member):
+                    yield from self._global(inner)
 
 
+_OWN = ("mirai", "dispatcher")  # what runs a function is no code of it
 _OPTIMIZED = 0x1  # flags of code: it is a function's,
 _HAS_DOCSTRING = 0x4000000  # and its first constant is a docstring (from Python 3.14 on)
 _OF_CLASSES = {
@@ -344,26 +350,69 @@ def _content(cell: CellType) -> object:
         return None
 
 
-def _package(module: str | None) -> str:
-    """Return where code belongs; all that is in a script or a notebook, to that."""
-    name = module or "__main__"
-    return name.partition(".")[0] if name in sys.modules else "__main__"
+def _behind(member: Any) -> tuple[object, ...]:
+    """Return what a member of a class is made of: the functions of a property, say."""
+    if hasattr(member, "fget"):
+        return tuple(getattr(member, name, None) for name in ("fget", "fset", "fdel"))
+    if isinstance(member, cached_property):
+        return (member.func,)
+    if isinstance(member, singledispatchmethod):
+        return member.func, member.dispatcher
+    return (getattr(member, "__func__", member),)
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__} {kind.__qualname__}"
+
+
+@cache
+def _homes() -> tuple[str, ...]:
+    """Return where Python and what is installed are."""
+    names, paths = ("stdlib", "platstdlib", "purelib", "platlib"), sysconfig.get_paths()
+    return tuple(os.path.realpath(paths[name]) + os.sep for name in names)
 
 
 @cache
 def _is_installed(module: str | None) -> bool:
-    """Whether it is Python's own or installed, and so changes with its version only."""
-    found = sys.modules.get((module or "__main__").partition(".")[0])
-    if found is None or found.__name__ == "__main__":
-        return False
-    paths = sysconfig.get_paths()
-    homes = {
-        os.path.realpath(paths[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib")
-    }
-    files = [getattr(found, "__file__", None), *getattr(found, "__path__", ())]
-    places = [os.path.realpath(file) for file in files if file]
-    return not places or any(place.startswith(home + os.sep) for home in homes for place in places)
+    """Whether it is Python's own or installed, and so changes with its version only.
+
+    All that is in a script or a notebook is not, nor is what is installed as a link to its source.
+    """
+    name = module or "__main__"
+    top = name.partition(".")[0]
+    if top in _OWN or name == "__main__":
+        return top in _OWN
+    for found in map(sys.modules.get, (name, top)):
+        files = [getattr(found, "__file__", None), *getattr(found, "__path__", ())]
+        places = [os.path.realpath(file) for file in files if isinstance(file, str)]
+        if places:
+            return any(map(_is_home, places))
+    return top in sys.stdlib_module_names  # what is in Python itself has no file
 
 
-def _version(module: str) -> str:
-    return str(getattr(sys.modules.get(module.partition(".")[0]), "__version__", ""))
+def _is_home(place: str) -> bool:
+    is_site = not {"site-packages", "dist-packages"}.isdisjoint(place.split(os.sep))
+    return is_site or place.startswith(_homes())
+
+
+def _named_with_version(module: str | None) -> str:
+    """Return a module's name, and the version of what is installed."""
+    if not module or not _is_installed(module):
+        return module or ""
+    top = module.partition(".")[0]
+    stated = vars(sys.modules[top]).get("__version__") if top in sys.modules else None
+    return f"{module} {stated if isinstance(stated, str) else _installed_version(top)}"
+
+
+@cache
+def _installed_version(top: str) -> str:
+    """Return the version of what a package was installed with; of Python's own, nothing."""
+    if top in sys.stdlib_module_names or top in _OWN:
+        return ""
+    from importlib import metadata  # not sooner: it takes long, and most need it not
+
+    try:
+        return metadata.version(top)
+    except metadata.PackageNotFoundError:  # slower: its distribution has another name
+        names = {name for name in metadata.packages_distributions().get(top, ()) if name}
+        return " ".join(f"{name} {metadata.version(name)}" for name in sorted(names))

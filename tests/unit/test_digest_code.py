@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import subprocess
 import sys
@@ -157,6 +158,116 @@ class TestVersions:
         one, other = registry(1), registry(2)
         assert identity(one.handlers[0]) == identity(registry(1).handlers[0])
         assert identity(one.handlers[0]) != identity(other.handlers[0])
+
+    @pytest.mark.parametrize("use", ["helper(x)", "parts.helper(x)", "Model().fit(x)", "twice(x)"])
+    def test_change_with_what_is_beside_a_script(self, package: Package, use: str) -> None:
+        script = f"""
+from functools import partial
+from tidy import parts
+from tidy.parts import Model, helper
+
+twice = partial(helper)
+
+def work(x):
+    return {use}
+"""
+
+        def version() -> bytes:
+            space: dict[str, Any] = {"__name__": "__main__"}
+            exec(script, space)
+            return version_of(space["work"])
+
+        package.load()
+        before = version()
+        package.load("# moved\n" + PARTS)
+        assert version() == before
+        package.load(PARTS.replace("x + 1", "x + 2"))
+        assert version() != before
+
+    @pytest.mark.parametrize(
+        "source",
+        [
+            """
+class Kind:
+    @functools.cached_property
+    def p(self): return 1
+""",
+            """
+class Kind:
+    @property
+    def p(self): return 0
+    @p.setter
+    def p(self, value): self.q = 1
+""",
+            """
+class Kind:
+    @property
+    def p(self): return 0
+    @p.deleter
+    def p(self): self.q = 1
+""",
+            """
+@functools.singledispatch
+def Kind(x): return 0
+@Kind.register
+def _(x: int): return 1
+""",
+            """
+class Kind:
+    @functools.singledispatchmethod
+    def p(self, x): return 0
+@Kind.p.register
+def _(self, x: int): return 1
+""",
+            """
+class Meta(type):
+    def make(kind): return 1
+class Kind(metaclass=Meta): pass
+""",
+        ],
+        ids=["cached", "setter", "deleter", "dispatch", "dispatch of a method", "metaclass"],
+    )
+    def test_change_with_what_is_behind_a_name(self, source: str) -> None:
+        def version(source: str) -> bytes:
+            space: dict[str, Any] = {"__name__": "__main__", "functools": functools}
+            exec(source + "def work(x): return Kind", space)
+            return version_of(space["work"])
+
+        assert version(source) == version(source)
+        assert version(source) != version(source.replace("1", "2"))
+
+    def test_change_with_the_version_of_what_is_installed(self, tmp_path: Path) -> None:
+        home = tmp_path / "site-packages"
+        (home / "known").mkdir(parents=True)
+        about = home / "of_another_name-1.dist-info"
+        about.mkdir()
+        (about / "top_level.txt").write_text("known\n")
+
+        def versions(version: str, result: str) -> list[str]:
+            meta = f"Metadata-Version: 2.1\nName: of-another-name\nVersion: {version}\n"
+            (about / "METADATA").write_text(meta)
+            (home / "known" / "__init__.py").write_text(f"def helper(x): return {result}\n")
+            source = """
+import known
+from known import helper
+from mirai._digest import version_of
+def by_name(x): return helper(x)
+def by_module(x): return known.helper(x)
+print(*map(bytes.hex, map(version_of, (by_name, by_module, helper))))
+"""
+            done = subprocess.run(
+                [sys.executable, "-Bc", source],
+                env={"PYTHONPATH": ":".join([str(home), *sys.path])},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            return done.stdout.split()
+
+        before = versions("1.0", "1")
+        assert versions("1.0", "2") == before  # what is installed is not read
+        after = versions("1.1", "1")
+        assert all(one != other for one, other in zip(before, after, strict=True))
 
 
 class TestKeys:
