@@ -98,7 +98,7 @@ def _canonical(value: object, walk: _Walk | None) -> bytes:
         return pickle.dumps(value, 5)
     with io.BytesIO() as file:
         pickler: _Pickler | _InOrder = _Pickler(file, 5)
-        pickler.walk, mark = walk, walk.mark() if walk else 0
+        pickler.walk, mark = walk, walk.mark() if walk else (0, 0)
         try:
             pickler.fast = True  # the same object twice is like two equal ones
             pickler.dump(value)
@@ -122,7 +122,7 @@ def _reduce(obj: Any, walk: _Walk | None) -> Any:
     is_own = isinstance(obj, type) and obj.__module__ == "__main__"
     if is_own or isinstance(obj, (FunctionType, MethodType, partial)):
         # on the same walk: what holds functions that use it again would have no end
-        return bytes, (version_of(obj) + bound_to(obj) if walk is None else walk.digest(obj),)
+        return bytes, (version_of(obj) + bound_to(obj) if walk is None else walk.begun(obj),)
     if isinstance(obj, ModuleType):
         return str, (obj.__name__,)
     return NotImplemented
@@ -167,6 +167,13 @@ def _parted(fn: object) -> tuple[object, list[object]]:
             return fn, bound
 
 
+def _hashed(parts: Iterable[str]) -> bytes:
+    digest = blake2b(digest_size=KEY_BYTES)
+    for part in parts:
+        digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.digest()
+
+
 def _is_code(thing: object) -> bool:
     kinds = (FunctionType, BuiltinFunctionType, ModuleType, type, partial)
     return isinstance(thing, kinds) or hasattr(thing, "__wrapped__")
@@ -179,25 +186,34 @@ class _Walk:
         self._root = root  # what it closes over is bound to it, and no code
         self._seen: dict[int, int] = {}  # what is on its way, numbered: recursion refers back
         self._kept: list[object] = []  # so that no number is that of another
+        self._later: list[object] = []  # code: one in the other, it would be too deep for Python
 
     def digest(self, thing: object) -> bytes:
         """Return a digest of all that tells it apart."""
-        digest = blake2b(digest_size=KEY_BYTES)
-        for part in self.parts(thing):
-            digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
-        return digest.digest()
+        return _hashed(self._whole(thing))
 
-    def mark(self) -> int:
+    def begun(self, thing: object) -> bytes:
+        """Return a digest of a thing in data that is on the way; what is in code comes later."""
+        return _hashed(self.parts(thing))
+
+    def mark(self) -> tuple[int, int]:
         """Return where the walk is, for ``back_to``."""
-        return len(self._seen)
+        return len(self._seen), len(self._later)
 
-    def back_to(self, mark: int) -> None:
+    def back_to(self, mark: tuple[int, int]) -> None:
         """Go the way from there on once more."""
-        while len(self._seen) > mark:
+        while len(self._seen) > mark[0]:
             self._seen.popitem()
+        del self._later[mark[1] :]
+
+    def _whole(self, thing: object) -> Iterable[str]:
+        yield from self.parts(thing)
+        for code in self._later:  # which grows meanwhile
+            yield "then"
+            yield from self._inside(code)
 
     def parts(self, thing: object) -> Iterable[str]:
-        """Yield what tells it apart from others, in words."""
+        """Yield what tells it apart from others, in words; what is in code comes later."""
         if type(thing) in PLAIN:
             yield repr(thing)
         elif id(thing) in self._seen:
@@ -206,7 +222,10 @@ class _Walk:
             self._seen[id(thing)] = len(self._seen)
             self._kept.append(thing)
             yield type(thing).__qualname__
-            yield from self._inside(thing)
+            if isinstance(thing, (FunctionType, type)):
+                self._later.append(thing)
+            else:
+                yield from self._inside(thing)
 
     def _inside(self, thing: Any) -> Iterable[str]:
         if isinstance(thing, Constant):

@@ -145,6 +145,15 @@ class TestVersions:
 
         assert version_of(down) == version_of(down)
 
+    def test_of_long_chains_are_no_deeper(self) -> None:
+        def version(last: str) -> bytes:
+            space: dict[str, Any] = {"__name__": "__main__"}
+            chain = [f"def f{number}(x): return f{number + 1}(x)\n" for number in range(1000)]
+            exec("".join(chain) + f"def f1000(x): return {last}", space)
+            return version_of(space["f0"])
+
+        assert version("x") == version("x") != version("-x")
+
     def test_of_what_is_registered_where_it_looks_end(self) -> None:
         """As handlers are, with an object that each of them uses."""
 
