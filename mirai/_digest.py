@@ -234,14 +234,14 @@ class _Walk:
             yield from self._all(thing.func, thing.args, thing.keywords)
         elif isinstance(thing, MethodType):
             yield from self._all(thing.__func__, thing.__self__)
-        elif isinstance(thing, (FunctionType, type)) and _is_installed(thing.__module__):
-            yield f"{thing.__qualname__} {_named_with_version(thing.__module__)}"
+        elif isinstance(thing, (FunctionType, type)) and _is_installed(_home(thing)):
+            yield f"{thing.__qualname__} {_named_with_version(_home(thing))}"
         elif isinstance(thing, FunctionType):
             yield from self._function(thing)
         elif isinstance(thing, CodeType):
             yield from self._code(thing)
         elif isinstance(thing, (BuiltinFunctionType, ModuleType)):
-            home = thing.__name__ if isinstance(thing, ModuleType) else thing.__module__
+            home = thing.__name__ if isinstance(thing, ModuleType) else _home(thing)
             yield f"{thing.__name__} {_named_with_version(home)}"
         elif isinstance(thing, type):
             yield f"{thing.__module__} {thing.__qualname__}"
@@ -255,7 +255,7 @@ class _Walk:
         elif hasattr(thing, "__wrapped__"):  # what a decorator has made, a cache say
             yield from self.parts(thing.__wrapped__)
         else:
-            yield self._data(thing)
+            yield f"{self._data(thing)} {_named_with_version(_home(thing))}"  # a function in C, say
             yield from self.parts(type(thing))
 
     def _all(self, *things: object) -> Iterable[str]:
@@ -378,6 +378,12 @@ def _behind(member: Any) -> tuple[object, ...]:
     if isinstance(member, singledispatchmethod):
         return member.func, member.dispatcher
     return (getattr(member, "__func__", member),)
+
+
+def _home(thing: Any) -> str | None:
+    """Return the name of the module that says it has something."""
+    home = getattr(thing, "__module__", None)
+    return home if home is None or isinstance(home, str) else "builtins"  # a type of Cython's
 
 
 def _name(kind: type) -> str:

@@ -194,3 +194,15 @@ def test_what_numpy_has_drawn_is_no_code() -> None:
     before = version_of(space["noisy"])
     generator.random()
     assert version_of(space["noisy"]) == before
+
+
+def test_functions_of_cython_count_by_the_version_of_their_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whose types do not say where they come from."""
+    numpy = pytest.importorskip("numpy")
+    exec("def make(x): return make_one(x)", space := {"make_one": numpy.random.default_rng})
+    before = version_of(space["make"])
+    assert version_of(space["make"]) == before
+    monkeypatch.setattr(numpy, "__version__", "0")
+    assert version_of(space["make"]) != before
