@@ -87,7 +87,7 @@ class Job:
     rest from the journal.  What waits goes on as soon as the pool is there again; what may have
     been running fails with ``DaemonCrashed``, unless it may run again by ``options(retries=...)``.
 
-    A call is known again by the code of its function (and of what that uses in its own package)
+    A call is known again by the code of its function (and of what that uses of yours)
     and by its arguments; equal calls of one ``map`` are told apart.
     """
 
