@@ -140,6 +140,19 @@ def test_a_node_that_dies_is_replaced_and_nobody_notices(tmp_path: Path) -> None
         assert whereabouts(url, name) != former
 
 
+def test_the_node_of_the_url_dies(tmp_path: Path) -> None:
+    """Before anybody had to say that the board is elsewhere."""
+    with server("redis-cluster", tmp_path / "cluster") as state:
+        url = variables(state / "env.sh")["REDIS_CLUSTER_URL"]
+        name = next(each for each in NAMES if str(whereabouts(url, each)[1]) in url)
+        with opened(url, name) as store:
+            store.push(rows("1"))
+            with node(url) as client:
+                assert client.wait(1, 10_000) == 1
+                os.kill(client.info()["process_id"], signal.SIGKILL)
+            assert store.tally().queued == 1
+
+
 def test_a_slot_that_moves_is_followed(url: str) -> None:
     """While it does, its server refuses calls of several keys: they are made again."""
     name = "contract"

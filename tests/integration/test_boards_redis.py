@@ -561,6 +561,17 @@ def test_the_password_from_the_environment(
         assert board.wait(keys, LONG)
 
 
+def test_who_may_not_ask_for_a_cluster(url: str, store: RedisStore) -> None:
+    """A board needs no right that a plain Redis has no use for."""
+    login = f"limited:{secrets.token_hex(8)}"
+    told = ("limited", "on", f">{login.partition(':')[2]}", "~*", "&*", "+@all", "-cluster")
+    store._client.execute_command("ACL SETUSER", *told)
+    with opened(f"redis://{login}@{url.rpartition('@')[2]}") as limited:
+        limited.push(rows("1"))
+        assert limited.keys([TaskState.QUEUED]) == ["1"]
+    store._client.execute_command("ACL DELUSER", "limited")
+
+
 def test_a_file_in_the_environment(url: str, tmp_path: Path, command: Command) -> None:
     with Board(url, "secret") as board:
         board.worker_script(tmp_path / "file", lambda x: x)

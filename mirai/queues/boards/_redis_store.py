@@ -79,7 +79,8 @@ class RedisStore:
     ``find_lost`` may return less than they have done.
 
     The server may be any node of a cluster.  All of a board lies in one slot, so on one node: that
-    one is asked, once another has said which it is.
+    one is asked, once another has said which it is.  The others are learnt while one answers, for
+    when one dies.
     """
 
     def __init__(
@@ -104,7 +105,10 @@ class RedisStore:
         except (ValueError, TypeError):  # which may show what is secret
             raise ValueError(f"{self._where} {NO_URL}") from None
         self._nodes = {FIRST: first}
-        self._at = self._moved_to = FIRST
+        self._at = FIRST
+        self._ring = [FIRST]  # those that are asked in turn where one does not answer
+        self._turn = 0
+        self._is_informed = False  # whether the ring is what the cluster says
         self._scripts: dict[str, Any] = {}
         self._lock = threading.Lock()
 
@@ -286,8 +290,11 @@ class RedisStore:
         until = time.monotonic() + self._patience
         again = moved = False
         while True:
+            asked = self._at
             try:
-                return do(again)
+                answer = do(again)
+                self._learn()
+                return answer
             except REFUSED as error:  # which redis-py takes for a kind of lost connection
                 raise self._error(error) from None
             except redis.exceptions.MovedError as error:
@@ -301,7 +308,7 @@ class RedisStore:
                 if time.monotonic() >= until:
                     raise self._error(error) from None
                 logger.info("%s does not answer, and is called again: %s", self._where, error)
-                self._ask_another()
+                self._ask_another(asked)
                 again = True
             except redis.exceptions.RedisError as error:
                 raise self._error(error) from None
@@ -310,24 +317,53 @@ class RedisStore:
     def _move(self, host: str, port: int) -> None:
         """Ask that node of the cluster from now on."""
         with self._lock:
-            node = (host, port)
-            if node not in self._nodes:
-                pool = self._nodes[FIRST].connection_pool
-                kind, how = pool.connection_class, {**pool.connection_kwargs, "port": port}
-                if how.pop("path", None) is not None:
-                    kind, host = redis.Connection, host or "localhost"
-                if host:  # else it is that of who has said so
-                    how["host"] = host
-                self._nodes[node] = redis.Redis(
-                    connection_pool=redis.ConnectionPool(connection_class=kind, **how)
-                )
-            self._at = self._moved_to = node
+            self._is_informed = False  # who has not heard of this may not have heard of others
+            self._ask((host, port))
         logger.info("%s: the board is on the node %s:%d", self._where, host, port)
 
-    def _ask_another(self) -> None:
-        """Ask the first node where the board is now; if it has been asked, the other again."""
+    def _ask(self, node: tuple[str, int]) -> None:
+        """Ask this node from now on; called with the lock held."""
+        if node not in self._nodes:
+            self._nodes[node] = self._client_of(node)
+        if node not in self._ring:
+            self._ring.append(node)
+        self._at = node
+
+    def _client_of(self, node: tuple[str, int]) -> Any:
+        """Return a connection to a node, which is made like that to the first."""
+        host, port = node
+        pool = self._nodes[FIRST].connection_pool
+        kind, how = pool.connection_class, {**pool.connection_kwargs, "port": port}
+        if how.pop("path", None) is not None:
+            kind, host = redis.Connection, host or "localhost"
+        if host:  # else it is that of who has said so
+            how["host"] = host
+        return redis.Redis(connection_pool=redis.ConnectionPool(connection_class=kind, **how))
+
+    def _ask_another(self, asked: tuple[str, int]) -> None:
+        """Ask the next node where the board is now, unless somebody else has found out."""
         with self._lock:
-            self._at = self._moved_to if self._at == FIRST else FIRST
+            if self._at == asked:
+                self._turn += 1
+                self._ask(self._ring[self._turn % len(self._ring)])
+
+    def _learn(self) -> None:
+        """Ask for the nodes of the cluster, once in a while; there may be none, or no answer."""
+        if self._is_informed:
+            return
+        self._is_informed = True
+        try:
+            slots = self._client.execute_command("CLUSTER SLOTS")
+        except UNREACHABLE:  # the next call asks again
+            self._is_informed = False
+        except redis.exceptions.RedisError:  # it is no cluster, or we may not ask
+            pass
+        else:
+            nodes = [
+                ((host or b"").decode(), port) for slot in slots for host, port, *_ in slot[2:]
+            ]
+            with self._lock:
+                self._ring = list(dict.fromkeys([FIRST, *nodes]))
 
     def _error(self, error: Exception) -> MiraiError:
         return StoreError(f"{self._where}: {error}")
