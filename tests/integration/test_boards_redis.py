@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from board_contract import StoreContract, drain, finish, keys_of, rows
+import redis
+from board_contract import StoreContract, drain, finish, keys_of, meanwhile, rows
 from board_users import LONG, BoardUsers, double
 from clusters import INFRA, PATIENCE, variables
 from conftest import ROOT, Command, processes_marked, wait_until
@@ -33,6 +34,7 @@ from dispatcher.boards import End, Row, TaskState, Worker, WorkerState
 from dispatcher.table import Refusal, Table
 from mirai._errors import BoardError, NotRunning, StoreError
 from mirai.queues import Board
+from mirai.queues.boards import _redis_store
 from mirai.queues.boards._places import PASSWORD
 from mirai.queues.boards._redis_store import RedisStore
 
@@ -318,6 +320,65 @@ def test_nobody_is_there() -> None:
         ):
             store.tally()
     assert url[9:20] not in str(raised.value)
+
+
+def test_a_server_that_is_busy_is_called_again(
+    store: RedisStore, other: RedisStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody's script takes more than a few seconds; here it takes as long as we like."""
+    caplog.set_level(logging.INFO)
+    client = other._client
+    (before,) = client.config_get("lua-time-limit").values()
+    client.config_set("lua-time-limit", 1)
+    try:
+        with meanwhile(lambda: raises_killed(client)):
+            wait_until(lambda: is_busy(client))
+            with meanwhile(lambda: store.push(rows("1"))), meanwhile(lambda: store.rows(["1"])):
+                try:
+                    wait_until(lambda: caplog.text.count("is busy") >= 2)
+                finally:
+                    client.script_kill()
+    finally:
+        client.config_set("lua-time-limit", before)
+    assert store.keys([TaskState.QUEUED]) == ["1"]
+
+
+def raises_killed(client: Any) -> None:
+    """Run a script until it is killed."""
+    with pytest.raises(redis.exceptions.ResponseError, match="killed"):
+        client.eval("while true do end", 0)
+
+
+def is_busy(client: Any) -> bool:
+    """Whether the server refuses calls since it is at a script."""
+    try:
+        return not client.ping()
+    except redis.exceptions.ResponseError as error:
+        return str(error).startswith("BUSY")
+
+
+def test_many_are_withdrawn_little_by_little(
+    store: RedisStore, other: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that others are answered meanwhile; what they push then is not withdrawn."""
+    monkeypatch.setattr(_redis_store, "SLICE", 2)
+    run = store._run
+
+    def run_and_push(script: str, *told: object) -> Any:
+        answer = run(script, *told)
+        other.push(rows(f"later {other.tally().changes}"))
+        return answer
+
+    keys = [str(n) for n in range(12)]
+    store.push(rows(*keys))
+    changes = store.tally().changes
+    assert store.withdraw([*keys[:5], "1"], "why") == 5
+    assert store.tally().changes == changes + 3
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_run", run_and_push)
+        assert store.withdraw(None, "why") == 7
+    assert store.ended(0, 20)[0] == keys
+    assert len(store.keys([TaskState.QUEUED])) == 4
 
 
 # ── processes that are killed ────────────────────────────────────────────────────────────

@@ -230,26 +230,36 @@ if any then changed() end
 return answers
 """
 
-WITHDRAW: Final = """
-local condition, count = ARGV[2], 0
-local keys = {}
-if ARGV[3] == 'all' then
-  keys = call('ZRANGE', p..'in:queued', 0, -1)
-else
-  for i = 4, #ARGV do table.insert(keys, ARGV[i]) end
-end
-for _, key in ipairs(keys) do
-  local m = meta(key)
-  if m and m[STATE] == 'queued' then
-    local queue = p..'queue'
-    if m[WORKER] ~= '' then queue = queue..':'..m[WORKER] end
-    call('ZREM', queue, member(key, m))
-    finish(key, m, 'failed', '', condition)
-    count = count + 1
+_WITHDRAWAL: Final = """
+local function withdraw(keys, condition)
+  local count = 0
+  for _, key in ipairs(keys) do
+    local m = meta(key)
+    if m and m[STATE] == 'queued' then
+      local queue = p..'queue'
+      if m[WORKER] ~= '' then queue = queue..':'..m[WORKER] end
+      call('ZREM', queue, member(key, m))
+      finish(key, m, 'failed', '', condition)
+      count = count + 1
+    end
   end
+  if count > 0 then changed() end
+  return count
 end
-if count > 0 then changed() end
-return count
+"""
+
+WITHDRAW: Final = f"""{_WITHDRAWAL}
+local keys = {{}}
+for i = 3, #ARGV do table.insert(keys, ARGV[i]) end
+return withdraw(keys, ARGV[2])
+"""
+
+# So many at most, of those up to the push of this number, at first the last: that is returned.
+WITHDRAW_ALL: Final = f"""{_WITHDRAWAL}
+local condition, last, most = ARGV[2], ARGV[3], ARGV[4]
+if last == '' then last = call('GET', p..'seq') or '0' end
+local keys = call('ZRANGEBYSCORE', p..'in:queued', '-inf', last, 'LIMIT', 0, most)
+return {{withdraw(keys, condition), last}}
 """
 
 ENDED: Final = """
@@ -357,14 +367,14 @@ RESET: Final = """
 call('SET', p..'base', string.format('%.0f', last_end()))
 local changes = tonumber(call('GET', p..'changes') or '0') + 1
 for _, id in ipairs(call('LRANGE', p..'hands', 0, -1)) do
-  call('DEL', p..'held:'..id, p..'queue:'..id, p..'bell:'..id)
+  call('UNLINK', p..'held:'..id, p..'queue:'..id, p..'bell:'..id)
   call('RPUSH', p..'bell:'..id, 1)
   call('EXPIRE', p..'bell:'..id, 60)
 end
 for _, state in ipairs({'queued', 'running', 'finished', 'failed', 'lost'}) do
-  call('DEL', p..'in:'..state)
+  call('UNLINK', p..'in:'..state)
 end
-call('DEL', p..'xs', p..'ys', p..'meta', p..'queue', p..'bell', p..'ended', p..'workers',
+call('UNLINK', p..'xs', p..'ys', p..'meta', p..'queue', p..'bell', p..'ended', p..'workers',
      p..'hands', p..'heard', p..'asked', p..'popped', p..'log', p..'objects', p..'seq')
 call('SET', p..'changes', string.format('%.0f', math.max(changes, tonumber(clock))))
 call('PUBLISH', p..'news', '')

@@ -33,6 +33,8 @@ SILENCE = 20.0
 """Seconds without an answer after which a connection is given up."""
 DELAY = 0.5
 """Seconds between two calls to a server that does not answer, at most."""
+SLICE = 2_000
+"""Tasks that are withdrawn at once: a server does nothing else meanwhile."""
 FIRST = ("", 0)
 """Among nodes of a cluster, the one whose URL was given."""
 UNREACHABLE = (
@@ -167,8 +169,20 @@ class RedisStore:
         return [answer == 1 for answer in self._run(scripts.END, worker, *told)]
 
     def withdraw(self, keys: Sequence[str] | None, condition: str) -> int:
-        told = ["all"] if keys is None else ["some", *keys]
-        return int(self._run(scripts.WITHDRAW, condition, *told))
+        if keys is None:
+            return self._withdraw_all(condition)
+        return sum(
+            int(self._run(scripts.WITHDRAW, condition, *keys[start : start + SLICE]))
+            for start in range(0, len(keys), SLICE)
+        )
+
+    def _withdraw_all(self, condition: str) -> int:
+        """Withdraw what is queued now, and not what is pushed meanwhile."""
+        count, found, last = 0, SLICE, ""
+        while found == SLICE:
+            found, last = self._run(scripts.WITHDRAW_ALL, condition, last, SLICE)
+            count += found
+        return count
 
     def rows(self, keys: Sequence[str]) -> list[Row | None]:
         if not keys:
@@ -311,7 +325,9 @@ class RedisStore:
                 self._ask_another(asked)
                 again = True
             except redis.exceptions.RedisError as error:
-                raise self._error(error) from None
+                if not _is_busy(error) or time.monotonic() >= until:
+                    raise self._error(error) from None
+                logger.info("%s is busy, and is called again: %s", self._where, error)
             time.sleep(random.uniform(0.1, 1.0) * DELAY)  # not all who have lost it at once
 
     def _move(self, host: str, port: int) -> None:
@@ -374,6 +390,11 @@ class RedisStore:
             raise NotRunning(f"worker {worker!r} is to leave, or is not running any more")
         if answer[0] == 0 and len(answer) > 1:
             raise BoardError(f"there is a task {answer[1].decode()!r} already")
+
+
+def _is_busy(error: Exception) -> bool:
+    """Whether a server has refused a call, since it has been at a script for some seconds."""
+    return str(error).startswith("BUSY ") or ": BUSY " in str(error)  # one of several calls
 
 
 def _row(key: bytes | str, xs: bytes, ys: bytes, meta: bytes) -> Row:
