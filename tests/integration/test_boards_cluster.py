@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,11 +18,12 @@ import redis
 from board_contract import EVER, StoreContract, finish, keys_of, rows
 from board_users import double
 from clusters import PATIENCE, server, variables
+from conftest import wait_until
 
 from dispatcher.boards import Worker
 from mirai._errors import StoreError
 from mirai.queues import Board
-from mirai.queues.boards._redis_store import RedisStore
+from mirai.queues.boards._redis_store import SILENCE, RedisStore
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(PATIENCE + 60)]
 
@@ -151,6 +152,27 @@ def test_the_node_of_the_url_dies(tmp_path: Path) -> None:
                 assert client.wait(1, 10_000) == 1
                 os.kill(client.info()["process_id"], signal.SIGKILL)
             assert store.tally().queued == 1
+
+
+def test_nobody_is_lost_because_a_replica_takes_over(tmp_path: Path) -> None:
+    """The node hangs, and does not say so by closing connections; to the replica, all are late."""
+    with server("redis-cluster", tmp_path / "cluster") as state:
+        url = variables(state / "env.sh")["REDIS_CLUSTER_URL"]
+        name = next(each for each in NAMES if str(whereabouts(url, each)[1]) not in url)
+        former = whereabouts(url, name)
+        store = RedisStore(url, name, patience=SILENCE / 2)
+        with node(at(url, former)) as client, closing(store):
+            store.enter(Worker("a", patience=0.001))
+            assert client.wait(1, 10_000) == 1
+            pid = client.info()["process_id"]
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                assert store.beat("a")  # before patience is over
+                assert store._at != former
+                assert store.find_lost() == []
+                wait_until(lambda: store.find_lost() == ["a"])
+            finally:
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_a_slot_that_moves_is_followed(url: str) -> None:

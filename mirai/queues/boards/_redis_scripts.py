@@ -15,6 +15,7 @@ All keys of a board begin with ``mirai:{NAME}:``, and the braces keep them on on
     workers, hands    hash: worker -> what is known of it; list: workers as they came
     heard, asked      sorted set: the running workers, by when they were heard of last; set: those
                       that are to leave
+    server            hash: the server that has the board -> since when that is known
     held:W, popped    set: what a worker is running; hash: worker -> its last call of pop
     log, objects      list; hash
     changes, seq      numbers; the first begins at the clock, so that a board that was forgotten is
@@ -84,6 +85,17 @@ end
 
 local function goes_on(worker)
   return runs(worker) and call('SISMEMBER', p..'asked', worker) == 0
+end
+
+-- Return for how long this server has been known to have the board; it has it from now on if it was
+-- another, or the same before a restart.
+local function serves()
+  local id = string.match(call('INFO', 'server'), 'run_id:(%x+)') or ''
+  local since = call('HGET', p..'server', id)
+  if since then return now - tonumber(since) end
+  call('DEL', p..'server')
+  call('HSET', p..'server', id, now)
+  return 0
 end
 
 local function last_end()
@@ -294,6 +306,7 @@ end
 local w = {id, ARGV[3], tonumber(ARGV[4]), 'running', patience, now, now, 0, ''}
 call('HSET', p..'workers', id, cmsgpack.pack(w))
 call('RPUSH', p..'hands', id)
+serves()
 call('ZADD', p..'heard', now, id)
 changed()
 return 1
@@ -330,8 +343,8 @@ return 1
 
 FIND_LOST: Final = """
 local most, lost = tonumber(ARGV[2]), {}
--- Where the server was away, nobody could be heard of.
-local up = tonumber(string.match(call('INFO', 'server'), 'uptime_in_seconds:(%d+)'))
+-- Where the server was away, or another was there in its place, nobody could be heard of.
+local up = serves()
 local known = call('ZRANGE', p..'heard', 0, -1, 'WITHSCORES')
 for i = 1, #known, 2 do
   local worker, heard = known[i], tonumber(known[i + 1])
@@ -375,7 +388,8 @@ for _, state in ipairs({'queued', 'running', 'finished', 'failed', 'lost'}) do
   call('UNLINK', p..'in:'..state)
 end
 call('UNLINK', p..'xs', p..'ys', p..'meta', p..'queue', p..'bell', p..'ended', p..'workers',
-     p..'hands', p..'heard', p..'asked', p..'popped', p..'log', p..'objects', p..'seq')
+     p..'hands', p..'heard', p..'asked', p..'popped', p..'log', p..'objects', p..'seq',
+     p..'server')
 call('SET', p..'changes', string.format('%.0f', math.max(changes, tonumber(clock))))
 call('PUBLISH', p..'news', '')
 return 1

@@ -31,6 +31,10 @@ LOOK = 2.0
 has died."""
 SILENCE = 20.0
 """Seconds without an answer after which a connection is given up."""
+BRIEF = 2.0
+"""The same for a heartbeat: another must come before the worker is taken for lost."""
+CONNECT = 5.0
+"""Seconds after which somebody who does not accept a connection is given up."""
 DELAY = 0.5
 """Seconds between two calls to a server that does not answer, at most."""
 SLICE = 2_000
@@ -101,12 +105,13 @@ class RedisStore:
                 url,
                 retry=Retry(NoBackoff(), 0),  # only here it is known what may be called again
                 socket_timeout=SILENCE,
-                socket_connect_timeout=SILENCE,
+                socket_connect_timeout=CONNECT,
                 **options,
             )
         except (ValueError, TypeError):  # which may show what is secret
             raise ValueError(f"{self._where} {NO_URL}") from None
         self._nodes = {FIRST: first}
+        self._for_beats: dict[tuple[str, int], Any] = {}  # with connections that wait less long
         self._at = FIRST
         self._ring = [FIRST]  # those that are asked in turn where one does not answer
         self._turn = 0
@@ -246,7 +251,7 @@ class RedisStore:
             raise BoardError(f"there is or was a worker {worker.id!r} already")
 
     def beat(self, worker: str) -> bool:
-        return bool(self._run(scripts.BEAT, worker))
+        return bool(self._run(scripts.BEAT, worker, brief=True))
 
     def leave(self, worker: str, state: WorkerState, reason: str = "", *, most: int = 0) -> bool:
         return bool(self._run(scripts.LEAVE, worker, state, reason, most))
@@ -283,21 +288,24 @@ class RedisStore:
         self._run(scripts.RESET)
 
     def close(self) -> None:
-        for client in self._nodes.values():
+        for client in (*self._nodes.values(), *self._for_beats.values()):
             client.close()
             client.connection_pool.disconnect()
 
     # ── calling ──────────────────────────────────────────────────────────────────────────
 
-    def _run(self, script: str, *told: object) -> Any:
+    def _run(self, script: str, *told: object, brief: bool = False) -> Any:
         """Run a script; it is told whether it may have run already."""
         runner = self._scripts.get(script)
         if runner is None:
             runner = self._client.register_script(scripts.whole(script))
             self._scripts[script] = runner
-        return self._call(
-            lambda again: runner([self._prefix], [int(again), *told], client=self._client)
-        )
+
+        def run(again: bool) -> Any:
+            client = self._client_for_beats() if brief else self._client
+            return runner([self._prefix], [int(again), *told], client=client)
+
+        return self._call(run)
 
     def _call(self, do: Callable[[bool], T]) -> T:
         """Ask the server; ``do`` is told whether it was asked before.  Raises StoreError."""
@@ -348,13 +356,17 @@ class RedisStore:
     def _client_of(self, node: tuple[str, int]) -> Any:
         """Return a connection to a node, which is made like that to the first."""
         host, port = node
-        pool = self._nodes[FIRST].connection_pool
-        kind, how = pool.connection_class, {**pool.connection_kwargs, "port": port}
-        if how.pop("path", None) is not None:
-            kind, host = redis.Connection, host or "localhost"
-        if host:  # else it is that of who has said so
-            how["host"] = host
-        return redis.Redis(connection_pool=redis.ConnectionPool(connection_class=kind, **how))
+        how = self._nodes[FIRST].connection_pool.connection_kwargs
+        if not host:  # it is that of who has said so
+            host = how.get("host", "localhost")
+        return _like(self._nodes[FIRST], host=host, port=port)
+
+    def _client_for_beats(self) -> Any:
+        with self._lock:
+            node = self._at
+            if node not in self._for_beats:
+                self._for_beats[node] = _like(self._nodes[node], socket_timeout=BRIEF)
+            return self._for_beats[node]
 
     def _ask_another(self, asked: tuple[str, int]) -> None:
         """Ask the next node where the board is now, unless somebody else has found out."""
@@ -390,6 +402,15 @@ class RedisStore:
             raise NotRunning(f"worker {worker!r} is to leave, or is not running any more")
         if answer[0] == 0 and len(answer) > 1:
             raise BoardError(f"there is a task {answer[1].decode()!r} already")
+
+
+def _like(client: Any, **options: object) -> Any:
+    """Return a connection that is made like another, but for these options."""
+    pool = client.connection_pool
+    kind, how = pool.connection_class, {**pool.connection_kwargs, **options}
+    if "port" in options and how.pop("path", None) is not None:
+        kind = redis.Connection
+    return redis.Redis(connection_pool=redis.ConnectionPool(connection_class=kind, **how))
 
 
 def _is_busy(error: Exception) -> bool:
