@@ -31,6 +31,7 @@ from dispatcher.boards import WorkerState
 from mirai._errors import BoardError, RemoteError, SerializationError, StoreError
 from mirai.launchers import CommandLauncher, LocalLauncher
 from mirai.queues import Board, BoardWorker, Large, TaskState
+from mirai.queues.boards import _crew
 
 LONG = 30.0
 """Seconds that nothing here takes."""
@@ -80,6 +81,15 @@ def die_holding(worker: BoardWorker) -> None:
     assert task is not None
     if task.tries == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+    task.finish(task.tries)
+
+
+def give_up_once(worker: BoardWorker) -> None:
+    """Take a task, and find that the board does not answer; the second time it does."""
+    task = worker.pop(LONG)
+    assert task is not None
+    if task.tries == 1:
+        raise StoreError("it does not answer")
     task.finish(task.tries)
 
 
@@ -312,6 +322,28 @@ class BoardUsers:
         tally = board.tally()
         assert (tally.finished, tally.queued, tally.failed, tally.lost) == (2, 1, 0, 0)
         assert [each.state for each in board.workers()] == [WorkerState.LOST] * 2
+
+    def test_one_that_gives_the_board_up_is_replaced_when_that_answers(
+        self, url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(_crew, "AGAIN", 0.01)
+        with Board(url, "again", tries=2) as board:
+            board.reset()
+            told: list[str] = []
+            leave = board._store.leave
+
+            def leave_later(id: str, *why: Any, **options: Any) -> bool:
+                told.append(id)
+                if len(told) < 3:
+                    raise StoreError("it does not answer")
+                return leave(id, *why, **options)
+
+            monkeypatch.setattr(board._store, "leave", leave_later)
+            (id,) = board.start_workers(loop=give_up_once, heartbeat=600)
+            (key,) = board.push({})
+            assert board.wait(key, LONG)
+            (row,) = board.rows([key])
+            assert (row.ok, row.tries, told) == (True, 2, [id] * 3)
 
     def test_restarts_have_an_end(self, board: Board, caplog: pytest.LogCaptureFixture) -> None:
         board.start_workers(double, restarts=2, heartbeat=600)

@@ -119,8 +119,8 @@ class Board(View):
 
         A worker says every ``heartbeat`` seconds that it is alive; when three are missing it may be
         taken for lost.  It leaves when it had no task for ``idle_time``, or after ``max_tasks``.
-        Of those that crash or are lost, ``restarts`` are replaced in all.  What it logs from the
-        level ``log`` on is kept on the board.
+        Of those that crash, are lost, or end because the board did not answer, ``restarts`` are
+        replaced in all.  What it logs from the level ``log`` on is kept on the board.
 
         ``launcher``, ``url``, ``seed`` and the rest are as ``daemons()`` has them: each worker is
         one task of a pool of their own, which ends with the board.  Where the board is on the pool

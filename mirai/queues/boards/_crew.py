@@ -7,7 +7,7 @@ import threading
 
 from dispatcher.boards import Store, WorkerState
 from dispatcher.log import Guarded
-from mirai._errors import DaemonCrashed, MiraiError, StoreError, TaskCancelled
+from mirai._errors import BoardLost, DaemonCrashed, MiraiError, StoreError, TaskCancelled
 from mirai._future import Mirai
 from mirai._options import TaskOptions
 from mirai._pool import Daemons
@@ -18,13 +18,17 @@ from mirai.queues.boards._worker import Calls, Duty, work
 
 logger = Guarded("mirai")
 
+AGAIN = 5.0
+"""Seconds after which a board that did not answer is told again what has become of a worker."""
+
 
 class Crew:
     """Workers with the same duty.
 
     What a pool does for its daemons it does for them: it starts them anywhere, keeps what they
     print, says how they ended, and leaves none behind.  One that crashes is noted on the board at
-    once, without waiting for its heartbeat, and replaced, ``restarts`` times in all.
+    once, without waiting for its heartbeat, and replaced, ``restarts`` times in all; so is one that
+    has ended because the board did not answer, when that does again.
     """
 
     def __init__(
@@ -53,7 +57,7 @@ class Crew:
         self._guard = threading.RLock()  # for what follows
         self._workers: dict[str, Mirai[None]] = {}
         self._claimed: set[str] = set()  # those of them whose end somebody is dealing with
-        self._is_closed = False
+        self._closed = threading.Event()
         # Ends are dealt with in a thread of our own: that of the pool must not wait for the board.
         self._ends: queue.SimpleQueue[tuple[str, Mirai[None]] | None] = queue.SimpleQueue()
         self._watcher = threading.Thread(target=self._watch, name="mirai-crew", daemon=True)
@@ -82,7 +86,7 @@ class Crew:
     def close(self) -> None:
         """End all that is left, and the pool.  Idempotent."""
         with self._guard:
-            self._is_closed = True
+            self._closed.set()
         try:
             for id in self.ids:
                 self._store.leave(id, WorkerState.KILLED, "its crew was ended", most=self._tries)
@@ -107,20 +111,28 @@ class Crew:
 
     def _watch(self) -> None:
         while (end := self._ends.get()) is not None:
-            id, worker = end
-            try:
-                self._ended(id, worker)
-            except MiraiError as error:  # the board does not answer: others will tell it
-                logger.warning("what became of worker %s cannot be noted: %s", id, error)
+            if not self._ended(*end):
+                self._closed.wait(AGAIN)
+                self._ends.put(end)
 
-    def _ended(self, id: str, worker: Mirai[None]) -> None:
+    def _ended(self, id: str, worker: Mirai[None]) -> bool:
+        """Deal with an end; return whether that is done, or else is to be tried again.
+
+        Until then the worker counts as one that is there, as another comes in its place.
+        """
         if self._claim(id) is None:
-            return
+            return True
         try:
-            if not self._is_closed:
+            if not self._closed.is_set():
                 self._bury(id, worker.exception())
-        finally:
-            self._forget(id)
+        except MiraiError as error:
+            if isinstance(error, StoreError) and not isinstance(error, BoardLost):
+                logger.warning("what became of worker %s is noted later: %s", id, error)
+                self._disclaim(id)
+                return False
+            logger.warning("what became of worker %s cannot be noted: %s", id, error)
+        self._forget(id)
+        return True
 
     def _bury(self, id: str, error: BaseException | None) -> None:
         """Note what has become of a worker, and have another in its place where there should be."""
@@ -132,7 +144,7 @@ class Crew:
         logger.warning("worker %s has ended: %s", id, self.reason)
         if isinstance(error, TaskCancelled):
             self._store.leave(id, WorkerState.KILLED, self.reason, most=self._tries)
-        elif isinstance(error, DaemonCrashed):
+        elif isinstance(error, DaemonCrashed | StoreError):  # or the board was away for too long
             self._store.leave(id, WorkerState.LOST, self.reason, most=self._tries)
             self._replace(id, self.reason)
 
@@ -150,6 +162,11 @@ class Crew:
             self._workers.pop(id, None)
             self._claimed.discard(id)
 
+    def _disclaim(self, id: str) -> None:
+        """Its end is still to be dealt with."""
+        with self._guard:
+            self._claimed.discard(id)
+
     def _was_lost(self, id: str) -> bool:
         """Whether somebody has taken it for lost, so that it had to leave."""
         states = {each.id: each.state for each in self._store.workers()}
@@ -157,7 +174,7 @@ class Crew:
 
     def _replace(self, id: str, why: str) -> None:
         with self._guard:
-            if self._is_closed or not self._restarts:
+            if self._closed.is_set() or not self._restarts:
                 return
             self._restarts -= 1
         logger.info("another worker takes the place of %s: %s", id, why)
