@@ -34,10 +34,10 @@ export REDISCLI_AUTH="$pw"
 ask() { timeout 20 redis-cli -h 127.0.0.1 -p "${1#*:}" "${@:2}"; }
 answers() { [ "$(ask "$1" ping)" = PONG ]; }
 for address in "${addresses[@]}"; do
-  wait_for 10 answers "$address" || { tail -20 "$STATE"/node*.log >&2; die "a redis does not answer"; }
+  wait_for 10 answers "$address" || { tail -n 20 "$STATE"/node*.log >&2; die "a redis does not answer"; }
 done
 timeout 60 redis-cli --cluster create "${addresses[@]}" --cluster-replicas 1 --cluster-yes >"$STATE/create.log" 2>&1 \
-  || { tail -20 "$STATE/create.log" >&2; die "no cluster comes about"; }
+  || { tail -n 20 "$STATE/create.log" >&2; die "no cluster comes about"; }
 agree() {
   for address in "${addresses[@]}"; do
     ask "$address" cluster info | grep -q "cluster_state:ok" || return 1
@@ -45,6 +45,6 @@ agree() {
     ask "$address" role | head -1 | grep -q master || ask "$address" info replication | grep -q "master_link_status:up" || return 1
   done
 }
-wait_for 30 agree || { tail -20 "$STATE/create.log" >&2; die "the nodes do not agree"; }
+wait_for 30 agree || { tail -n 20 "$STATE/create.log" >&2; die "the nodes do not agree"; }
 (umask 077; printf 'export REDIS_CLUSTER_URL=%q REDISCLI_AUTH=%q\n' "redis://default:$pw@${addresses[0]}" "$pw" >"$STATE/env.sh")
 echo "$STATE"
