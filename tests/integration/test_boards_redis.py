@@ -504,6 +504,17 @@ def test_a_server_that_keeps_nothing_is_started_again(
         assert [row.key for row in board.fetch_new()] == [key]
 
 
+def test_who_waits_for_all_is_told_that_all_is_forgotten(start: Callable[[bool], str]) -> None:
+    with Board(start(False), "flushed") as board:
+        board.start_workers(slow)
+        board.push([{"x": x} for x in range(2_000)])
+        stream = board.stream()
+        assert next(stream).ok
+        board._store._client.flushall()  # type: ignore[attr-defined]
+        with pytest.raises(BoardError, match="the board was forgotten"):
+            list(stream)
+
+
 def test_what_ends_after_a_server_has_forgotten_some_is_told(
     start: Callable[[bool], str], tmp_path: Path
 ) -> None:

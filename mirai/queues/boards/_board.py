@@ -290,7 +290,9 @@ class Board(View):
         was started here.  Where no worker runs and none is on its way from here, nothing could end
         them, so it does not wait; it logs a warning that says so.
 
-        Raises BoardError for a task that the board does not have (any more).
+        Raises BoardError for a task that the board does not have (any more), and where the board
+        was forgotten by its server.  Where somebody has reset it, nothing is queued or running, so
+        that without ``keys`` it returns True.
         """
         until, watch = _deadline(timeout), self._watch(listed(keys))
         while (outlook := watch.look()) is Outlook.OPEN and monotonic() < until:
@@ -308,8 +310,8 @@ class Board(View):
     def stream(self) -> Iterator[TaskRow]:
         """Yield tasks as they end, those that ``fetch_new`` has not returned.
 
-        It ends where ``wait()`` would return.  What it has not yielded when it is left before is
-        still new.
+        It ends where ``wait()`` would return, and raises what that raises.  What it has not yielded
+        when it is left before is still new.
         """
         watch = self._watch(None)
         while self._goes_on(watch):

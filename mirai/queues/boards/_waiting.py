@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection
 from enum import Enum, auto
 
-from dispatcher.boards import Store, TaskState
+from dispatcher.boards import Store, Tally, TaskState
 from mirai._errors import BoardError
 from mirai.queues.boards._crew import Crew
 from mirai.queues.boards._view import SLICE
@@ -50,19 +50,23 @@ class Watch:
         self._pending = None if keys is None else set(keys)
         self._position = 0
         self._changes = 0
+        self._tasks = 0  # how many there were, in any state
         self._looks = 0
         self._due = 0.0  # when to find those that are lost
         if self._pending:
             self._check_there(self._pending)
 
     def look(self) -> Outlook:
-        """Say what is to be expected now.  Raises BoardError for a task that is forgotten."""
+        """Say what is to be expected now.
+
+        Raises BoardError for a task that is forgotten, and where the board is.
+        """
         # These first: what they have done until they ended is then in the counts.  And all before
         # those with loops: else the last could leave in between, as if it had left work behind.
         coming = any(crew.ids for crew in self._crews)
         loops = any(crew.ids for crew in self._crews if crew.is_own)
         tally = self._store.tally()
-        self._changes = tally.changes
+        self._compare(tally)
         open = tally.queued + tally.running
         if self._pending is None:
             if not loops and not open:
@@ -74,6 +78,21 @@ class Watch:
             if not self._pending:
                 return Outlook.ENDED
         return Outlook.OPEN if tally.workers or coming else Outlook.HOPELESS
+
+    def _compare(self, tally: Tally) -> None:
+        """Raise BoardError if the board was forgotten since the last look.
+
+        Only then there are fewer changes: a reset is one more.  Where a server that comes back has
+        not kept the last of them, but has all tasks, these go on from there.
+        """
+        states = (tally.queued, tally.running, tally.finished, tally.failed, tally.lost)
+        changes, tasks = self._changes, self._tasks
+        self._changes, self._tasks = tally.changes, sum(states)
+        if tally.changes < changes and (not tally.changes or self._tasks < tasks):
+            raise BoardError(
+                f"the board was forgotten: it had {tasks:,} tasks, and has {self._tasks:,} now; "
+                "its server was flushed, or has come back with less than it had"
+            )
 
     def rest(self, until: float = math.inf) -> None:
         """Wait until something has changed, or for some time; then find those that are lost."""
