@@ -38,6 +38,19 @@ SECRET = "s3cret"
         (f"redis://:{SECRET}?{SECRET}@host", "redis://…"),
         (f"redis://host?password=a@{SECRET}", "redis://…"),
         ("redis://host", "redis://host"),
+        ("redis://[::1]:6379/2", "redis://[::1]:6379/2"),
+        ("unix:///run/redis:1.sock", "unix:///run/redis:1.sock"),
+        # The @ and the host were forgotten, or are not where they belong.
+        (f"redis://:{SECRET}", "redis://…"),
+        (f"rediss://user:{SECRET}/0", "rediss://…"),
+        (f"redis://:{SECRET}:6379/0", "redis://…"),
+        ("redis://:123456", "redis://…"),
+        (f"redis://host:6379/{SECRET}", "redis://…"),
+        (f"redis://host:6379#{SECRET}", "redis://…"),
+        (f"redis://host:6379&password={SECRET}", "redis://…"),
+        (f"redis://[{SECRET}", "redis://…"),
+        (f"redis://:a@b:{SECRET}", "redis://…"),
+        (f"unix://:{SECRET}/run/redis.sock", "unix://…"),
     ],
 )
 def test_no_place_shows_its_secrets(url: str, shown: str) -> None:
@@ -56,6 +69,20 @@ def test_no_error_shows_the_secret_of_a_url(
     monkeypatch.setenv(PASSWORD, password)
     with pytest.raises(ValueError, match="is no URL of Redis") as raised:
         Board(f"redis://:{SECRET}{end}@localhost")
+    assert SECRET not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis://:{SECRET}",  # the host was forgotten
+        f"rediss://user:{SECRET}/0",
+    ],
+)
+def test_what_is_no_url_of_redis_is_said_at_once(url: str) -> None:
+    pytest.importorskip("redis")
+    with pytest.raises(ValueError, match=r"is no URL of Redis") as raised:
+        Board(url)
     assert SECRET not in str(raised.value)
 
 
@@ -86,6 +113,8 @@ def test_a_password_goes_where_none_is(
         ("redis://host", "{b}", ValueError),
         (f"http://:{SECRET}@host", "b", ValueError),
         ("host", "b", ValueError),
+        (f"redis:{SECRET}@host", "b", ValueError),
+        (f"user:{SECRET}@redis://host", "b", ValueError),
         ("mirai:///nowhere/pool.json", "b", MiraiError),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -17,7 +18,12 @@ PASSWORD = "MIRAI_BOARD_PASSWORD"
 DISPATCHER = "mirai://"
 REDIS = ("redis", "rediss", "unix")
 EXTRA = "Redis is asked by redis-py, which is not installed: pip install 'mirai-zmq[redis]'"
-NO_URL = "is no URL of Redis: in a password, others than letters and digits are written like %2F"
+NO_URL = (
+    "is no URL of Redis, like redis://:password@host:6379/0: "
+    "in a password, others than letters and digits are written like %2F"
+)
+HOST = re.compile(r"([\w.-]*|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?(/[0-9]*)?")
+"""What follows the ``@`` in a URL of Redis: a host, its port, and the number of a database."""
 FROM_ENVIRONMENT = "env:"
 VERSION = 1
 
@@ -127,7 +133,18 @@ def with_password(url: str, password: str) -> str:
 def without_secrets(url: str) -> str:
     """Return where a URL leads, without what proves that one may go there."""
     scheme, separator, rest = url.partition("://")
+    if not (separator and scheme.isalpha()):
+        return "…" if set(url) & set(":@?") else url
     place, _, query = rest.partition("?")
-    if "@" in query:  # or the question mark is in a password
-        place = "…"
-    return f"{scheme}{separator}{place.rpartition('@')[2]}"
+    where = place.rpartition("@")[2]
+    if "@" in query or not _is_place(scheme, where):  # or it may be a password, or a part of one
+        where = "…"
+    return f"{scheme}{separator}{where}"
+
+
+def _is_place(scheme: str, where: str) -> bool:
+    """Whether this is the path of a file, or a host, and no password whose ``@`` was forgotten."""
+    if scheme in ("mirai", "unix"):
+        return scheme == "mirai" or where.startswith("/")
+    match = HOST.fullmatch(where)
+    return match is not None and int(match["port"] or 0) < 2**16
