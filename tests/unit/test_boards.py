@@ -77,6 +77,9 @@ def test_no_error_shows_the_secret_of_a_url(
     [
         f"redis://:{SECRET}",  # the host was forgotten
         f"rediss://user:{SECRET}/0",
+        f"redis://host?password={SECRET}&x=1",  # there are options, but not this one
+        f"unix:///run/s?password={SECRET}&x=1",
+        f"rediss://host?password={SECRET}&ssl_cert_reqs=x",
     ],
 )
 def test_what_is_no_url_of_redis_is_said_at_once(url: str) -> None:

@@ -19,8 +19,8 @@ DISPATCHER = "mirai://"
 REDIS = ("redis", "rediss", "unix")
 EXTRA = "Redis is asked by redis-py, which is not installed: pip install 'mirai-zmq[redis]'"
 NO_URL = (
-    "is no URL of Redis, like redis://:password@host:6379/0: "
-    "in a password, others than letters and digits are written like %2F"
+    "is no URL of Redis, like redis://:password@host:6379/0: in a password, others than letters "
+    "and digits are written like %2F, and after a question mark come options of redis-py"
 )
 HOST = re.compile(r"([\w.-]*|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?(/[0-9]*)?")
 """What follows the ``@`` in a URL of Redis: a host, its port, and the number of a database."""

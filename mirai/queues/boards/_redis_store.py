@@ -108,7 +108,9 @@ class RedisStore:
                 socket_connect_timeout=CONNECT,
                 **options,
             )
-        except (ValueError, TypeError):  # which may show what is secret
+            pool = first.connection_pool
+            pool.connection_class(**pool.connection_kwargs)  # which knows what options there are
+        except (ValueError, TypeError, redis.exceptions.RedisError):  # which may show a secret
             raise ValueError(f"{self._where} {NO_URL}") from None
         self._nodes = {FIRST: first}
         self._for_beats: dict[tuple[str, int], Any] = {}  # with connections that wait less long
