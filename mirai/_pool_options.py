@@ -115,12 +115,15 @@ def _check_launched(options: PoolOptions) -> None:
         raise ValueError("python is an option of the launcher")
 
 
-def check_count(n: object) -> int:
-    """Return ``n``, which must be a number of daemons.  Raises TypeError or ValueError."""
+def check_count(n: object, name: str = "n") -> int:
+    """Return ``n``, which must be a number of daemons.  Raises TypeError or ValueError.
+
+    ``name``: what errors call it.
+    """
     if not isinstance(n, int) or isinstance(n, bool):
-        raise TypeError(f"n must be an int, not {type(n).__name__}")
+        raise TypeError(f"{name} must be an int, not {type(n).__name__}")
     if not 0 <= n <= MAX_DAEMONS:
-        raise ValueError(f"n must be from 0 to 10,000 and not negative: {n}")
+        raise ValueError(f"{name} must be from 0 to 10,000 and not negative: {n}")
     return n
 
 

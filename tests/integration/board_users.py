@@ -670,6 +670,12 @@ class BoardUsers:
             board.start_workers(double, loop=climb)
         with pytest.raises(ValueError, match="level"):
             board.start_workers(double, log="loud")
+        for name in ("n", "restarts", "max_tasks", "log", "heartbeat", "idle_time"):
+            with pytest.raises(TypeError, match=f"{name} must be"):
+                board.start_workers(double, **{name: [1]})  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="max_tasks must be"):
+            board.start_workers(double, max_tasks=0)
+        assert not board._crews
         with pytest.raises(ValueError, match="broken"):
             board.rows(states="broken")
         with pytest.raises(TypeError, match="stays"):

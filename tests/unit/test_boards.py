@@ -163,9 +163,11 @@ def test_everything_public_is_explained() -> None:
                 assert inspect.getdoc(value), f"{name}.{member}"
 
 
-def test_tries_are_a_number() -> None:
-    with pytest.raises(ValueError, match="tries"):
-        Board("redis://host", tries=0)
+@pytest.mark.parametrize("wrong", [{"tries": 0}, {"threshold": -1}, {"threshold": "x"}])
+def test_what_a_board_is_told_is_checked(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        Board("redis://host", **wrong)
 
 
 # ── values ───────────────────────────────────────────────────────────────────────────────

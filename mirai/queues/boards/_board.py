@@ -75,6 +75,8 @@ class Board(View):
         """
         if not isinstance(tries, int) or tries < 1:
             raise ValueError(f"tries must be a positive int, not {tries!r}")
+        if not isinstance(threshold, int) or threshold < 0:
+            raise ValueError(f"threshold must be an int and not negative, not {threshold!r}")
         self._place = Place(url, name)
         super().__init__(self._place.open(), threshold)
         self._threshold = threshold
@@ -137,7 +139,8 @@ class Board(View):
             max_tasks=max_tasks,
             log=log,
         )
-        check_count(restarts)
+        check_count(n)
+        check_count(restarts, "restarts")
         is_here = self._place.is_here
         if is_here and (launcher or url or settings or seed is not None):
             raise ValueError("workers of mirai:// are tasks of the pool at hand: set it there")
@@ -156,7 +159,7 @@ class Board(View):
             owned=not is_here,
         )
         self._crews.append(crew)
-        return crew.start(check_count(n))
+        return crew.start(n)
 
     def worker_script(
         self,

@@ -19,7 +19,7 @@ from msgspec import structs
 from dispatcher.boards import End, Row, Store, TaskState, Worker, WorkerState
 from dispatcher.log import Guarded
 from mirai._errors import BoardError, MiraiError, NotRunning, SerializationError, StoreError
-from mirai._limits import seconds
+from mirai._limits import limits_of, seconds
 from mirai.controllers._frames import plain
 from mirai.queues.boards._places import Place
 from mirai.queues.boards._values import THRESHOLD, in_words, pack_error
@@ -223,22 +223,22 @@ def duty_of(
         raise TypeError("workers need a function, or a loop of your own")
     if not callable(fn or loop):
         raise TypeError(f"workers cannot call {fn or loop!r}")
-    idle_time, max_tasks = settings.get("idle_time"), settings.get("max_tasks")
-    if max_tasks is not None and max_tasks < 1:
-        raise ValueError(f"max_tasks must be positive: {max_tasks}")
+    limits = limits_of(settings.get("idle_time"), None, settings.get("max_tasks"))
     return Duty(
         Calls(fn) if loop is None else loop,  # type: ignore[arg-type]
         seconds("heartbeat", settings.get("heartbeat", HEARTBEAT)),
         _level(settings.get("log", logging.WARNING)),
-        None if idle_time is None else seconds("idle_time", idle_time),
-        max_tasks,
+        limits.idle_time,
+        limits.max_tasks,
         threshold,
         tries,
     )
 
 
 def _level(log: int | str) -> int:
-    """Return a level of logging, given as such or by name.  Raises ValueError."""
+    """Return a level of logging, given as such or by name.  Raises TypeError or ValueError."""
+    if not isinstance(log, int | str):
+        raise TypeError(f"log must be a level of logging, not {type(log).__name__}")
     level = logging.getLevelNamesMapping().get(log.upper()) if isinstance(log, str) else log
     if level is None:
         raise ValueError(f"{log!r} is no level of logging")
