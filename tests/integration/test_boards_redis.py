@@ -623,6 +623,13 @@ def test_a_wrong_password_is_said_at_once_and_not_told(url: str) -> None:
     assert "wrongwrong" not in repr(raised.value)
 
 
+@pytest.mark.parametrize("more", ["", "?protocol=2"])
+@pytest.mark.parametrize("user", ["", "default@"])
+def test_no_password_where_one_is_wanted(url: str, user: str, more: str) -> None:
+    with pytest.raises(StoreError, match="wants a password: give it in the URL, or as MIRAI_BO"):
+        Board(f"redis://{user}{url.rpartition('@')[2]}{more}")
+
+
 def test_the_password_from_the_environment(
     url: str, password: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ from dispatcher.boards import End, Row, Tally, TaskState, Worker, WorkerState
 from dispatcher.log import Guarded
 from mirai._errors import BoardError, MiraiError, NotRunning, StoreError
 from mirai.queues.boards import _redis_scripts as scripts
-from mirai.queues.boards._places import NO_URL
+from mirai.queues.boards._places import NO_URL, PASSWORD
 
 logger = Guarded("mirai")
 
@@ -396,6 +396,11 @@ class RedisStore:
                 self._ring = list(dict.fromkeys([FIRST, *nodes]))
 
     def _error(self, error: Exception) -> MiraiError:
+        known = self._nodes[FIRST].connection_pool.connection_kwargs
+        if isinstance(error, redis.exceptions.AuthenticationError) and not known.get("password"):
+            return StoreError(
+                f"{self._where} wants a password: give it in the URL, or as {PASSWORD}"
+            )
         return StoreError(f"{self._where}: {error}")
 
     def _check(self, answer: list[Any], worker: str) -> None:
