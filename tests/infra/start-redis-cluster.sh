@@ -9,15 +9,15 @@ state_dir "${1:-}"; chmod 0700 "$STATE"
 NODES=(node1 node2 node3 node4 node5 node6)
 if alive node1 && [ -s "$STATE/env.sh" ]; then echo "$STATE"; exit 0; fi
 pw="$(head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n')"
-addresses=()
-for node in "${NODES[@]}"; do
-  port="$(free_port)"; addresses+=("127.0.0.1:$port"); mkdir -p "$STATE/$node"
+addresses=(); mapfile -t ports < <(free_ports 12)
+for index in "${!NODES[@]}"; do
+  node="${NODES[$index]}" port="${ports[$index]}"; addresses+=("127.0.0.1:$port"); mkdir -p "$STATE/$node"
   (umask 077
   cat >"$STATE/$node.conf" <<CONF
 bind 127.0.0.1
 port $port
 cluster-enabled yes
-cluster-port $(free_port)
+cluster-port ${ports[$((index + 6))]}
 cluster-config-file nodes.conf
 cluster-node-timeout 1000
 dir $STATE/$node
