@@ -297,7 +297,7 @@ def test_one_of_another_is_not_repaired_whatever_it_begins_with(
 ) -> None:
     path = models[1].write(tmp_path / "w", j=flipped(models[1].files["j"], 3))
     os.chown(path, 12_345, -1)
-    with pytest.raises(JournalError, match=re.escape(f"{path} is another's")):
+    with pytest.raises(JournalError, match=re.escape(f"{path}, of a journal, is another's")):
         repair(str(path))
     assert os.listdir(path.parent) == ["j"]
 
