@@ -254,29 +254,24 @@ class TestRampingUp:
         assert calls(tmp_path / "calls") == dict.fromkeys((0, 2, 3, 4), 1)
 
     def test_a_map_whose_await_is_cancelled_goes_on_when_it_is_made_again(
-        self, journal: Path, tmp_path: Path
+        self, journal: Path
     ) -> None:
-        """As by Ctrl-C or a timeout: what had not begun is done then."""
-        gate = tmp_path / "gate"
-
-        def work(x: int, gate: str = str(gate)) -> int:
-            while x == 0 and not os.path.exists(gate):
-                time.sleep(0.005)
-            return x
+        """As by Ctrl-C or a timeout: what no daemon had is done then."""
 
         async def main() -> list[int]:
-            async with daemons(1, journal=journal) as pool:
+            async with daemons(0, "tcp://127.0.0.1:0", journal=journal) as pool:
                 job = pool.job("air")
-                waiting = asyncio.ensure_future(job.map(work, range(10)))
+                waiting = asyncio.ensure_future(job.map(double, range(10)))
                 await asyncio.sleep(0)  # it is awaited now
-                wait_until(lambda: job.status().running > 0)
+                wait_until(lambda: job.status().waiting == 10)
                 waiting.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await waiting
-                gate.touch()
-                return await job.map(work, range(1, 10))
+                wait_until(lambda: job.status().failed == 10)
+            async with daemons(1, journal=journal) as pool:
+                return await pool.job("air").map(double, range(10))
 
-        assert asyncio.run(main()) == [*range(1, 10)]
+        assert asyncio.run(main()) == [2 * x for x in range(10)]
 
     def test_what_is_deleted_is_not_run(self, journal: Path, tmp_path: Path) -> None:
         square = noted(tmp_path / "calls")
