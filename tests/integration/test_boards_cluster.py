@@ -88,6 +88,7 @@ def test_each_board_is_found_from_any_node(url: str) -> None:
     assert len(nodes) == 3
     for name in NAMES:
         with opened(url, name) as store:
+            store.reset()
             store.push(rows("1"))
         for address in nodes:
             with opened(at(url, address), name) as store:
