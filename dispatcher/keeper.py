@@ -34,12 +34,12 @@ from dispatcher.kept import (
     GONE,
     HELD,
     UNBEGUN,
-    VALUE,
     WAITING,
     KeptClient,
     KeptFunction,
     KeptJob,
     KeptRun,
+    has_failed,
     keys_of,
 )
 from dispatcher.messages import (
@@ -70,7 +70,6 @@ from dispatcher.messages import (
     Told,
 )
 from dispatcher.records import (
-    Again,
     Begun,
     Loaded,
     Record,
@@ -342,8 +341,7 @@ class Keeper:
         for serial in serials:
             run = self._kept.runs[serial]
             if run.state(serial) in states:
-                self._kept.records.append(Again(serial, 1))
-                self._kept.set(run, serial, 1, HELD)
+                self._kept.hold(run, serial, 1)
 
     def _look_again(self) -> None:
         """See to what has ended no more, of what was to be told: another may want it run again."""
@@ -432,10 +430,9 @@ class Keeper:
         job = self._kept.jobs.get(name)
         for run in job.runs.values() if job is not None else ():
             for state, span in run.spans():
-                failed = state >= ENDED and state != VALUE
+                failed = has_failed(state)
                 if failed:
-                    self._kept.records.append(Again(span.first, span.count))
-                    self._kept.set(run, span.first, span.count, HELD)
+                    self._kept.hold(run, span.first, span.count)
                 if failed or state == HELD:
                     self._want(run, span)
 

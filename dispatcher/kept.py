@@ -157,6 +157,11 @@ class KeptClient:
         return not any(id in ids and id in self.serials for id in few)
 
 
+def has_failed(state: int) -> bool:
+    """Whether a task has ended without a value."""
+    return state >= ENDED and state != VALUE
+
+
 def keys_of(keys: bytes) -> list[bytes]:
     """Return the keys in a row of them."""
     return [keys[start : start + KEY_BYTES] for start in range(0, len(keys), KEY_BYTES)]
@@ -178,7 +183,7 @@ def report_of(job: KeptJob, *, tasks: bool) -> JobReport:
         waiting=counts[WAITING] + counts[HELD],
         running=counts[BEGUN],
         done=counts[VALUE],
-        failed=sum(count for state, count in counts.items() if state >= ENDED and state != VALUE),
+        failed=sum(count for state, count in counts.items() if has_failed(state)),
         functions=tuple(
             FunctionReport(name, version, count)
             for (name, version), count in calls.items()

@@ -40,6 +40,7 @@ from dispatcher.messages import (
     Task,
 )
 from dispatcher.records import (
+    Again,
     Begun,
     Ended,
     Enlisted,
@@ -154,6 +155,11 @@ class Register:
         if state == CANCELLED and run.state(outcome.id) in (WAITING, HELD):
             state = UNBEGUN
         self.set(run, outcome.id, outcome.count, state)
+
+    def hold(self, run: KeptRun, first: int, count: int) -> None:
+        """Have tasks that have ended be as if they never had, until somebody wants them."""
+        self.records.append(Again(first, count))
+        self.set(run, first, count, HELD)
 
     def let_go(self, run: KeptRun, first: int, count: int) -> None:
         """Keep nothing of tasks that have ended.
